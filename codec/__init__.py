@@ -1,0 +1,55 @@
+"""A learned image codec: train it, trust it, use it.
+
+    >>> import codec                                           # doctest: +SKIP
+    >>> model = codec.load("fast-factorized")                  # doctest: +SKIP
+    >>> data = model.compress(image, quality=50)               # a PIL image in, the bytes of a .lic file out
+    >>> image = codec.decompress(data)                         # finds the model by the id in the file
+
+Importing this package imports neither torch nor the network; `load` and `decompress` do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from codec.bitstream import MAX_PIXELS, FormatError, read
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from codec.model import FactorizedCodec
+
+__version__ = "0.1.0.dev0"
+__all__ = ["FormatError", "decompress", "load"]
+
+
+def load(model: str | None = None, device: str = "auto", precision: str = "auto") -> FactorizedCodec:
+    """An exported model by name or by path of its .safetensors file; none: the default model.
+
+    `device` is auto (the GPU if there is one), cpu or cuda; `precision` auto runs the transforms' trunks in bfloat16 where the
+    device has it natively, fp32 never. Raises checkpoint.ModelError if there is no such model or its file is damaged.
+    """
+    from codec import checkpoint
+
+    return checkpoint.load_model(checkpoint.find_model(model or checkpoint.DEFAULT), pick_device(device), precision)
+
+
+def decompress(
+    data: bytes, model: FactorizedCodec | None = None, device: str = "auto", max_pixels: int = MAX_PIXELS
+) -> Image.Image:
+    """The image of a .lic file: RGB or L. FormatError if the bytes are damaged, ModelError if their model is not at hand."""
+    header, _ = read(data, max_pixels)
+    if model is None:
+        from codec import checkpoint
+
+        model = checkpoint.load_model(checkpoint.find_model(id=header.model), pick_device(device))
+    return model.decompress(data, max_pixels)
+
+
+def pick_device(name: str) -> str:
+    """auto, cpu or cuda -> cpu or cuda; ValueError if the GPU asked for is not there."""
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch finds no GPU here")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name

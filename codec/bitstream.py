@@ -1,0 +1,151 @@
+"""The .lic file format, version 1. This text is the specification.
+
+All integers are unsigned. `varint` is LEB128: 7 bits a byte, least significant group first, the top bit set on every byte
+but the last, at most 5 bytes, no superfluous zero byte at the end. Fixed-size integers are little-endian.
+
+    file     = header, section x sections
+    header   = magic      4 bytes  89 4C 49 43  ("\\x89LIC": the first byte is no text, so that text-mode transfers show)
+               version    1 byte   1
+               model      8 bytes  id of the model that wrote the file and must read it
+               quality    1 byte   0..100, or 255 for a model trained for one lambda
+               mode       1 byte   0 = RGB, 1 = L (gray: coded as three equal channels, decoded as their mean)
+               sections   1 byte   how many sections follow, at least 1
+               width      varint   pixels, at least 1
+               height     varint   pixels, at least 1
+    section  = tag        1 byte   below 128: critical, a decoder that does not know it refuses the file;
+                                   128 and above: ancillary, skipped where not known
+               length     varint   bytes of payload
+               payload    length bytes
+               checksum   4 bytes  CRC-32 (zlib's) of header + tag + length + payload
+
+Nothing follows the last section. Tags: 1 = the latent y as one stream of entropy/rans.py, symbols in the order (channel, row,
+column), table = channel. How many symbols there are follows from width and height, never from the stream: M channels of
+ceil(height/16) x ceil(width/16).
+
+Every error in the bytes is a FormatError. Checksums are verified before a model is looked for, and the size against
+`max_pixels` before anything is allocated.
+"""
+
+import zlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+MAGIC = b"\x89LIC"
+VERSION = 1
+MAX_PIXELS = 128 * 2**20  # refuse larger images unless the caller allows them: a forged header must not fill the memory
+NO_QUALITY = 255
+MODES = ("RGB", "L")
+LATENT = 1  # tag of the latent's section
+KNOWN = {LATENT}
+
+
+class FormatError(ValueError):
+    """The bytes are not an intact .lic file that this version can read."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says about itself."""
+
+    model: str  # id, 16 hex digits
+    quality: int | None  # 0..100, None for a model of one lambda
+    mode: str  # PIL mode, RGB or L
+    width: int
+    height: int
+
+
+class Section(NamedTuple):
+    """One piece of a file."""
+
+    tag: int
+    payload: bytes
+
+
+def _varint(value: int) -> bytes:
+    groups = bytearray()
+    while value >= 0x80:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes(groups) + bytes([value])
+
+
+class _Reader:
+    """Takes fields off a byte string; FormatError where it ends too early."""
+
+    def __init__(self, data: bytes):
+        self.data, self.position = data, 0
+
+    def take(self, count: int, what: str) -> bytes:
+        if count > len(self.data) - self.position:
+            raise FormatError(f"truncated: the file ends inside its {what}")
+        self.position += count
+        return self.data[self.position - count : self.position]
+
+    def varint(self, what: str) -> int:
+        value = 0
+        for i in range(5):
+            byte = self.take(1, what)[0]
+            value |= (byte & 0x7F) << 7 * i
+            if byte < 0x80:
+                if byte == 0 and i > 0:
+                    raise FormatError(f"the {what} is not in its shortest form")
+                return value
+        raise FormatError(f"the {what} is longer than 5 bytes")
+
+
+def write(header: Header, sections: list[Section]) -> bytes:
+    """The bytes of a file. AssertionError for a header that the format cannot hold: callers check their arguments."""
+    assert len(header.model) == 16 and 0 < len(sections) < 256 and header.width > 0 and header.height > 0
+    head = MAGIC + bytes([VERSION]) + bytes.fromhex(header.model)
+    quality = NO_QUALITY if header.quality is None else header.quality
+    head += bytes([quality, MODES.index(header.mode), len(sections)]) + _varint(header.width) + _varint(header.height)
+    parts = [head]
+    for tag, payload in sections:
+        body = bytes([tag]) + _varint(len(payload)) + payload
+        parts += [body, zlib.crc32(head + body).to_bytes(4, "little")]
+    return b"".join(parts)
+
+
+def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, list[Section]]:
+    """Header and sections of a file, checksums verified; FormatError for anything but an intact file."""
+    reader = _Reader(data)
+    if not data:
+        raise FormatError("the file is empty")
+    if reader.take(min(4, len(data)), "magic") != MAGIC[: len(data)]:
+        raise FormatError("not a .lic file: its first bytes are not 89 4C 49 43")
+    if len(data) < 4:
+        raise FormatError("truncated: the file ends inside its magic")
+    version = reader.take(1, "version")[0]
+    if version != VERSION:
+        raise FormatError(f"format version {version}; this program reads version {VERSION}")
+    model = reader.take(8, "model id").hex()
+    quality, mode, count = reader.take(3, "header")
+    width, height = reader.varint("width"), reader.varint("height")
+    head = data[: reader.position]
+    sections = []
+    for _ in range(count):
+        start = reader.position
+        tag = reader.take(1, "section tag")[0]
+        payload = reader.take(reader.varint("section length"), "payload")
+        body = data[start : reader.position]
+        if int.from_bytes(reader.take(4, "checksum"), "little") != zlib.crc32(body, zlib.crc32(head)):
+            raise FormatError(f"damaged: the checksum of section {tag} is wrong")
+        sections.append(Section(tag, payload))
+    if reader.position != len(data):
+        raise FormatError(f"{len(data) - reader.position} bytes after the last section")
+    if not sections or width == 0 or height == 0 or mode >= len(MODES) or 100 < quality < NO_QUALITY:
+        raise FormatError(f"impossible header: {width}x{height}, mode {mode}, quality {quality}, {count} sections")
+    unknown = [tag for tag, _ in sections if tag < 128 and tag not in KNOWN]
+    if unknown:
+        raise FormatError(f"section {unknown[0]} is critical and not known to this version")
+    if width * height > max_pixels:
+        raise FormatError(f"{width}x{height} pixels are more than the limit of {max_pixels}; raise max_pixels to allow it")
+    return Header(model, None if quality == NO_QUALITY else quality, MODES[mode], width, height), sections
+
+
+def find(sections: list[Section], tag: int) -> bytes:
+    """The payload of the only section with this tag; FormatError if there is none or more than one."""
+    found = [section.payload for section in sections if section.tag == tag]
+    if len(found) != 1:
+        raise FormatError(f"{len(found)} sections with tag {tag} instead of one")
+    return found[0]

@@ -1,0 +1,154 @@
+"""Models on disk: training checkpoints (torch, tensors and plain values only) and exported models (safetensors, no pickle).
+
+An exported model is one file that decodes for ever: weights, the configuration, and the integer tables, made once here and
+never rebuilt. Its id is the SHA-256 of all of that, cut to 8 bytes; every .lic file carries the id of its model. Models are found
+by id or name in the package, then in the folders of the environment variable LIC_MODELS, then in the file given.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import safe_open
+
+import entropy
+from codec.config import ModelConfig
+from codec.model import FactorizedCodec
+
+FORMAT = "lic-model-1"
+WEIGHTS = Path(__file__).parent / "weights"
+DEFAULT = "fast-factorized"
+
+
+class ModelError(ValueError):
+    """A model file is damaged, of another kind, or nowhere to be found."""
+
+
+def write_atomically(path: Path | str, data: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part: temporary name, sync, rename."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def save_checkpoint(path: Path | str, state: dict[str, Any]) -> None:
+    """A training state as one file, written atomically."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.partial")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path: Path | str) -> dict[str, Any]:
+    """A training state; only tensors and plain values are read, so a foreign file cannot run code."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _compact(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Weights of the transforms in half precision: they are most of the file, and nothing exact depends on them."""
+    large = name.startswith(("g_a.", "g_s.")) and tensor.numel() >= 1024
+    return tensor.half() if large else tensor
+
+
+def export(model: FactorizedCodec, path: Path | str, about: dict[str, str] | None = None) -> str:
+    """Write a model as one .safetensors file and give it its id (16 hex digits), which is also returned.
+
+    Weights are rounded as they are stored before the tables are made, so that what is in the file is what the tables belong to.
+    `about` holds free text for the model card (command, steps).
+    """
+    state = {name: _compact(name, t.detach().cpu().contiguous()) for name, t in model.state_dict().items()}
+    model.load_state_dict({name: tensor.to(torch.float32) for name, tensor in state.items()})
+    model.build_tables()
+    tables = entropy.Tables.concatenate([model.tables[quality] for quality in model.qualities])
+    state |= {
+        "tables.freqs": torch.from_numpy(tables.freqs.copy()),
+        "tables.sizes": torch.from_numpy(tables.sizes.copy()),
+        "tables.offsets": torch.from_numpy(tables.offsets.copy()),
+    }
+    config = json.dumps(vars(model.config), sort_keys=True)
+    model.id = _identify(config, {name: t.numpy() for name, t in state.items()})
+    metadata = {"format": FORMAT, "config": config, "id": model.id, **(about or {})}
+    write_atomically(path, safetensors.torch.save(state, metadata))
+    return model.id
+
+
+def _identify(config: str, tensors: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(f"{FORMAT}\n{config}\n".encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype.str} {tensors[name].shape}\n".encode())
+        digest.update(np.ascontiguousarray(tensors[name]).data)
+    return digest.hexdigest()[:16]
+
+
+def about(path: Path | str) -> dict[str, str]:
+    """The metadata of an exported model, read without its tensors; ModelError if the file is not one."""
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError:
+        raise ModelError(f"no such model file: {path}") from None
+    except Exception as error:  # safetensors has one class of its own for every kind of damage
+        raise ModelError(f"{path} is not an exported model: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise ModelError(f"{path} is not an exported model of format {FORMAT}")
+    return metadata
+
+
+def load_model(path: Path | str, device: str | torch.device = "cpu", precision: str = "auto") -> FactorizedCodec:
+    """An exported model, ready to compress and decompress; its id is checked against its content."""
+    metadata = about(path)
+    with safe_open(path, framework="np") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if _identify(metadata["config"], tensors) != metadata["id"]:
+        raise ModelError(f"{path} is damaged: its content does not have the id {metadata['id']}")
+    model = FactorizedCodec(ModelConfig(**json.loads(metadata["config"])))
+    tables = entropy.Tables(*(tensors.pop(f"tables.{part}") for part in ("freqs", "sizes", "offsets")))
+    model.load_state_dict({name: torch.from_numpy(t.astype(np.float32)) for name, t in tensors.items()})
+    for row, quality in enumerate(model.qualities):
+        model.tables[quality] = tables.rows(row * model.config.M, (row + 1) * model.config.M)
+    model.id = metadata["id"]
+    return model.eval().to(device).use_bf16(precision)
+
+
+def shipped() -> Iterator[Path]:
+    """Every exported model in the package and in the folders of LIC_MODELS, in the order in which they are searched."""
+    folders = [WEIGHTS, *(Path(p) for p in os.environ.get("LIC_MODELS", "").split(os.pathsep) if p)]
+    for folder in folders:
+        yield from sorted(folder.glob("*.safetensors"))
+
+
+def find_model(name: str | None = None, id: str | None = None) -> Path:
+    """The file of a model given by name (or path), or by the id in a .lic file; ModelError says what was looked for."""
+    if name is not None and Path(name).suffix == ".safetensors":
+        return Path(name)
+    known = list(shipped())
+    for path in known:
+        if path.stem == name or (id is not None and about(path)["id"] == id):
+            return path
+    wanted = f"named {name!r}" if name is not None else f"with id {id}"
+    raise ModelError(
+        f"no model {wanted}; there are: {', '.join(path.stem for path in known) or 'none'}. "
+        "Give its .safetensors file with -m, or put its folder into LIC_MODELS"
+    )

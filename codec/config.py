@@ -1,0 +1,191 @@
+"""Typed configuration: three dataclasses, one TOML table each, every field with its meaning; an unknown key is an error.
+
+The defaults below are the only ones. A file (codec/configs/*.toml) changes some of them, the command line (`--key value`)
+has the last word, and the resolved result is stored in the run folder, in every checkpoint and in the exported model.
+"""
+
+import argparse
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+
+def _option(default: Any, help: str) -> Any:
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class ModelConfig:
+    """What is trained and shipped: enough to build the network again."""
+
+    transform: str = _option("fast", "family of g_a and g_s: fast or bmshj2018")
+    N: int = _option(128, "channels inside the transforms (fast: N at 1/8, 2N at 1/16 resolution)")
+    M: int = _option(320, "channels of the latent y")
+    blocks: list[int] = _option([1, 2], "fast: residual blocks at 1/8 and at 1/16 resolution")
+    shortcut: bool = _option(True, "fast: linear shortcut, initialised as a block DCT")
+    lmbda: list[float] = _option(
+        [0.0009, 0.18],
+        "rate-distortion trade-off, loss = bpp + lmbda * 255^2 * mse; two values: the range of an all-rates model",
+    )
+
+    def __post_init__(self):
+        if self.transform not in ("fast", "bmshj2018"):
+            raise ValueError(f"transform must be fast or bmshj2018, not {self.transform!r}")
+        if len(self.lmbda) not in (1, 2) or min(self.lmbda) <= 0 or sorted(self.lmbda) != self.lmbda:
+            raise ValueError(f"lmbda must be one positive value or an increasing pair, not {self.lmbda}")
+        if len(self.blocks) != 2 or min(self.blocks) < 0:
+            raise ValueError(f"blocks must be two counts, not {self.blocks}")
+        if self.N < 8 or not 8 <= self.M <= 768:
+            raise ValueError(f"N must be at least 8 and M in 8..768, not N={self.N}, M={self.M}")
+
+    @property
+    def variable_rate(self) -> bool:
+        """True for one model of all rates (quality 0..100), False for a fixed lambda."""
+        return len(self.lmbda) == 2
+
+
+@dataclass
+class DataConfig:
+    """Where the images come from and how a training patch is cut."""
+
+    data: list[str] = _option([], "training folders (searched recursively) or cifar10:DIR; none: the sample photographs")
+    val: list[str] = _option([], "validation folders; none: a sample photograph that is not trained on")
+    patch: int = _option(128, "side of a training patch in pixels, a multiple of 16")
+    resize: list[int] = _option([], "before cropping, bring the shorter side (antialiased) to a random size in MIN MAX; none: off")
+    flip: bool = _option(True, "flip every second patch left to right")
+    cache: bool = _option(True, "keep decoded training images in memory (3 bytes a pixel)")
+    workers: int = _option(0, "loader processes; 0 loads in the training process")
+
+    def __post_init__(self):
+        if self.patch < 16 or self.patch % 16:
+            raise ValueError(f"patch must be a positive multiple of 16, not {self.patch}")
+        if len(self.resize) not in (0, 2):
+            raise ValueError(f"resize must be two sizes MIN MAX, not {self.resize}")
+
+
+@dataclass
+class TrainConfig:
+    """How the model is trained."""
+
+    steps: int = _option(20000, "optimiser steps of the whole schedule")
+    batch: int = _option(8, "patches a step")
+    lr: float = _option(1e-3, "peak learning rate of AdamW")
+    warmup: int = _option(500, "steps of linear warm-up")
+    decay: float = _option(0.3, "last fraction of the steps, over which the rate falls linearly to lr/100")
+    shortcut_lr: float = _option(0.1, "learning rate of the linear shortcut, relative to lr")
+    weight_decay: float = _option(0.0, "AdamW's decoupled weight decay")
+    clip: float = _option(1.0, "largest norm of the gradient")
+    precision: str = _option("auto", "auto: bf16 trunks where the device has bf16 natively; fp32: never")
+    compile: bool = _option(False, "compile the densities with torch.compile: about 20 s, then a faster step; needs a C++ compiler")
+    seed: int = _option(1, "seed of weights, patches, qualities and noise")
+    val_every: int = _option(2000, "steps between validations")
+    val_qualities: list[int] = _option([10, 30, 50, 70, 90], "qualities validated in an all-rates model")
+    log_every: int = _option(100, "steps between log lines")
+
+    def __post_init__(self):
+        if self.steps < 1 or self.batch < 1 or self.log_every < 1 or self.val_every < 1:
+            raise ValueError("steps, batch, log_every and val_every must be at least 1")
+        if self.precision not in ("auto", "fp32"):
+            raise ValueError(f"precision must be auto or fp32, not {self.precision!r}")
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"decay must be in 0..1, not {self.decay}")
+
+
+@dataclass
+class Config:
+    """The resolved configuration of a run: [model], [data] and [train] of a TOML file."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+SECTIONS = {"model": ModelConfig, "data": DataConfig, "train": TrainConfig}
+
+
+def _typed(section: str, name: str, kind: Any, value: Any) -> Any:
+    if get_origin(kind) is list:
+        (item,) = get_args(kind)
+        return [_typed(section, name, item, v) for v in (value if isinstance(value, list) else [value])]
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise ValueError(f"[{section}] {name} must be {kind.__name__}, not {value!r}")
+    return value
+
+
+def from_dict(values: dict[str, dict[str, Any]]) -> Config:
+    """Build a Config from TOML-like tables; ValueError names an unknown section or key, or a wrong type."""
+    parts = {}
+    for section in values:
+        if section not in SECTIONS:
+            raise ValueError(f"unknown section [{section}]; there are {', '.join(SECTIONS)}")
+    for section, cls in SECTIONS.items():
+        types = get_type_hints(cls)
+        table = values.get(section, {})
+        for name in table:
+            if name not in types:
+                raise ValueError(f"unknown key {name!r} in [{section}]; there are {', '.join(types)}")
+        parts[section] = cls(**{name: _typed(section, name, types[name], value) for name, value in table.items()})
+    return Config(**parts)
+
+
+def to_dict(config: Config) -> dict[str, dict[str, Any]]:
+    """The tables of a Config, every field present."""
+    return dataclasses.asdict(config)
+
+
+def load(path: Path | str) -> dict[str, dict[str, Any]]:
+    """Tables of a TOML file, unchecked (from_dict checks them once the command line has been merged in)."""
+    with open(path, "rb") as file:
+        return tomllib.load(file)
+
+
+def dump(config: Config) -> str:
+    """The Config as TOML text that `load` reads back."""
+    literal = lambda v: str(v).lower() if isinstance(v, bool) else repr(v).replace("'", '"')  # noqa: E731
+    return "\n".join(
+        f"[{section}]\n" + "".join(f"{name} = {literal(value)}\n" for name, value in table.items())
+        for section, table in to_dict(config).items()
+    )
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
+    return text.lower() == "true"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """One `--key value` per field of the three sections, with help and default taken from the dataclass."""
+    for section, cls in SECTIONS.items():
+        group = parser.add_argument_group(f"[{section}]", cls.__doc__)
+        types = get_type_hints(cls)
+        for f in dataclasses.fields(cls):
+            default = f.default_factory() if f.default is dataclasses.MISSING else f.default
+            many = get_origin(types[f.name]) is list
+            kind = get_args(types[f.name])[0] if many else types[f.name]
+            shown = " ".join(map(str, default)) if many else str(default).lower() if kind is bool else default
+            group.add_argument(
+                f"--{f.name}",
+                dest=f"{section}.{f.name}",
+                type=_boolean if kind is bool else kind,
+                nargs="*" if many else None,
+                default=argparse.SUPPRESS,
+                metavar={int: "INT", float: "NUMBER", str: "TEXT", bool: "true|false"}[kind],
+                help=f.metadata["help"] + (f" (default: {shown})" if shown != "" else ""),
+            )
+
+
+def merge_options(values: dict[str, dict[str, Any]], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """`values` with every option given on the command line set over it."""
+    merged = {section: dict(table) for section, table in values.items()}
+    for key, value in vars(options).items():
+        section, _, name = key.partition(".")
+        if name:
+            merged.setdefault(section, {})[name] = value
+    return merged

@@ -1,0 +1,75 @@
+"""Where images are found, and how their pixels become tensors on the network's grid and pixels again."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from codec.layers import mirror_pad
+
+STRIDE = 16  # pixels per latent sample in each direction, of every transform family
+EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
+SAMPLES = ("astronaut", "coffee", "chelsea", "motorcycle")
+
+
+def sample_images() -> list[tuple[str, Image.Image]]:
+    """The demo's photographs, from scikit-image's wheel: (name, RGB image)."""
+    from skimage import data
+
+    photo = {name: getattr(data, name) for name in ("astronaut", "coffee", "chelsea")}
+    photo["motorcycle"] = lambda: data.stereo_motorcycle()[0]
+    return [(name, Image.fromarray(photo[name]())) for name in SAMPLES]
+
+
+def find_images(folder: Path | str) -> list[Path]:
+    """All image files below a folder, sorted by path; FileNotFoundError if there are none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder")
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS)
+    if not paths:
+        raise FileNotFoundError(f"no images in {folder} ({', '.join(sorted(EXTENSIONS))})")
+    return paths
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """An RGB or grayscale (L) image as float32 (1, 3, H, W) in [0, 1]; gray becomes three equal channels."""
+    pixels = np.array(image.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Grey levels of x (..., H, W) in [0, 1], rounded to nearest and clamped: uint8, same shape."""
+    return (x * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def to_image(x: Tensor, mode: str) -> Image.Image:
+    """A reconstruction (1, 3, H, W) as a PIL image of mode RGB, or L (the mean of the three channels)."""
+    if mode == "L":
+        return Image.fromarray(to_uint8(x[0].mean(dim=0)).cpu().numpy())
+    return Image.fromarray(to_uint8(x[0]).permute(1, 2, 0).cpu().contiguous().numpy())
+
+
+def pad(x: Tensor, stride: int = STRIDE) -> Tensor:
+    """Mirror x (B, C, H, W) on the right and at the bottom up to multiples of `stride`."""
+    height, width = x.shape[-2:]
+    if height % stride == 0 and width % stride == 0:
+        return x
+    return mirror_pad(x, 0, -width % stride, 0, -height % stride)
+
+
+def crop(x: Tensor, height: int, width: int) -> Tensor:
+    """Undo `pad`: the top left height x width samples of x (B, C, H, W)."""
+    return x[..., :height, :width]
+
+
+def normalise(x: Tensor) -> Tensor:
+    """[0, 1] pixels -> the network's domain, centred at 0."""
+    return x - 0.5
+
+
+def denormalise(x: Tensor) -> Tensor:
+    """The inverse of `normalise`."""
+    return x + 0.5

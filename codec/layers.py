@@ -1,0 +1,131 @@
+"""Layers shared by the transforms: mirror-padded convolutions, GDN, and the residual block of the fast family.
+
+Every convolution mirrors its input at the border (no zeros, no wrap), on the up-sampling side too, and for inputs smaller
+than the padding. Feature maps are (B, C, H, W) floats.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from codec.quantize import lower_bound
+
+
+def mirror_index(size: int, before: int, after: int) -> Tensor:
+    """Source index of each sample of an axis of `size` mirrored by `before` and `after` samples: int64 (before+size+after,).
+
+    The border sample is not repeated: 2 1 | 0 1 2 3 | 2 1. An axis of one sample repeats it.
+    """
+    if size == 1:
+        return torch.zeros(before + 1 + after, dtype=torch.int64)
+    period = 2 * (size - 1)
+    index = torch.arange(-before, size + after) % period
+    return torch.where(index < size, index, period - index)
+
+
+def mirror_pad(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
+    """Mirror x (B, C, H, W) at its borders by any amounts, also ones larger than the image."""
+    if max(left, right) < x.shape[-1] and max(top, bottom) < x.shape[-2]:
+        return F.pad(x, (left, right, top, bottom), mode="reflect")
+    rows = mirror_index(x.shape[-2], top, bottom).to(x.device)
+    columns = mirror_index(x.shape[-1], left, right).to(x.device)
+    return x[..., rows[:, None], columns]
+
+
+class Conv2d(nn.Conv2d):
+    """Mirror-padded convolution: (B, C, H, W) -> (B, C', ceil(H/stride), ceil(W/stride)), odd kernels."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1):
+        super().__init__(in_channels, out_channels, kernel_size, stride, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        p = self.kernel_size[0] // 2
+        return super().forward(mirror_pad(x, p, p, p, p) if p else x)
+
+
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """Mirror-padded transposed convolution, 5x5, stride 2: (B, C, H, W) -> (B, C', 2H, 2W).
+
+    nn.ConvTranspose2d can only pad with zeros. Output sample o gathers the inputs i with |2i - o| <= 2, so i runs from -1 to
+    H: one mirrored sample on each side, whose own outputs are cropped by two more samples of `padding`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, kernel_size=5, stride=2, padding=4, output_padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(mirror_pad(x, 1, 1, 1, 1))
+
+
+class GDN(nn.Module):
+    """Generalized divisive normalization (Ballé, Laparra and Simoncelli, 2016): y_i = x_i / sqrt(beta_i + sum_j gamma_ij x_j^2).
+
+    The inverse multiplies by the root instead. beta and gamma are stored as sqrt(value + 2**-36), bounded below, so that
+    they stay positive under any gradient step (2**-18 is the offset of the authors' reference implementation). Parameter
+    names and values are those of compressai's GDN, whose state this class loads with strict=False.
+    """
+
+    PEDESTAL = 2.0**-36
+
+    def __init__(self, channels: int, inverse: bool = False):
+        super().__init__()
+        self.inverse = inverse
+        self.beta = nn.Parameter(torch.sqrt(torch.ones(channels) + self.PEDESTAL))
+        self.gamma = nn.Parameter(torch.sqrt(0.1 * torch.eye(channels) + self.PEDESTAL))
+
+    def forward(self, x: Tensor) -> Tensor:
+        beta = lower_bound(self.beta, (1e-6 + self.PEDESTAL) ** 0.5) ** 2 - self.PEDESTAL
+        gamma = lower_bound(self.gamma, self.PEDESTAL**0.5) ** 2 - self.PEDESTAL
+        norm = F.conv2d(x * x, gamma[:, :, None, None], beta)
+        return x * (torch.sqrt(norm) if self.inverse else torch.rsqrt(norm))
+
+
+class Block(nn.Module):
+    """Depthwise-separable residual unit followed by a feed-forward unit, both identities at step 0.
+
+    1x1 -> 3x3 depthwise -> 1x1, then 1x1 (x2) -> GELU -> 1x1: the division of labour of MobileNet and ConvNeXt, without a
+    norm, since the scale of an activation carries information here.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.mix = nn.Sequential(
+            Conv2d(channels, channels, 1),
+            nn.GELU(approximate="tanh"),
+            Conv2d(channels, channels, 3, groups=channels),
+            Conv2d(channels, channels, 1),
+        )
+        self.feed = nn.Sequential(
+            Conv2d(channels, 2 * channels, 1), nn.GELU(approximate="tanh"), Conv2d(2 * channels, channels, 1)
+        )
+        for last in (self.mix[-1], self.feed[-1]):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.mix(x)
+        return x + self.feed(x)
+
+
+class Knots(nn.Module):
+    """Per-channel values that depend on the quality: 9 knots, linear in between, zero at step 0.
+
+    Called with a level (B,) in [0, 1] it returns (B, C, 1, 1) float32.
+    """
+
+    COUNT = 9
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.values = nn.Parameter(torch.zeros(self.COUNT, channels))
+
+    def forward(self, level: Tensor) -> Tensor:
+        return interpolate(self.values, level)
+
+
+def interpolate(knots: Tensor, level: Tensor) -> Tensor:
+    """Rows of `knots` (K, C), spread evenly over [0, 1], interpolated linearly at level (B,): (B, C, 1, 1)."""
+    position = level.clamp(0, 1) * (knots.shape[0] - 1)
+    below = position.floor().clamp_max(knots.shape[0] - 2).long()
+    fraction = (position - below)[:, None]
+    return torch.lerp(knots[below], knots[below + 1], fraction)[:, :, None, None]

@@ -1,0 +1,137 @@
+"""Distortion, rate and the Bjøntegaard delta rate: every number of a results table is defined here, once.
+
+PSNR and MS-SSIM compare 8-bit images, as they are read back from a file. A data set's PSNR is the mean over its images
+of the PSNR in dB (not the PSNR of the mean error), its rate the mean of the images' bits per pixel.
+
+MS-SSIM: Wang, Simoncelli and Bovik, "Multi-scale structural similarity for image quality assessment" (Asilomar 2003).
+BD-rate: Bjøntegaard, "Calculation of average PSNR differences between RD-curves" (VCEG-M33, 2001), here with a monotone
+cubic (PCHIP) in place of his polynomial and over a fixed PSNR range, so that a curve's number does not depend on where
+another curve happens to end.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+BD_RANGE = (29.0, 37.0)  # dB, where photographs at 0.2..1.5 bpp lie
+BD_POINTS = 8  # a PCHIP through fewer points over 8 dB follows its own shape more than the codec's
+MS_SSIM_SIDE = 161  # the fifth scale must hold the 11-pixel window: min(H, W) > (11 - 1) * 2**4
+
+
+class Curve(NamedTuple):
+    """The rate-distortion points of one codec, each a mean over the same images."""
+
+    name: str
+    bpp: list[float]  # bits per pixel, file headers included
+    psnr: list[float]  # dB
+
+
+def read_curve(path: Path, name: str | None = None) -> Curve:
+    """Read one curve from a JSON file: a result of ours or of CompressAI, or the points `name` of several.
+
+    Several: {"codecs": {NAME: {"bpp": [...], "psnr": [...]}}}. Raises OSError where the file cannot be read, ValueError
+    where it holds no such points.
+    """
+    try:
+        document = json.loads(path.read_text())
+        if "codecs" in document:
+            if name not in document["codecs"]:
+                raise ValueError(f"{path} has no curve {name!r}; add :NAME, one of {', '.join(document['codecs'])}")
+            points = document["codecs"][name]
+        else:
+            name = name or document.get("name", path.stem)
+            points = document.get("results", document)
+        psnr = points["psnr-rgb"] if "psnr-rgb" in points else points["psnr"]
+        curve = Curve(name, _floats(points["bpp"]), _floats(psnr))
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} holds no rate-distortion points ({type(error).__name__}: {error})") from None
+    if len(curve.bpp) != len(curve.psnr):
+        raise ValueError(f"{path}: {len(curve.bpp)} rates but {len(curve.psnr)} PSNR values")
+    return curve
+
+
+def psnr(a, b) -> float:
+    """Return the PSNR in dB between two uint8 images of equal shape (PIL images or arrays); inf where they are equal.
+
+    Raises ValueError if a shape or type does not fit.
+    """
+    a, b = _uint8_pair(a, b)
+    mse = np.mean(np.square(a.astype(np.float64) - b.astype(np.float64)))
+    return float(10 * np.log10(255**2 / mse)) if mse > 0 else float("inf")
+
+
+def ms_ssim(a, b) -> float:
+    """Return the MS-SSIM (1 = equal) between two uint8 images (H, W, 3) (PIL or arrays), averaged over the channels.
+
+    It is NaN where the shorter side is below MS_SSIM_SIDE pixels: its fifth scale is not defined there.
+    Raises ValueError if a shape or type does not fit.
+    """
+    a, b = _uint8_pair(a, b)
+    if min(a.shape[:2]) < MS_SSIM_SIDE:
+        return float("nan")
+    import torch
+    from pytorch_msssim import ms_ssim as torch_ms_ssim
+
+    # channels_last: the depthwise windows then take a seventh of the time on a CPU
+    x, y = (
+        torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None].contiguous(memory_format=torch.channels_last)
+        for image in (a, b)
+    )  # (1, 3, H, W), 0..255
+    with torch.inference_mode():
+        return float(torch_ms_ssim(x, y, data_range=255))
+
+
+def bpp(n_bytes: int, width: int, height: int) -> float:
+    """Return the bits per pixel of a file of `n_bytes` bytes, everything in it counted."""
+    return 8 * n_bytes / (width * height)
+
+
+def bd_rate(anchor: Curve, test: Curve, low: float = BD_RANGE[0], high: float = BD_RANGE[1]) -> float:
+    """Return in percent how much rate `test` needs on average relative to `anchor` at equal PSNR from low to high dB.
+
+    It is exp(mean over the range of log(rate of test) - log(rate of anchor)) - 1, where log-rate is a PCHIP of PSNR:
+    -50 says half the rate. Points come in any order. An anchor of published points may have fewer than BD_POINTS.
+    Raises ValueError if `test` has fewer than BD_POINTS points, if a curve does not span the range, or if its points
+    are not finite and of different PSNR.
+    """
+    if len(test.psnr) < BD_POINTS:
+        raise ValueError(
+            f"{test.name}: {len(test.psnr)} points; a BD-rate needs at least {BD_POINTS}: evaluate more qualities"
+        )
+    mean = [_log_rate(curve, low, high).integrate(low, high) / (high - low) for curve in (anchor, test)]
+    return 100 * float(np.expm1(mean[1] - mean[0]))
+
+
+def _log_rate(curve: Curve, low: float, high: float):
+    from scipy.interpolate import PchipInterpolator
+
+    order = np.argsort(curve.psnr)
+    quality = np.asarray(curve.psnr, dtype=np.float64)[order]
+    rate = np.asarray(curve.bpp, dtype=np.float64)[order]
+    if not (np.isfinite(quality).all() and np.isfinite(rate).all() and (rate > 0).all()):
+        raise ValueError(f"{curve.name}: a BD-rate needs finite PSNR and positive rates")
+    if (np.diff(quality) == 0).any():
+        raise ValueError(f"{curve.name}: two points have the same PSNR, so that rate is no function of it; remove one")
+    if len(quality) < 2 or quality[0] > low or quality[-1] < high:
+        span = f"{quality[0]:.2f}..{quality[-1]:.2f} dB" if len(quality) else "no point"
+        raise ValueError(
+            f"{curve.name}: its points ({span}) do not span {low:g}..{high:g} dB: "
+            "evaluate lower or higher qualities, or choose another range"
+        )
+    return PchipInterpolator(quality, np.log(rate))
+
+
+def _uint8_pair(a, b) -> tuple[np.ndarray, np.ndarray]:
+    a, b = np.asarray(a), np.asarray(b)
+    if a.shape != b.shape:
+        raise ValueError(f"images of shape {a.shape} and {b.shape} cannot be compared")
+    if a.dtype != np.uint8 or b.dtype != np.uint8:
+        raise ValueError(f"metrics are defined on 8-bit images, not on {a.dtype} and {b.dtype}")
+    return a, b
+
+
+def _floats(values: list) -> list[float]:
+    return [math.nan if value is None else float(value) for value in values]

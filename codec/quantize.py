@@ -1,0 +1,51 @@
+"""Quantization for training and for coding, and the lower bound: three autograd rules, each documented and tested.
+
+Rounding has a zero gradient almost everywhere, so training replaces it in two ways (Ballé, Laparra and Simoncelli, 2017,
+section 3; Minnen and Singh, 2020, section 3.3): the rate term sees additive uniform noise, whose density is that of the
+rounded value's probability mass, and the reconstruction sees the rounded value with a straight-through gradient.
+"""
+
+import torch
+from torch import Tensor
+
+
+class _RoundSTE(torch.autograd.Function):
+    """y = round(x), dy/dx := 1 (the straight-through estimator of Bengio, Léonard and Courville, 2013)."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return torch.round(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return grad
+
+
+class _LowerBound(torch.autograd.Function):
+    """y = max(x, bound); the gradient passes where x >= bound, and below it only where it would raise x."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, bound: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.bound = bound
+        return x.clamp_min(bound)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return grad * ((x >= ctx.bound) | (grad < 0)), None
+
+
+def round_ste(x: Tensor) -> Tensor:
+    """Round half to even, gradient 1; same shape and dtype as x."""
+    return _RoundSTE.apply(x)
+
+
+def add_noise(x: Tensor) -> Tensor:
+    """x + u with u uniform in [-1/2, 1/2), the continuous stand-in for rounding in the rate term."""
+    return x + (torch.rand_like(x) - 0.5)
+
+
+def lower_bound(x: Tensor, bound: float) -> Tensor:
+    """max(x, bound) that a gradient step can leave again (gradient descent on a likelihood floor, say)."""
+    return _LowerBound.apply(x, bound)

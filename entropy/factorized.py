@@ -1,0 +1,101 @@
+"""The factorized prior: one learned density per channel, shared by all positions of the latent.
+
+Ballé, Minnen, Singh, Hwang and Johnston, "Variational image compression with a scale hyperprior" (2018), appendix 6.1: the
+cumulative distribution of a channel is a small monotone network, F(v) = sigmoid(f_K(...f_1(v))), with f_k(u) = softplus(H) u + b
+followed by u + tanh(a) * tanh(u). Increasing by construction, differentiable, and able to approach any density.
+
+A symbol k that stands for the interval of width w around k*w has probability F((k + 1/2) w) - F((k - 1/2) w). The width is
+1/gain: one density in the domain of the latent serves all rates of a variable-rate codec (w = 1 is the published form).
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from entropy.tables import Tables
+
+TAIL_MASS = 2.0**-18  # mass outside of the searched interval, far below one count of a 14-bit table
+
+
+class FactorizedPrior(nn.Module):
+    """Densities of C channels. Parameter names are those of compressai's EntropyBottleneck (filters 3, 3, 3, 3).
+
+    `scale` (C,) is a fixed unit per channel in which the density is expressed, v -> v / scale. Measure it on data before
+    training: a density that starts far too wide costs bits that take long to unlearn.
+    """
+
+    FILTERS = (1, 3, 3, 3, 3, 1)
+
+    def __init__(self, channels: int, init_scale: float = 1.0):
+        super().__init__()
+        self.channels = channels
+        self.register_buffer("scale", torch.ones(channels))
+        layers = list(zip(self.FILTERS[:-1], self.FILTERS[1:], strict=True))
+        step = init_scale ** (1 / len(layers))
+        self.matrices = nn.ParameterList(
+            torch.full((channels, wide, narrow), math.log(math.expm1(1 / step / wide))) for narrow, wide in layers
+        )
+        self.biases = nn.ParameterList(torch.rand(channels, wide, 1) - 0.5 for _, wide in layers)
+        self.factors = nn.ParameterList(torch.zeros(channels, wide, 1) for _, wide in layers[:-1])
+
+    def load_compressai(self, state: dict[str, Tensor]) -> None:
+        """Take the densities of an EntropyBottleneck's state dict; its quantiles and tables are not needed here."""
+        groups = ("matrices", "biases", "factors")
+        self.load_state_dict({k: v for k, v in state.items() if k.startswith(groups)} | {"scale": self.scale})
+
+    def logits(self, v: Tensor) -> Tensor:
+        """Log-odds of the cumulative distribution: v (C, 1, n) -> (C, 1, n)."""
+        u = v / self.scale.to(v.dtype)[:, None, None]
+        for i, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
+            u = torch.baddbmm(bias.to(v.dtype), F.softplus(matrix.to(v.dtype)), u)
+            if i < len(self.factors):
+                u = u + torch.tanh(self.factors[i].to(v.dtype)) * torch.tanh(u)
+        return u
+
+    def interval_mass(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """F(upper) - F(lower) for bounds (C, 1, n), each difference taken in the tail where it loses no digits."""
+        a, b = self.logits(torch.cat((lower, upper), dim=-1)).chunk(2, dim=-1)
+        sign = torch.where(a + b > 0, -1.0, 1.0).to(a.dtype)
+        return (torch.sigmoid(sign * b) - torch.sigmoid(sign * a)).abs()
+
+    def likelihood(self, v: Tensor, width: Tensor | float = 1.0) -> Tensor:
+        """Probability of the interval of `width` around each v (B, C, h, w), same shape; width broadcasts to v."""
+        half = torch.as_tensor(width, dtype=v.dtype, device=v.device) / 2
+        to_channels = lambda t: t.transpose(0, 1).reshape(self.channels, 1, -1)  # noqa: E731
+        mass = self.interval_mass(to_channels(v - half), to_channels(v + half))
+        return mass.reshape(v.shape[1], v.shape[0], *v.shape[2:]).transpose(0, 1)
+
+    @torch.no_grad()
+    def quantiles(self, mass: float) -> Tensor:
+        """v with F(v) = mass for every channel, by bisection: (C,) float64."""
+        target = math.log(mass / (1 - mass))
+        low = torch.full((self.channels, 1, 1), -1.0, dtype=torch.float64, device=self.scale.device)
+        high = -low
+        while (above := self.logits(low) > target).any():
+            low = torch.where(above, low * 2, low)
+        while (below := self.logits(high) < target).any():
+            high = torch.where(below, high * 2, high)
+        for _ in range(60):
+            middle = (low + high) / 2
+            below = self.logits(middle) < target
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return high[:, 0, 0]
+
+    @torch.no_grad()
+    def pmfs(self, gain: Tensor) -> tuple[list[np.ndarray], np.ndarray]:
+        """Probabilities of the symbols k = round(v * gain), gain (C,): per channel a float64 array, and the first k of each."""
+        gain = gain.double()
+        first = torch.floor(self.quantiles(TAIL_MASS / 2) * gain).long()
+        last = torch.ceil(self.quantiles(1 - TAIL_MASS / 2) * gain).long()
+        sizes = last - first + 1
+        k = first[:, None] + torch.arange(int(sizes.max()), device=gain.device)  # (C, n), longer than most need
+        mass = self.interval_mass(((k - 0.5) / gain[:, None])[:, None], ((k + 0.5) / gain[:, None])[:, None])[:, 0]
+        rows = [row[:size].cpu().numpy() for row, size in zip(mass, sizes.tolist(), strict=True)]
+        return rows, first.cpu().numpy().astype(np.int32)
+
+    def tables(self, gain: Tensor) -> Tables:
+        """Integer tables of the symbols round(v * gain), one row per channel. Made once, at export, and stored."""
+        return Tables.from_pmfs(*self.pmfs(gain))

@@ -1,0 +1,285 @@
+"""Integer frequency tables: made once from a float model, stored with it, and the only thing the coder ever sees.
+
+A table gives each symbol an integer frequency; the frequencies sum to 2**14, so a symbol of frequency f costs
+14 - log2(f) bits.  14 bits is where a 32-bit rANS state with 16-bit words loses least: fewer bits cost precision, more
+bits cost state.  The invariants:
+
+    every frequency >= 1                  any symbol of a table can be coded
+    the last entry is the escape symbol   any other integer can be coded too, at the price of a few bytes
+    entry k of table t is offsets[t] + k  for every entry but the last
+
+Building is optimal: of all tables with f >= 1 it takes one of least Kullback-Leibler divergence from the probabilities.
+Build once and store the integers: probabilities that differ in their last digit give other tables on another machine,
+and a stream cannot be decoded with other tables.
+
+    >>> import numpy as np
+    >>> tables = Tables.from_pmfs([np.array([0.1, 0.8, 0.1])], offsets=[-1])
+    >>> tables.freqs
+    array([ 1638, 13107,  1638,     1], dtype=uint16)
+    >>> round(tables.bits(np.array([0, 0, 1], np.int32), np.uint8(0)), 3)
+    3.966
+"""
+
+import functools
+import hashlib
+import heapq
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+PRECISION = 14
+TOTAL = 1 << PRECISION  # the sum of every table
+BUCKET_BITS = 8  # the decoder jumps to the first symbol of one of 2**8 buckets, then scans: 512 B a table stay in cache
+
+# A tail of less than a quarter of one count is cheaper escaped: keeping all mass above 1e-9 costs 0.09-0.18 % of the
+# bytes, a cut between 0.1 and 0.5 counts 0.02-0.08 % (Laplace and Gaussian latents at 0.15-1 bit/symbol).
+TAIL = 0.25 / TOTAL
+
+_TOLERANCE = 1e-6  # float32 probabilities may sum to a little more than 1
+
+
+@functools.cache
+def numba_or_none():
+    """The numba module, or None where it is switched off (NUMBA_DISABLE_JIT=1) or, with one warning, missing."""
+    try:
+        import numba  # here, not above: it takes 0.1-0.3 s, and reading a header needs no kernel
+    except ImportError as error:
+        warnings.warn(f"numba cannot be imported ({error}): entropy coding runs in plain Python, slowly", stacklevel=2)
+        return None
+    return None if numba.config.DISABLE_JIT else numba
+
+
+class Kernel:
+    """A function that numba compiles on its first call, or that runs as it is where there is no numba.
+
+    signature: numba's, of the only types it is ever called with; "Array(t, n, 'C', True)" also takes read-only arrays.
+    Machine code is kept in numba's cache folder; where that cannot be used, it is compiled for this process alone.
+    """
+
+    def __init__(self, function: Callable, signature: str):
+        self.function, self.signature = function, signature
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *arguments):
+        return self.compiled(*arguments)
+
+    @functools.cached_property
+    def compiled(self) -> Callable:
+        if numba_or_none() is None:
+            return self.function
+        try:
+            dispatcher = self._dispatcher(cache=True)
+            dispatcher.compile(self.signature)
+        except Exception:  # no folder, no space, a damaged file; an error in the code itself is raised again below
+            dispatcher = self._dispatcher(cache=False)
+            dispatcher.compile(self.signature)
+        return dispatcher
+
+    @property
+    def cached(self) -> bool:
+        """Whether the first call finds machine code that is no older than the source."""
+        try:
+            folder = Path(self._dispatcher(cache=True).stats.cache_path)
+        except RuntimeError:  # no folder can be written
+            return False
+        source, line = Path(self.function.__code__.co_filename), self.function.__code__.co_firstlineno
+        name = f"{source.stem}.{self.function.__qualname__}-{line}.py{sys.version_info[0]}{sys.version_info[1]}*.nbi"
+        return any(file.stat().st_mtime >= source.stat().st_mtime for file in folder.glob(name))
+
+    def _dispatcher(self, cache: bool):
+        return numba_or_none().njit(self.function, cache=cache, nogil=True, error_model="numpy")
+
+
+def kernel(signature: str) -> Callable[[Callable], Kernel]:
+    """Decorator: `Kernel(function, signature)`."""
+    return lambda function: Kernel(function, signature)
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """T frequency tables, each ending in its escape symbol.
+
+    freqs    uint16, all tables one after another, 1..2**14, each table sums to 2**14
+    sizes    int32 (T,), entries per table with the escape, >= 1
+    offsets  int32 (T,), the value of entry 0
+
+    Raises ValueError where an array breaks these rules.  The arrays are read-only; writable ones are copied.
+    """
+
+    freqs: NDArray[np.uint16]
+    sizes: NDArray[np.int32]
+    offsets: NDArray[np.int32]
+
+    def __post_init__(self):
+        for name, dtype in (("freqs", np.uint16), ("sizes", np.int32), ("offsets", np.int32)):
+            array = np.asarray(getattr(self, name))
+            if array.dtype != dtype or array.ndim != 1:
+                raise ValueError(f"{name} is {array.dtype} {array.shape}; a 1-d {np.dtype(dtype)} array is needed")
+            array = array.copy() if array.flags.writeable else np.require(array, requirements="CA")
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
+        if self.sizes.size != self.offsets.size:
+            raise ValueError(f"{self.sizes.size} sizes but {self.offsets.size} offsets")
+        if np.any(self.sizes < 1):
+            raise ValueError(f"a table has {self.sizes.min()} entries; it needs at least the escape symbol")
+        if self.sizes.sum(dtype=np.int64) != self.freqs.size:
+            raise ValueError(f"the sizes sum to {self.sizes.sum()} but there are {self.freqs.size} frequencies")
+        if np.any(self.freqs == 0):
+            raise ValueError("a frequency is 0; every symbol needs at least 1")
+        if len(self):
+            sums = np.add.reduceat(self.freqs, self.starts[:-1], dtype=np.int64)
+            if np.any(sums != TOTAL):
+                worst = int(np.argmax(sums != TOTAL))
+                raise ValueError(f"table {worst} sums to {sums[worst]}; every table must sum to {TOTAL}")
+            top = self.offsets.astype(np.int64) + self.sizes - 2
+            if top.max() > np.iinfo(np.int32).max:
+                raise ValueError(f"table {int(top.argmax())} reaches {top.max()}, beyond int32")
+
+    def __len__(self) -> int:
+        return self.sizes.size
+
+    @classmethod
+    def from_pmfs(cls, pmfs: Iterable[ArrayLike], offsets: Sequence[int]) -> "Tables":
+        """Tables of least divergence from probabilities; what a pmf leaves to 1, and its thin tails, is escape mass.
+
+        pmfs: one 1-d float array per table, values >= 0, sum in (0, 1 + 1e-6]; offsets: the value of its first entry.
+        Raises ValueError for any other numbers and for more than 2**14 - 1 symbols.
+        """
+        parts, sizes, firsts = [], [], []
+        for number, (pmf, offset) in enumerate(zip(pmfs, offsets, strict=True)):
+            pmf = np.asarray(pmf, np.float64)
+            if pmf.ndim != 1 or pmf.size == 0 or not pmf.min() >= 0 or not 0 < pmf.sum() <= 1 + _TOLERANCE:
+                raise ValueError(f"pmf {number} is not a 1-d array of values >= 0 with a sum in (0, 1]")
+            kept = np.flatnonzero(pmf >= min(TAIL, pmf.max()))
+            pmf = pmf[kept[0] : kept[-1] + 1]
+            if pmf.size >= TOTAL:
+                raise ValueError(f"pmf {number} has {pmf.size} symbols; at most {TOTAL - 1} fit a table")
+            parts += [pmf, [max(0.0, 1.0 - pmf.sum())]]
+            sizes.append(pmf.size + 1)
+            firsts.append(int(offset) + int(kept[0]))
+        if firsts and not -(2**31) <= min(firsts) <= max(firsts) < 2**31:
+            raise ValueError(f"offsets from {min(firsts)} to {max(firsts)} do not fit int32")
+        sizes = np.array(sizes, np.int32)
+        freqs = np.empty(int(sizes.sum(dtype=np.int64)), np.uint16)
+        _allocate(np.concatenate([*parts, []]), sizes, _GAINS, freqs)
+        return cls(freqs, sizes, np.array(firsts, np.int32))
+
+    @classmethod
+    def from_counts(cls, counts: Iterable[ArrayLike], offsets: Sequence[int]) -> "Tables":
+        """Tables of least divergence from histograms: one 1-d array of counts >= 0 per table, not all 0."""
+        pmfs = []
+        for number, count in enumerate(counts):
+            count = np.asarray(count, np.float64)
+            if not count.sum() > 0:
+                raise ValueError(f"histogram {number} counts nothing")
+            pmfs.append(count / count.sum())
+        return cls.from_pmfs(pmfs, offsets)
+
+    @staticmethod
+    def concatenate(tables: Iterable["Tables"]) -> "Tables":
+        """All the tables of a sequence of at least one Tables, in order."""
+        tables = list(tables)
+        return Tables(*(np.concatenate([getattr(t, name) for t in tables]) for name in ("freqs", "sizes", "offsets")))
+
+    def rows(self, start: int, stop: int) -> "Tables":
+        """Tables start..stop-1, sharing memory with these; raises ValueError outside of 0 <= start <= stop <= T."""
+        if not 0 <= start <= stop <= len(self):
+            raise ValueError(f"rows {start} to {stop} of {len(self)} tables")
+        freqs = self.freqs[self.starts[start] : self.starts[stop]]
+        return Tables(freqs, self.sizes[start:stop], self.offsets[start:stop])
+
+    def digest(self) -> bytes:
+        """SHA-256 (32 bytes) of the tables, the same on every machine."""
+        parts = (np.array([len(self)], "<u8"), self.sizes.astype("<i4"), self.offsets.astype("<i4"))
+        return hashlib.sha256(b"".join(part.tobytes() for part in (*parts, self.freqs.astype("<u2")))).digest()
+
+    def bits(self, values: NDArray[np.int32], index: NDArray) -> float:
+        """The ideal cost in bits of int32 values of any shape under table index[...], bytes of escaped values included.
+
+        index: uint8 or uint16, broadcastable to values.shape, below T; raises ValueError otherwise.
+        """
+        rows, values = self.row_of_each(index, values.shape), values.reshape(-1)
+        bits = 0.0
+        for begin in range(0, values.size, 1 << 20):  # in pieces, because the steps below take some 60 bytes a symbol
+            row = rows[begin : begin + (1 << 20)]
+            distance = values[begin : begin + (1 << 20)] - self.offsets[row].astype(np.int64)
+            last = self.lasts[row].astype(np.int64)
+            escaped = (distance < 0) | (distance >= last)
+            freqs = self.freqs[self.starts[row] + np.where(escaped, last, distance)]
+            beyond = np.where(distance < 0, -1 - distance, distance - last)[escaped]
+            length = np.frexp(2.0 * beyond + (distance[escaped] < 0))[1]  # bits of the number that stands for the value
+            bits += (PRECISION - np.log2(freqs, dtype=np.float64)).sum() + 8 * np.maximum(1, -(-length // 7)).sum()
+        return float(bits)
+
+    def row_of_each(self, index: NDArray, shape: tuple[int, ...]) -> NDArray[np.uint16]:
+        """`index` broadcast to `shape` and flattened, uint16; raises ValueError for a wrong dtype, shape or number."""
+        index = np.asarray(index)
+        if index.dtype not in (np.uint8, np.uint16):
+            raise ValueError(f"index is {index.dtype}; uint8 or uint16 is needed")
+        if index.size and index.max() >= len(self):
+            raise ValueError(f"index holds {index.max()} but there are {len(self)} tables")
+        try:
+            index = np.broadcast_to(index.astype(np.uint16, copy=False), shape)
+        except ValueError:
+            raise ValueError(f"index of shape {index.shape} cannot be broadcast to {shape}") from None
+        return np.require(index, requirements="CA").reshape(-1)
+
+    @functools.cached_property
+    def starts(self) -> NDArray[np.uint32]:
+        """(T + 1,) where each table begins in freqs."""
+        return np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.uint32)
+
+    @functools.cached_property
+    def lasts(self) -> NDArray[np.uint32]:
+        """(T,) the escape symbol of each table, which is also the number of its other symbols."""
+        return (self.sizes - 1).astype(np.uint32)
+
+    @functools.cached_property
+    def entries(self) -> NDArray[np.uint32]:
+        """Cumulative frequency << 16 | frequency of each entry."""
+        before = np.cumsum(self.freqs, dtype=np.int64) - self.freqs
+        return ((before % TOTAL) << 16 | self.freqs).astype(np.uint32)  # every table before this one adds 2**14
+
+    @functools.cached_property
+    def buckets(self) -> NDArray[np.uint16]:
+        """(T, 256) the entry within its table that holds slot 64 b."""
+        slots = np.arange(len(self) << BUCKET_BITS) << (PRECISION - BUCKET_BITS)
+        entry = np.searchsorted(np.cumsum(self.freqs, dtype=np.int64), slots, side="right")
+        return (entry.reshape(len(self), -1) - self.starts[:-1, None]).astype(np.uint16)
+
+
+_GAINS = np.log2(np.arange(2, TOTAL + 2) / np.arange(1, TOTAL + 1))  # bits that count f + 1 saves, [f - 1]
+
+
+@kernel("void(float64[::1], int32[::1], float64[::1], uint16[::1])")
+def _allocate(pmf, sizes, gains, freqs):
+    """Give each table's 2**14 counts where they save most bits; ties go to the lowest entry.
+
+    The divergence is a sum of convex functions of the counts, so handing out counts by greatest p log2((f+1)/f) from
+    f = 1 is optimal.  Let L = 2**14 - n for n entries.  An optimum has f >= floor(p L): if f_i + 1 <= p_i L for some i
+    then its next count would gain p_i log((f_i+1)/f_i) > 1/L nats, no optimum gives less for any count it handed out,
+    so f_j - 1 < p_j L for all j, and their sum is L < L.  Starting from max(1, floor(p L)) leaves at most 2 n to give.
+    """
+    start = 0
+    for size in sizes:
+        p = pmf[start : start + size]
+        p = p / p.sum()
+        left = TOTAL
+        heap = []
+        for i in range(size):
+            f = max(1, int(p[i] * (TOTAL - size)))
+            freqs[start + i] = f
+            left -= f
+            heap.append((-p[i] * gains[f - 1], i))
+        heapq.heapify(heap)
+        for _ in range(left):
+            i = heap[0][1]
+            f = freqs[start + i] + 1
+            freqs[start + i] = f
+            heapq.heapreplace(heap, (-p[i] * gains[f - 1], i))
+        start += size

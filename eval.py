@@ -1,0 +1,188 @@
+"""Measure codecs on images: real files, rate, distortion, time; a table, BD-rates and plots. Reads from top to bottom.
+
+    python eval.py                                    our codec beside JPEG, WebP and AVIF on four photographs
+    python eval.py --data kodak --codec lic lic:runs/000/model.safetensors@10,30,50,70,90 jpeg --out results
+    python eval.py --data kodak --codec lic --anchor points.json:vtm
+
+The output folder holds CODEC.json (means in CompressAI's keys, and a row for every file), files/ (every file that was
+measured), table.txt and bd_rate.json, rd.png, and latents.png (our symbols under their learned densities).
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+import codec as lic
+from codec import plot
+from codec.data import find_images, sample_images
+from codec.evaluate import Codec, Result, lic_codec, load_image, rival_codec, run, table
+from codec.metrics import BD_RANGE, Curve, bd_rate, read_curve
+
+
+def make_codec(text: str, device: str) -> Codec:
+    """Return the codec described by NAME[:MODEL][@q1,q2,...]; ValueError or OSError says what is wrong with it."""
+    head, levels = text, ()
+    if match := re.fullmatch(r"(.+)@(\d+(?:,\d+)*)", text):
+        head, levels = match[1], tuple(int(level) for level in match[2].split(","))
+    name, _, model = head.partition(":")
+    if name != "lic":
+        return rival_codec(head, levels)
+    if not model:
+        return lic_codec(lic.load(device=device), levels)
+    path = Path(model)  # runs/000/model.safetensors is lic-000: every run's export has the same name
+    stem = path.parent.name if path.stem == "model" and path.parent.name else path.stem
+    return lic_codec(lic.load(model, device=device), levels, name=f"lic-{stem}")
+
+
+def make_images(folder: Path | None) -> list[tuple[str, object]]:
+    """Return (name, path) of every image below a folder, or (name, image) of the sample photographs."""
+    if folder is None:
+        return sample_images()
+    return [(path.relative_to(folder).with_suffix("").as_posix(), path) for path in find_images(folder)]
+
+
+def find_anchor(text: str | None, names: Sequence[str]) -> str | Curve | None:
+    """Return what BD-rates are relative to: a codec of the run or a file's curve; by default jpeg, where it runs."""
+    if text is None:
+        return "jpeg" if "jpeg" in names else None
+    if text in names:
+        return text
+    file, _, curve = (text, "", "") if Path(text).is_file() else text.rpartition(":")
+    if not Path(file).is_file():
+        raise ValueError(f"--anchor {text} is neither a codec of this run ({', '.join(names)}) nor a file")
+    return read_curve(Path(file), curve or None)
+
+
+def bd_rates(results: Sequence[Result], anchor: Curve | Result, low: float, high: float) -> dict[str, float | str]:
+    """Return the BD-rate in percent of every result relative to the anchor, or why there is none."""
+    rates: dict[str, float | str] = {}
+    for result in results:
+        try:
+            if isinstance(anchor, Result) and result.images != anchor.images:
+                counts = f"{len(result.images)} and {len(anchor.images)}"
+                raise ValueError(f"{result.name} and {anchor.name} did not code the same images ({counts})")
+            reference = anchor.curve() if isinstance(anchor, Result) else anchor
+            rates[result.name] = bd_rate(reference, result.curve(), low, high)
+        except ValueError as error:
+            rates[result.name] = str(error)
+    return rates
+
+
+def plot_latents(codec: Codec, images: Sequence[tuple[str, object]], path: Path) -> None:
+    """Plot the symbols of up to 24 images, at the middle one of the codec's qualities, under their learned densities."""
+    quality = codec.qualities[len(codec.qualities) // 2]
+    latents = [codec.model.estimate(load_image(image), quality).symbols for _, image in images[:24]]  # (C, h, w) each
+    symbols = np.concatenate([latent.reshape(len(latent), -1) for latent in latents], axis=1)
+    title = f"Latents of {codec.name}" + ("" if quality is None else f" at quality {quality}")
+    plot.latent_histograms(symbols, lambda channel: codec.model.pmf(channel, quality), path, title)
+
+
+def fresh_folder() -> Path:
+    """Return the first folder runs/eval-NNN that does not exist."""
+    return next(path for n in range(10**6) if not (path := Path(f"runs/eval-{n:03d}")).exists())
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    out = args.out or fresh_folder()
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is not a folder")
+    if out.is_dir() and any(out.iterdir()) and not args.force:
+        raise ValueError(f"{out} is not empty; choose another --out, or -f to write into it")
+    images = make_images(args.data)
+    codecs = [make_codec(text, args.device) for text in args.codec]
+    anchor = find_anchor(args.anchor, [codec.name for codec in codecs])
+
+    results = run(codecs, images, out)
+    for result in results:
+        (out / f"{result.name}.json").write_text(result.to_json())
+
+    report = table(results)
+    if anchor is not None:
+        low, high = args.range
+        if isinstance(anchor, str):
+            anchor = next(result for result in results if result.name == anchor)
+        rates = bd_rates(results, anchor, low, high)
+        report += f"BD-rate relative to {anchor.name}, {low:g} to {high:g} dB PSNR\n"
+        for name, rate in rates.items():
+            report += f"  {name:<24}" + (f"{rate:+8.2f} %\n" if isinstance(rate, float) else f"    none: {rate}\n")
+        document = {"anchor": anchor.name, "range": [low, high], "percent": rates}
+        (out / "bd_rate.json").write_text(json.dumps(document, indent=1))
+    print(report)
+    (out / "table.txt").write_text(report)
+
+    curves = [result.curve() for result in results]
+    if isinstance(anchor, Curve):
+        curves.append(anchor)
+    title = f"{len(images)} images" + (f" of {args.data.resolve().name}" if args.data else ", sample photographs")
+    if any(curve.bpp for curve in curves):
+        plot.rd_curves(curves, out / "rd.png", title)
+    failed = {failure["image"] for result in results for failure in result.failures}
+    ours = [codec for codec in codecs if codec.model is not None]
+    coded = [(name, image) for name, image in images if name not in failed]
+    if ours and coded:
+        plot_latents(ours[0], coded, out / "latents.png")
+
+    for result in results:
+        for row in result.rows:
+            if row.exceeds_estimate:
+                say(f"{row.file}: {row.bytes} bytes, but the model estimates only {row.estimated_bytes:.1f}")
+        for failure in result.failures:
+            level = "" if failure["quality"] is None else f" at quality {failure['quality']}"
+            say(f"{result.name} failed on {failure['image']}{level}: {failure['error']}")
+    say(f"results are in {out}")
+    undefined = args.anchor is not None and any(isinstance(rate, str) for rate in rates.values())
+    return 1 if failed or undefined else 0
+
+
+def say(text: str) -> None:
+    print(f"eval.py: {text}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; return 0, or 1 where anything could not be done."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, metavar="DIR", help="images, recursively (default: sample photographs)")
+    parser.add_argument(
+        "--codec",
+        nargs="+",
+        default=["lic", "jpeg", "webp", "avif"],
+        metavar="NAME[:MODEL][@q1,q2,...]",
+        help="what to measure, and at which qualities 0..100: lic (the default model), lic:MODEL (the name of a shipped "
+        "model or the path of an exported one), jpeg, webp, avif (default: lic jpeg webp avif)",
+    )
+    parser.add_argument(
+        "--anchor",
+        metavar="NAME|FILE[:CURVE]",
+        help="what BD-rates are relative to: a codec of this run, or a JSON file of results or of named curves "
+        "(default: jpeg, where it runs)",
+    )
+    parser.add_argument(
+        "--range",
+        nargs=2,
+        type=float,
+        default=BD_RANGE,
+        metavar=("LOW", "HIGH"),
+        help=f"PSNR range of the BD-rate in dB (default: {BD_RANGE[0]:g} {BD_RANGE[1]:g})",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: the first free runs/eval-NNN)")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where lic runs (default: auto)"
+    )
+    parser.add_argument("-f", "--force", action="store_true", help="write into an output folder that is not empty")
+    args = parser.parse_args(argv)
+    if not args.range[0] < args.range[1]:
+        parser.error(f"--range needs LOW below HIGH, not {args.range[0]:g} {args.range[1]:g}")
+    try:
+        return evaluate(args)
+    except (OSError, ValueError) as error:
+        say(f"error: {error}")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
