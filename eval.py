@@ -1,7 +1,7 @@
 """Measure codecs on images: real files, rate, distortion, time; a table, BD-rates and plots. Reads from top to bottom.
 
     python eval.py                                    our codec beside JPEG, WebP and AVIF on four photographs
-    python eval.py --data kodak --codec lic lic:runs/000/model.safetensors@10,30,50,70,90 jpeg --out results
+    python eval.py --data kodak --codec lic lic:runs/001/model.safetensors@10,30,50,70,90 jpeg --out results
     python eval.py --data kodak --codec lic --anchor points.json:vtm
 
 The output folder holds CODEC.json (means in CompressAI's keys, and a row for every file), files/ (every file that was
@@ -9,6 +9,7 @@ measured), table.txt and bd_rate.json, rd.png, and latents.png (our symbols unde
 """
 
 import argparse
+import itertools
 import json
 import re
 import sys
@@ -19,8 +20,8 @@ import numpy as np
 
 import codec as lic
 from codec import plot
-from codec.data import find_images, sample_images
 from codec.evaluate import Codec, Result, lic_codec, load_image, rival_codec, run, table
+from codec.image import find_images, sample_images
 from codec.metrics import BD_RANGE, Curve, bd_rate, read_curve
 
 
@@ -34,7 +35,7 @@ def make_codec(text: str, device: str) -> Codec:
         return rival_codec(head, levels)
     if not model:
         return lic_codec(lic.load(device=device), levels)
-    path = Path(model)  # runs/000/model.safetensors is lic-000: every run's export has the same name
+    path = Path(model)  # runs/001/model.safetensors is lic-001: every run's export has the same name
     stem = path.parent.name if path.stem == "model" and path.parent.name else path.stem
     return lic_codec(lic.load(model, device=device), levels, name=f"lic-{stem}")
 
@@ -74,7 +75,7 @@ def bd_rates(results: Sequence[Result], anchor: Curve | Result, low: float, high
 
 
 def plot_latents(codec: Codec, images: Sequence[tuple[str, object]], path: Path) -> None:
-    """Plot the symbols of up to 24 images, at the middle one of the codec's qualities, under their learned densities."""
+    """Plot the symbols of up to 24 images at the middle one of the codec's qualities, under their learned densities."""
     quality = codec.qualities[len(codec.qualities) // 2]
     latents = [codec.model.estimate(load_image(image), quality).symbols for _, image in images[:24]]  # (C, h, w) each
     symbols = np.concatenate([latent.reshape(len(latent), -1) for latent in latents], axis=1)
@@ -83,8 +84,8 @@ def plot_latents(codec: Codec, images: Sequence[tuple[str, object]], path: Path)
 
 
 def fresh_folder() -> Path:
-    """Return the first folder runs/eval-NNN that does not exist."""
-    return next(path for n in range(10**6) if not (path := Path(f"runs/eval-{n:03d}")).exists())
+    """Return the first of runs/eval-001, runs/eval-002, ... that does not exist."""
+    return next(path for n in itertools.count(1) if not (path := Path(f"runs/eval-{n:03d}")).exists())
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -152,8 +153,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         nargs="+",
         default=["lic", "jpeg", "webp", "avif"],
         metavar="NAME[:MODEL][@q1,q2,...]",
-        help="what to measure, and at which qualities 0..100: lic (the default model), lic:MODEL (the name of a shipped "
-        "model or the path of an exported one), jpeg, webp, avif (default: lic jpeg webp avif)",
+        help="what to measure, and at which qualities 0..100: lic (the default model), lic:MODEL (a shipped model's "
+        "name or an exported model's path), jpeg, webp, avif (default: lic jpeg webp avif)",
     )
     parser.add_argument(
         "--anchor",
@@ -174,12 +175,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where lic runs (default: auto)"
     )
     parser.add_argument("-f", "--force", action="store_true", help="write into an output folder that is not empty")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     if not args.range[0] < args.range[1]:
         parser.error(f"--range needs LOW below HIGH, not {args.range[0]:g} {args.range[1]:g}")
     try:
         return evaluate(args)
     except (OSError, ValueError) as error:
+        if args.debug:
+            raise
         say(f"error: {error}")
         return 1
 

@@ -5,8 +5,8 @@
     python train.py codec/configs/fast-factorized.toml --data DIR --val DIR --out runs/mine --minutes 60
     python train.py --out runs/mine --resume            go on where it stopped, also after a crash
 
-The run folder holds the resolved config.toml, log.jsonl (every number), tb/ (TensorBoard), last.pt (the newest state), best.pt
-(the best on the validation images) and, when the schedule is through, model.safetensors with rd.png.
+The run folder holds the resolved config.toml, log.jsonl (every number), tb/ (TensorBoard), last.pt (the newest state),
+best.pt (the best on the validation images) and, when the schedule is through, model.safetensors with rd.png.
 """
 
 import argparse
@@ -75,7 +75,9 @@ def measure_scale(model: FactorizedCodec, patches: data.Patches, device: torch.d
 
 
 def validate(model: FactorizedCodec, images: list, config: Config) -> dict[str, float]:
-    """Code the validation images to real bytes and back: mean bpp, psnr, and the weighted RD loss, per quality and in all."""
+    """Code the validation images to real bytes and back: mean bpp, psnr, and the weighted RD loss, per quality and in
+    all.
+    """
     qualities = config.train.val_qualities if config.model.variable_rate else [None]
     model.build_tables(qualities)
     result, total, weights = {}, 0.0, 0.0
@@ -103,12 +105,14 @@ class Run:
         self.config = config
         self.device = device
         self.model = FactorizedCodec(config.model).to(device).use_bf16(config.train.precision)
-        slow = [p for name, p in self.model.named_parameters() if ".shortcut." in name]
-        rest = [p for name, p in self.model.named_parameters() if ".shortcut." not in name]
+        self.lr_scale = {"shortcut": config.train.shortcut_lr, "prior": config.train.prior_lr, "": 1.0}
+        parts: dict[str, list[Tensor]] = {part: [] for part in self.lr_scale}
+        for name, parameter in self.model.named_parameters():
+            parts[next(part for part in parts if part in name)].append(parameter)
+        groups = [{"params": parameters} for parameters in parts.values()]
         self.optimizer = torch.optim.AdamW(
-            [{"params": rest, "scale": 1.0}, {"params": slow, "scale": config.train.shortcut_lr}],
-            lr=config.train.lr, weight_decay=config.train.weight_decay, fused=True,
-        )  # fmt: skip
+            groups, lr=config.train.lr, weight_decay=config.train.weight_decay, fused=True
+        )
         if config.train.compile:
             self.model.prior.likelihood = torch.compile(self.model.prior.likelihood)
         self.step = 0
@@ -129,10 +133,10 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
 
     def update(self, x: Tensor) -> dict[str, Tensor]:
-        """One optimiser step on a batch (B, 3, H, W) in [0, 1]; returns its figures as tensors, so that nothing waits."""
+        """One optimiser step on a batch (B, 3, H, W) in [0, 1]; returns figures as tensors: nothing waits."""
         c = self.config.train
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, c) * group["scale"]
+        for group, scale in zip(self.optimizer.param_groups, self.lr_scale.values(), strict=True):
+            group["lr"] = learning_rate(self.step, c) * scale
         quality, lmbda = draw(self.step, self.config, x.device)
         terms = losses(self.model, x, quality, lmbda)
         weight = lmbda.rsqrt() / lmbda.rsqrt().mean()  # high lambdas would drown low rates
@@ -153,7 +157,9 @@ class Log:
     def __init__(self, folder: Path, step: int, steps: int):
         self.file = open(folder / "log.jsonl", "a", buffering=1)
         self.board = SummaryWriter(folder / "tb", purge_step=step)
-        self.bar = tqdm(initial=step, total=steps, unit="step", dynamic_ncols=True, disable=None)  # None: only on a terminal
+        self.bar = tqdm(
+            initial=step, total=steps, unit="step", dynamic_ncols=True, disable=None
+        )  # None: only on a terminal
 
     def numbers(self, kind: str, step: int, values: dict[str, float]) -> None:
         """Write figures of one kind (train, val): every one of them to the file and the board, all in one line."""
@@ -187,12 +193,14 @@ def train(run: Run, out: Path, minutes: float) -> bool:
     """The loop: until the schedule is through (True) or the minutes are over (False). Saves last.pt and best.pt."""
     config, c = run.config, run.config.train
     started = time.monotonic()
-    patches = data.Patches(data.training_images(config.data), data.patch_transform(config.data), c.seed, c.steps * c.batch)
+    patches = data.Patches(
+        data.training_images(config.data), data.patch_transform(config.data), c.seed, c.steps * c.batch
+    )
     held_out = data.validation_images(config.data)
     log = Log(out, run.step, c.steps)
     log.say(
-        f"{len(patches.images)} training and {len(held_out)} validation images, {c.steps} steps of {c.batch} patches of "
-        f"{config.data.patch}x{config.data.patch}, {sum(p.numel() for p in run.model.parameters()) / 1e6:.2f} M parameters, "
+        f"{len(patches.images)} training, {len(held_out)} validation images, {c.steps} steps of {c.batch} patches of "
+        f"{config.data.patch}x{config.data.patch}, {run.model.parameter_count() / 1e6:.2f} M parameters, "
         f"{run.device.type}, {run.model.precision}\nwatch it: tensorboard --logdir {out / 'tb'}"
     )
 
@@ -235,7 +243,8 @@ def train(run: Run, out: Path, minutes: float) -> bool:
             save_checkpoint(out / "last.pt", run.state())
         if over:
             break
-    log.say(f"validation RD loss: {run.first:.4f} at step 0, {run.best:.4f} at best ({100 * (run.best / run.first - 1):+.1f} %)")
+    change = 100 * (run.best / run.first - 1)
+    log.say(f"validation RD loss: {run.first:.4f} at step 0, {run.best:.4f} at best ({change:+.1f} %)")
     if run.skipped:
         log.say(f"{run.skipped} steps with a gradient that was not finite were skipped")
     log.close()
@@ -270,13 +279,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("config", nargs="?", help="TOML file; none: the defaults below")
     parser.add_argument("--out", type=Path, help="run folder, new or empty (default: the first free runs/NNN)")
     parser.add_argument("--resume", action="store_true", help="continue from OUT/last.pt with the configuration in it")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many minutes with everything saved")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: the GPU if there is one")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="stop after so many minutes with everything saved"
+    )
+    parser.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: the GPU if there is one"
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     configuration.add_options(parser)
     args = parser.parse_args(argv)
     if args.resume and (args.config or args.out is None):
-        parser.error("--resume takes --out RUN and no configuration file: it continues with the configuration of the run")
+        parser.error(
+            "--resume takes --out RUN and no configuration file: it continues with the configuration of the run"
+        )
     command = "python train.py " + shlex.join(sys.argv[1:] if argv is None else argv)
     try:
         out = args.out or free_folder()
@@ -295,7 +310,9 @@ def main(argv: list[str] | None = None) -> int:
         if train(run, out, args.minutes):
             finish(run, out, command)
         else:
-            print(f"stopped at step {run.step} of {config.train.steps}; go on with: python train.py --out {out} --resume")
+            print(
+                f"stopped at step {run.step} of {config.train.steps}; go on with: python train.py --out {out} --resume"
+            )
     except (OSError, ValueError) as error:
         if args.debug:
             raise

@@ -26,8 +26,9 @@ __all__ = ["FormatError", "decompress", "load"]
 def load(model: str | None = None, device: str = "auto", precision: str = "auto") -> FactorizedCodec:
     """An exported model by name or by path of its .safetensors file; none: the default model.
 
-    `device` is auto (the GPU if there is one), cpu or cuda; `precision` auto runs the transforms' trunks in bfloat16 where the
-    device has it natively, fp32 never. Raises checkpoint.ModelError if there is no such model or its file is damaged.
+    `device` is auto (the GPU if there is one), cpu or cuda; `precision` auto runs the transforms' trunks in bfloat16
+    where the device has it natively, fp32 never. Raises checkpoint.ModelError if there is no such model or its file is
+    damaged.
     """
     from codec import checkpoint
 
@@ -37,7 +38,9 @@ def load(model: str | None = None, device: str = "auto", precision: str = "auto"
 def decompress(
     data: bytes, model: FactorizedCodec | None = None, device: str = "auto", max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
-    """The image of a .lic file: RGB or L. FormatError if the bytes are damaged, ModelError if their model is not at hand."""
+    """The image of a .lic file: RGB or L. FormatError if the bytes are damaged, ModelError if their model is not at
+    hand.
+    """
     header, _ = read(data, max_pixels)
     if model is None:
         from codec import checkpoint

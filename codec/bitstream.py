@@ -1,10 +1,10 @@
 """The .lic file format, version 1. This text is the specification.
 
-All integers are unsigned. `varint` is LEB128: 7 bits a byte, least significant group first, the top bit set on every byte
-but the last, at most 5 bytes, no superfluous zero byte at the end. Fixed-size integers are little-endian.
+All integers are unsigned. `varint` is LEB128: 7 bits a byte, least significant group first, the top bit set on every
+byte but the last, at most 5 bytes, no superfluous zero byte at the end. Fixed-size integers are little-endian.
 
     file     = header, section x sections
-    header   = magic      4 bytes  89 4C 49 43  ("\\x89LIC": the first byte is no text, so that text-mode transfers show)
+    header   = magic      4 bytes  89 4C 49 43, "\\x89LIC": the first byte is no text, so that text-mode transfers show
                version    1 byte   1
                model      8 bytes  id of the model that wrote the file and must read it
                quality    1 byte   0..100, or 255 for a model trained for one lambda
@@ -18,9 +18,9 @@ but the last, at most 5 bytes, no superfluous zero byte at the end. Fixed-size i
                payload    length bytes
                checksum   4 bytes  CRC-32 (zlib's) of header + tag + length + payload
 
-Nothing follows the last section. Tags: 1 = the latent y as one stream of entropy/rans.py, symbols in the order (channel, row,
-column), table = channel. How many symbols there are follows from width and height, never from the stream: M channels of
-ceil(height/16) x ceil(width/16).
+Nothing follows the last section. Tags: 1 = the latent y as one stream of entropy/rans.py, symbols in the order
+(channel, row, column), table = channel. How many symbols there are follows from width and height, never from the
+stream: M channels of ceil(height/16) x ceil(width/16).
 
 Every error in the bytes is a FormatError. Checksums are verified before a model is looked for, and the size against
 `max_pixels` before anything is allocated.
@@ -139,7 +139,9 @@ def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, list[Sectio
     if unknown:
         raise FormatError(f"section {unknown[0]} is critical and not known to this version")
     if width * height > max_pixels:
-        raise FormatError(f"{width}x{height} pixels are more than the limit of {max_pixels}; raise max_pixels to allow it")
+        raise FormatError(
+            f"{width}x{height} pixels are more than the limit of {max_pixels}; raise max_pixels to allow it"
+        )
     return Header(model, None if quality == NO_QUALITY else quality, MODES[mode], width, height), sections
 
 

@@ -1,8 +1,10 @@
-"""Models on disk: training checkpoints (torch, tensors and plain values only) and exported models (safetensors, no pickle).
+"""Models on disk: training checkpoints (torch, tensors and plain values only) and exported models (safetensors, no
+pickle).
 
-An exported model is one file that decodes for ever: weights, the configuration, and the integer tables, made once here and
-never rebuilt. Its id is the SHA-256 of all of that, cut to 8 bytes; every .lic file carries the id of its model. Models are found
-by id or name in the package, then in the folders of the environment variable LIC_MODELS, then in the file given.
+An exported model is one file that decodes for ever: weights, the configuration, and the integer tables, made once here
+and never rebuilt. Its id is the SHA-256 of all of that, cut to 8 bytes; every .lic file carries the id of its model.
+A model is the file given, or is looked for by name or id in the package, then in the folders of the environment
+variable LIC_MODELS.
 """
 
 import hashlib
@@ -34,7 +36,10 @@ class ModelError(ValueError):
 def write_atomically(path: Path | str, data: bytes) -> None:
     """Write a file so that a reader sees the old one or the new one, never a part: temporary name, sync, rename."""
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from None  # not by its temporary name
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -75,8 +80,8 @@ def _compact(name: str, tensor: torch.Tensor) -> torch.Tensor:
 def export(model: FactorizedCodec, path: Path | str, about: dict[str, str] | None = None) -> str:
     """Write a model as one .safetensors file and give it its id (16 hex digits), which is also returned.
 
-    Weights are rounded as they are stored before the tables are made, so that what is in the file is what the tables belong to.
-    `about` holds free text for the model card (command, steps).
+    Weights are rounded as they are stored before the tables are made, so that what is in the file is what the tables
+    belong to. `about` holds free text for the model card (command, steps).
     """
     state = {name: _compact(name, t.detach().cpu().contiguous()) for name, t in model.state_dict().items()}
     model.load_state_dict({name: tensor.to(torch.float32) for name, tensor in state.items()})
@@ -139,13 +144,21 @@ def shipped() -> Iterator[Path]:
         yield from sorted(folder.glob("*.safetensors"))
 
 
+def _id(path: Path) -> str | None:
+    """The id of an exported model, None for another kind of file."""
+    try:
+        return about(path)["id"]
+    except ModelError:
+        return None
+
+
 def find_model(name: str | None = None, id: str | None = None) -> Path:
     """The file of a model given by name (or path), or by the id in a .lic file; ModelError says what was looked for."""
     if name is not None and Path(name).suffix == ".safetensors":
         return Path(name)
     known = list(shipped())
     for path in known:
-        if path.stem == name or (id is not None and about(path)["id"] == id):
+        if path.stem == name if name is not None else _id(path) == id:
             return path
     wanted = f"named {name!r}" if name is not None else f"with id {id}"
     raise ModelError(

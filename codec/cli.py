@@ -1,14 +1,14 @@
 """The command line: lic compress, decompress, info, models, demo.
 
-Data goes to files or, for `-`, to stdout; messages go to stderr. Exit code 0: all done, 1: something failed (one line each), 2: the
-command line makes no sense. torch is imported only by the commands that need it.
+Data goes to files or, for `-`, to stdout; messages go to stderr. Exit code 0: all done, 1: something failed (one line
+each), 2: the command line makes no sense. torch is imported only by the commands that need it.
 """
 
 import argparse
 import io
 import json
 import sys
-import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def run_jobs(jobs: list[tuple[str, str]], work: Callable[[str, str], str], debug
     for source, target in tqdm(jobs, unit="file", disable=len(jobs) < 2 or not sys.stderr.isatty()):
         try:
             tqdm.write(work(source, target), file=sys.stderr)
-        except (Failure, OSError, ValueError) as error:
+        except Exception as error:
             if debug:
                 raise
             failures += 1
@@ -99,10 +99,11 @@ def run_jobs(jobs: list[tuple[str, str]], work: Callable[[str, str], str], debug
 
 
 def explain(error: Exception) -> str:
-    """One line for an exception."""
+    """One line for an exception; one that no check of ours raised is called by its class."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split())
+    return text if isinstance(error, (Failure, OSError, ValueError)) else f"{type(error).__name__}: {text}"
 
 
 def open_image(source: str, max_pixels: int):
@@ -114,19 +115,23 @@ def open_image(source: str, max_pixels: int):
     if not data:
         raise Failure("the file is empty")
     try:
-        image = Image.open(io.BytesIO(data))
-        if image.width * image.height > max_pixels:
-            raise Failure(f"{image.width}x{image.height} pixels are more than the limit of {max_pixels}")
-        image.load()
+        with warnings.catch_warnings(action="ignore"):  # of damage that does not matter
+            image = Image.open(io.BytesIO(data))
+            if image.width * image.height > max_pixels:
+                raise Failure(f"{image.width}x{image.height} pixels are more than the limit of {max_pixels}")
+            image.load()
+            upright = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
         raise Failure("not an image that Pillow can read") from None
-    except SyntaxError as error:  # Pillow's word for a broken PNG chunk
-        raise Failure(f"damaged image: {error}") from None
+    except Failure:
+        raise
+    except Exception as error:  # each of Pillow's decoders has classes of its own for damage
+        raise Failure(f"damaged image: {error}") from error
     if image.mode not in bitstream.MODES:
         raise Failure(f"mode {image.mode} is not supported yet, only RGB and L: convert the image to one of them first")
     if image.info.get("icc_profile"):
         say(f"lic: {source}: its colour profile is not kept")
-    return ImageOps.exif_transpose(image)
+    return upright
 
 
 def announce_kernels() -> None:
@@ -156,8 +161,16 @@ def compress(args: argparse.Namespace) -> int:
     return run_jobs(jobs, work, args.debug)
 
 
+def find_lic(folder: Path) -> list[Path]:
+    """All .lic files below a folder, sorted by path; Failure if there are none."""
+    paths = sorted(folder.rglob("*.lic"))
+    if not paths:
+        raise Failure(f"no .lic files in {folder}")
+    return paths
+
+
 def decompress(args: argparse.Namespace) -> int:
-    files = expand(args.inputs, lambda folder: sorted(folder.glob("*.lic")))
+    files = expand(args.inputs, find_lic)
     jobs = plan(args.inputs, files, args.output, ".png", args.force)
     loaded = {}
 
@@ -185,11 +198,11 @@ def format_of(target: str) -> str:
 
     if target == "-":
         return "PNG"
-    known = Image.registered_extensions()
     extension = Path(target).suffix.lower()
-    if extension not in known:
-        raise Failure(f"{target}: cannot tell the image format from {extension!r}; use .png")
-    return known[extension]
+    name = Image.registered_extensions().get(extension)
+    if name not in Image.SAVE:
+        raise Failure(f"{target}: no image format that can be written has the extension {extension!r}; use .png")
+    return name
 
 
 def info(args: argparse.Namespace) -> int:
@@ -198,7 +211,7 @@ def info(args: argparse.Namespace) -> int:
         try:
             data = read_bytes(source)
             header, sections = bitstream.read(data)
-        except (OSError, ValueError) as error:
+        except Exception as error:
             if args.debug:
                 raise
             failures += 1
@@ -246,35 +259,54 @@ def demo(args: argparse.Namespace) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="lic", description="Learned image compression: photographs to small files and back.")
+    top = argparse.ArgumentParser(
+        prog="lic", description="Learned image compression: photographs to small files and back."
+    )
     top.add_argument("-V", "--version", action="version", version=f"lic {codec.__version__}")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     files = argparse.ArgumentParser(add_help=False, parents=[common])
     files.add_argument("inputs", nargs="+", metavar="IN", help="files or folders; - is stdin")
     files.add_argument("-o", "--output", metavar="OUT", help="output file, or folder for several inputs; - is stdout")
-    files.add_argument("-m", "--model", metavar="MODEL", help="name of a model (see lic models) or its .safetensors file")
-    files.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the network runs (default: auto)")
+    files.add_argument(
+        "-m", "--model", metavar="MODEL", help="name of a model (see lic models) or its .safetensors file"
+    )
+    files.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the network runs (default: auto)"
+    )
     files.add_argument("-f", "--force", action="store_true", help="replace existing output files")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     sub = commands.add_parser("compress", parents=[files], help="images -> .lic files")
     sub.add_argument("-q", "--quality", type=int, help=f"0 (smallest) to 100 (best) (default: {DEFAULT_QUALITY})")
     sub.add_argument(
-        "--precision", choices=("auto", "fp32"), default="auto", help="auto: bf16 where the device has it natively (default: auto)"
+        "--precision",
+        choices=("auto", "fp32"),
+        default="auto",
+        help="auto: bf16 where the device has it natively (default: auto)",
     )
     sub.set_defaults(run=compress)
-    sub = commands.add_parser("decompress", parents=[files], help=".lic files -> images (PNG unless OUT says otherwise)")
+    sub = commands.add_parser(
+        "decompress", parents=[files], help=".lic files -> images (PNG unless OUT says otherwise)"
+    )
     sub.set_defaults(run=decompress)
-    sub = commands.add_parser("info", parents=[common], help="what a .lic file says about itself; verifies its checksums")
+    sub = commands.add_parser(
+        "info", parents=[common], help="what a .lic file says about itself; verifies its checksums"
+    )
     sub.add_argument("inputs", nargs="+", metavar="FILE", help=".lic files; - is stdin")
     sub.add_argument("--json", action="store_true", help="print JSON instead of a line per file")
     sub.set_defaults(run=info)
-    sub = commands.add_parser("models", parents=[common], help="the models at hand: size, parameters, kMAC/pixel, rates")
+    sub = commands.add_parser(
+        "models", parents=[common], help="the models at hand: size, parameters, kMAC/pixel, rates"
+    )
     sub.set_defaults(run=models)
-    sub = commands.add_parser("demo", parents=[common], help="compress sample photographs, compare with JPEG, WebP and AVIF")
+    sub = commands.add_parser(
+        "demo", parents=[common], help="compress sample photographs, compare with JPEG, WebP and AVIF"
+    )
     sub.add_argument("--out", type=Path, default=Path("lic-demo"), help="folder for all results (default: lic-demo)")
-    sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the network runs (default: auto)")
+    sub.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the network runs (default: auto)"
+    )
     sub.set_defaults(run=demo)
     return top
 
@@ -284,7 +316,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         return args.run(args)
-    except (Failure, OSError, ValueError, ImportError) as error:
+    except Exception as error:
         if args.debug:
             raise
         say(f"lic: {explain(error)}")

@@ -1,7 +1,9 @@
-"""Typed configuration: three dataclasses, one TOML table each, every field with its meaning; an unknown key is an error.
+"""Typed configuration: three dataclasses, one TOML table each, every field with its meaning; an unknown key is an
+error.
 
-The defaults below are the only ones. A file (codec/configs/*.toml) changes some of them, the command line (`--key value`)
-has the last word, and the resolved result is stored in the run folder, in every checkpoint and in the exported model.
+The defaults below are the only ones. A file (codec/configs/*.toml) changes some of them, the command line (`--key
+value`) has the last word, and the resolved result is stored in the run folder, in every checkpoint and in the exported
+model.
 """
 
 import argparse
@@ -52,10 +54,14 @@ class ModelConfig:
 class DataConfig:
     """Where the images come from and how a training patch is cut."""
 
-    data: list[str] = _option([], "training folders (searched recursively) or cifar10:DIR; none: the sample photographs")
+    data: list[str] = _option(
+        [], "training folders (searched recursively) or cifar10:DIR; none: the sample photographs"
+    )
     val: list[str] = _option([], "validation folders; none: a sample photograph that is not trained on")
     patch: int = _option(128, "side of a training patch in pixels, a multiple of 16")
-    resize: list[int] = _option([], "before cropping, bring the shorter side (antialiased) to a random size in MIN MAX; none: off")
+    resize: list[int] = _option(
+        [], "before cropping, bring the shorter side (antialiased) to a random size in MIN MAX; none: off"
+    )
     flip: bool = _option(True, "flip every second patch left to right")
     cache: bool = _option(True, "keep decoded training images in memory (3 bytes a pixel)")
     workers: int = _option(0, "loader processes; 0 loads in the training process")
@@ -77,10 +83,13 @@ class TrainConfig:
     warmup: int = _option(500, "steps of linear warm-up")
     decay: float = _option(0.3, "last fraction of the steps, over which the rate falls linearly to lr/100")
     shortcut_lr: float = _option(0.1, "learning rate of the linear shortcut, relative to lr")
+    prior_lr: float = _option(5.0, "learning rate of the densities, relative to lr")
     weight_decay: float = _option(0.0, "AdamW's decoupled weight decay")
     clip: float = _option(1.0, "largest norm of the gradient")
     precision: str = _option("auto", "auto: bf16 trunks where the device has bf16 natively; fp32: never")
-    compile: bool = _option(False, "compile the densities with torch.compile: about 20 s, then a faster step; needs a C++ compiler")
+    compile: bool = _option(
+        False, "compile the densities with torch.compile: about 20 s, then a faster step; needs a C++ compiler"
+    )
     seed: int = _option(1, "seed of weights, patches, qualities and noise")
     val_every: int = _option(2000, "steps between validations")
     val_qualities: list[int] = _option([10, 30, 50, 70, 90], "qualities validated in an all-rates model")

@@ -1,6 +1,7 @@
 """Images for training and validation: folders, CIFAR-10, or the photographs inside scikit-image's wheel.
 
-A training patch is a function of (seed, sample number) alone: the same whatever the number of workers, and after a resume.
+A training patch is a function of (seed, sample number) alone: the same whatever the number of workers, and after a
+resume.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from codec.config import DataConfig
 from codec.image import find_images, sample_images
 from codec.layers import mirror_pad
 
+
 class CIFAR10Images(Sequence):
     """The 50,000 training images of a local CIFAR-10 copy, in the layout torchvision expects; never downloads."""
 
@@ -27,8 +29,8 @@ class CIFAR10Images(Sequence):
             self.images = CIFAR10(folder, train=True, download=False).data  # (50000, 32, 32, 3) uint8
         except RuntimeError as error:
             raise FileNotFoundError(
-                f"no CIFAR-10 below {folder}: expected {folder}/cifar-10-batches-py/ with data_batch_1..5, test_batch and "
-                "batches.meta, the unpacked cifar-10-python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html"
+                f"no CIFAR-10 below {folder}: expected {folder}/cifar-10-batches-py/ with data_batch_1..5, test_batch, "
+                "batches.meta: the unpacked cifar-10-python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html"
             ) from error
 
     def __len__(self) -> int:
@@ -62,7 +64,9 @@ class SampleImages(Sequence):
     """The sample photographs but the one that validation takes."""
 
     def __init__(self):
-        self.images = [torch.from_numpy(np.array(i)).permute(2, 0, 1) for name, i in sample_images() if name != "coffee"]
+        self.images = [
+            torch.from_numpy(np.array(i)).permute(2, 0, 1) for name, i in sample_images() if name != "coffee"
+        ]
 
     def __len__(self) -> int:
         return len(self.images)

@@ -1,7 +1,7 @@
 """`lic demo`: compress real photographs with the model we ship, beside JPEG, WebP and AVIF, and show the result.
 
-The photographs come inside scikit-image's wheel. Every file is written to disk and decoded from there; the rates are file
-sizes and the PSNR is that of the decoded 8-bit image.
+The photographs come inside scikit-image's wheel. Every file is written to disk and decoded from there; the rates are
+file sizes and the PSNR is that of the decoded 8-bit image.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from PIL import Image
 
 import codec
 from codec import plot
-from codec.evaluate import Codec, Result, fit_size, lic_codec, rival_codec, run
+from codec.evaluate import Codec, fit_size, lic_codec, rival_codec, run, table
 from codec.image import sample_images
 from codec.metrics import psnr
 
@@ -41,18 +41,6 @@ def compare_crops(codecs: list[Codec], images: list[tuple[str, Image.Image]], pa
     plot.crops(rows, path, "Crops at equal file size")
 
 
-def table(results: list[Result]) -> str:
-    """PSNR of every codec's qualities beside the rate, means over the photographs, and the files' rate against JPEG's."""
-    lines = ["codec  quality      bpp     PSNR   MS-SSIM   encode   decode"]
-    for result in results:
-        for point in result.means():
-            lines.append(
-                f"{result.name:5s} {point['quality']:8d} {point['bpp']:8.3f} {point['psnr']:5.2f} dB {point['ms_ssim']:9.4f}"
-                f" {1e3 * point['encoding_time']:5.0f} ms {1e3 * point['decoding_time']:5.0f} ms"
-            )
-    return "\n".join(lines)
-
-
 def run_demo(out: Path, device: str) -> int:
     """Write files, table and plots to `out`, which must be new or empty; returns the exit code."""
     if out.exists() and any(out.iterdir()):
@@ -63,11 +51,13 @@ def run_demo(out: Path, device: str) -> int:
     codecs += [rival_codec(name, QUALITIES[name]) for name in ("jpeg", "webp", "avif")]
     results = run(codecs, images, out)
     text = table(results)
-    print("\n".join(f"{result.name}: {result.description}" for result in results) + "\n\n" + text)
-    (out / "table.txt").write_text(text + "\n")
-    plot.rd_curves([result.curve() for result in results], out / "rd.png", "Four photographs from scikit-image")
-    compare_crops(codecs, images, out / "crops.png")
+    print(text)
+    (out / "table.txt").write_text(text)
     for result in results:
         (out / f"{result.name}.json").write_text(result.to_json())
-    print(f"\nrate-distortion plot: {out / 'rd.png'}\ncrops at equal size:  {out / 'crops.png'}\nfiles:                {out / 'files'}")
+    plot.rd_curves([result.curve() for result in results], out / "rd.png", "Four photographs from scikit-image")
+    compare_crops(codecs, images, out / "crops.png")
+    print(f"rate-distortion plot  {out / 'rd.png'}")
+    print(f"crops at equal size   {out / 'crops.png'}")
+    print(f"all files             {out / 'files'}")
     return 1 if any(result.failures for result in results) else 0

@@ -18,7 +18,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +83,8 @@ class Row:
     @property
     def exceeds_estimate(self) -> bool:
         """Whether the file is larger than its estimate allows."""
-        if self.estimated_bytes is None:
-            return False
-        return self.bytes > self.estimated_bytes * ESTIMATE_FACTOR + ESTIMATE_BYTES
+        estimate = self.estimated_bytes
+        return estimate is not None and self.bytes > estimate * ESTIMATE_FACTOR + ESTIMATE_BYTES
 
 
 @dataclass
@@ -109,8 +108,7 @@ class Result:
         for row in self.rows:
             if row.image in good:
                 points.setdefault(row.quality, []).append(row)
-        numbers = ("bytes", "bpp", "psnr", "ms_ssim", "encoding_time", "decoding_time")
-        numbers += ("estimated_bytes", "cross_entropy", "empirical_entropy")
+        numbers = [f.name for f in fields(Row) if f.name not in ("image", "quality", "file")]
         means = [
             {"quality": quality}
             | {n: float(np.mean([getattr(r, n) for r in rows])) for n in numbers if getattr(rows[0], n) is not None}
@@ -126,20 +124,10 @@ class Result:
     def to_json(self) -> str:
         """The result as JSON text with CompressAI's keys; NaN and infinity become null."""
         means = self.means()
-        keys = {"bpp": "bpp", "psnr-rgb": "psnr", "ms-ssim-rgb": "ms_ssim"}
-        keys |= {key: key for key in ("encoding_time", "decoding_time", "quality")}
-        if means and "estimated_bytes" in means[0]:
-            keys |= {key: key for key in ("estimated_bytes", "cross_entropy", "empirical_entropy")}
-        document = {
-            "name": self.name,
-            "description": self.description,
-            "results": {key: [point[ours] for point in means] for key, ours in keys.items()},
-            "device": self.device,
-            "versions": self.versions,
-            "images": self.images,
-            "failures": self.failures,
-            "rows": [asdict(row) for row in self.rows],
-        }
+        theirs = {"psnr": "psnr-rgb", "ms_ssim": "ms-ssim-rgb"}
+        keys = means[0] if means else ("bpp", "psnr", "ms_ssim", "encoding_time", "decoding_time")
+        results = {theirs.get(key, key): [point[key] for point in means] for key in keys}
+        document = {"name": self.name, "description": self.description, "results": results, **asdict(self)}
         return json.dumps(_finite(document), indent=1, allow_nan=False)
 
 

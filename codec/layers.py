@@ -1,7 +1,7 @@
 """Layers shared by the transforms: mirror-padded convolutions, GDN, and the residual block of the fast family.
 
-Every convolution mirrors its input at the border (no zeros, no wrap), on the up-sampling side too, and for inputs smaller
-than the padding. Feature maps are (B, C, H, W) floats.
+Every convolution mirrors its input at the border (no zeros, no wrap), on the up-sampling side too, and for inputs
+smaller than the padding. Feature maps are (B, C, H, W) floats.
 """
 
 import torch
@@ -12,7 +12,8 @@ from codec.quantize import lower_bound
 
 
 def mirror_index(size: int, before: int, after: int) -> Tensor:
-    """Source index of each sample of an axis of `size` mirrored by `before` and `after` samples: int64 (before+size+after,).
+    """Source index of each sample of an axis of `size` mirrored by `before` and `after` samples: int64
+    (before+size+after,).
 
     The border sample is not repeated: 2 1 | 0 1 2 3 | 2 1. An axis of one sample repeats it.
     """
@@ -46,8 +47,8 @@ class Conv2d(nn.Conv2d):
 class ConvTranspose2d(nn.ConvTranspose2d):
     """Mirror-padded transposed convolution, 5x5, stride 2: (B, C, H, W) -> (B, C', 2H, 2W).
 
-    nn.ConvTranspose2d can only pad with zeros. Output sample o gathers the inputs i with |2i - o| <= 2, so i runs from -1 to
-    H: one mirrored sample on each side, whose own outputs are cropped by two more samples of `padding`.
+    nn.ConvTranspose2d can only pad with zeros. Output sample o gathers the inputs i with |2i - o| <= 2, so i runs from
+    -1 to H: one mirrored sample on each side, whose own outputs are cropped by two more samples of `padding`.
     """
 
     def __init__(self, in_channels: int, out_channels: int):
@@ -58,11 +59,12 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 
 class GDN(nn.Module):
-    """Generalized divisive normalization (Ballé, Laparra and Simoncelli, 2016): y_i = x_i / sqrt(beta_i + sum_j gamma_ij x_j^2).
+    """Generalized divisive normalization (Ballé, Laparra and Simoncelli, 2016): y_i = x_i / sqrt(beta_i + sum_j
+    gamma_ij x_j^2).
 
-    The inverse multiplies by the root instead. beta and gamma are stored as sqrt(value + 2**-36), bounded below, so that
-    they stay positive under any gradient step (2**-18 is the offset of the authors' reference implementation). Parameter
-    names and values are those of compressai's GDN, whose state this class loads with strict=False.
+    The inverse multiplies by the root instead. beta and gamma are stored as sqrt(value + 2**-36), bounded below, so
+    that they stay positive under any gradient step (2**-18 is the offset of the authors' reference implementation).
+    Parameter names and values are those of compressai's GDN, whose state this class loads with strict=False.
     """
 
     PEDESTAL = 2.0**-36
@@ -83,8 +85,8 @@ class GDN(nn.Module):
 class Block(nn.Module):
     """Depthwise-separable residual unit followed by a feed-forward unit, both identities at step 0.
 
-    1x1 -> 3x3 depthwise -> 1x1, then 1x1 (x2) -> GELU -> 1x1: the division of labour of MobileNet and ConvNeXt, without a
-    norm, since the scale of an activation carries information here.
+    1x1 -> 3x3 depthwise -> 1x1, then 1x1 (x2) -> GELU -> 1x1: the division of labour of MobileNet and ConvNeXt, without
+    a norm, since the scale of an activation carries information here.
     """
 
     def __init__(self, channels: int):

@@ -36,18 +36,16 @@ def read_curve(path: Path, name: str | None = None) -> Curve:
     where it holds no such points.
     """
     try:
-        document = json.loads(path.read_text())
-        if "codecs" in document:
-            if name not in document["codecs"]:
-                raise ValueError(f"{path} has no curve {name!r}; add :NAME, one of {', '.join(document['codecs'])}")
-            points = document["codecs"][name]
-        else:
-            name = name or document.get("name", path.stem)
-            points = document.get("results", document)
-        psnr = points["psnr-rgb"] if "psnr-rgb" in points else points["psnr"]
-        curve = Curve(name, _floats(points["bpp"]), _floats(psnr))
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        several = document.get("codecs")
+        if several is None or name in several:
+            points = document.get("results", document) if several is None else several[name]
+            psnr = points["psnr-rgb"] if "psnr-rgb" in points else points["psnr"]
+            curve = Curve(name or document.get("name", path.stem), _floats(points["bpp"]), _floats(psnr))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} holds no rate-distortion points ({type(error).__name__}: {error})") from None
+    if several is not None and name not in several:
+        raise ValueError(f"{path} has no curve {name!r}; add :NAME, one of {', '.join(several)}")
     if len(curve.bpp) != len(curve.psnr):
         raise ValueError(f"{path}: {len(curve.bpp)} rates but {len(curve.psnr)} PSNR values")
     return curve
@@ -80,8 +78,13 @@ def ms_ssim(a, b) -> float:
         torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None].contiguous(memory_format=torch.channels_last)
         for image in (a, b)
     )  # (1, 3, H, W), 0..255
-    with torch.inference_mode():
-        return float(torch_ms_ssim(x, y, data_range=255))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # its many small operations wait for one another where another process uses the processor
+    try:
+        with torch.inference_mode():
+            return float(torch_ms_ssim(x, y, data_range=255))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def bpp(n_bytes: int, width: int, height: int) -> float:

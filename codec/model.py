@@ -3,19 +3,19 @@
     x --normalise, mirror pad--> g_a --> y --* gain--> quantize --> y_q --rANS, one table per channel--> bytes
     x_hat <--crop, denormalise-- g_s <-- y_hat <--dequantize, / gain-- y_q
 
-Ballé, Laparra and Simoncelli, "End-to-end optimized image compression" (2017), and section 3.1 of Ballé, Minnen, Singh, Hwang
-and Johnston (2018). The rate-distortion loss
+Ballé, Laparra and Simoncelli, "End-to-end optimized image compression" (2017), and section 3.1 of Ballé, Minnen, Singh,
+Hwang and Johnston (2018). The rate-distortion loss
 
     L = E[-log2 p(y_noisy)] / pixels + lmbda * 255^2 * E[(x - x_hat)^2]
 
-is, up to constants, the negative evidence lower bound of a variational autoencoder: the approximate posterior of the latent is
-the uniform density of width 1 around y (additive noise; its own entropy is zero), the prior is the learned density, so
-the rate is the KL divergence between the two, and the squared error is the negative log-likelihood of a Gaussian with
-variance 1 / (2 ln 2 * lmbda * 255^2) in units of one pixel.
+is, up to constants, the negative evidence lower bound of a variational autoencoder: the approximate posterior of the
+latent is the uniform density of width 1 around y (additive noise; its own entropy is zero), the prior is the learned
+density, so the rate is the KL divergence between the two, and the squared error is the negative log-likelihood of a
+Gaussian with variance 3 / (2 ln 2 * lmbda * 255^2) per colour sample.
 
 One model serves all rates (Cui et al., "Asymmetric gained deep image compression", 2021): quality q in 0..100 means
-lmbda(q) = lmbda_0 * (lmbda_1 / lmbda_0)^(q/100); the latent is multiplied by a gain per channel that can only grow with q, and
-the density stays in the domain before the gain. With a single lmbda in the configuration the gain is 1.
+lmbda(q) = lmbda_0 * (lmbda_1 / lmbda_0)^(q/100); the latent is multiplied by a gain per channel that can only grow with
+q, and the density stays in the domain before the gain. With a single lmbda in the configuration the gain is 1.
 """
 
 import contextlib
@@ -32,11 +32,11 @@ from codec import bitstream
 from codec import image as img
 from codec.config import ModelConfig
 from codec.layers import Knots, interpolate
-from codec.quantize import lower_bound, round_ste
+from codec.quantize import add_noise, lower_bound, round_ste
 from codec.transforms import TRANSFORMS
 from entropy.factorized import FactorizedPrior
 
-LIKELIHOOD_FLOOR = 1e-9  # the bound of compressai and tensorflow-compression: a symbol costs at most 30 bits in training
+LIKELIHOOD_FLOOR = 1e-9  # as in compressai and tensorflow-compression: in training a symbol costs at most 30 bits
 
 
 class Output(NamedTuple):
@@ -62,6 +62,9 @@ def has_native_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
+SHORTCUT_SCALE = 8.0  # the latent of an all-rates model is 8 times the orthonormal DCT of [0, 1] pixels
+
+
 class Gain(nn.Module):
     """Per-channel step sizes of the latent: 9 knots over the quality range, log-linear in between, never decreasing."""
 
@@ -77,14 +80,11 @@ class Gain(nn.Module):
         return interpolate(log_gain, level).exp()
 
 
-SHORTCUT_SCALE = 8.0  # the all-rates latent is 8 times the orthonormal DCT of [0, 1] pixels
-
-
 def step_gain(lmbda: float) -> float:
     """Gain over the latent (8 x orthonormal DCT) whose unit step is optimal for a DCT coder at high rate.
 
-    With distortion step^2/12 per coefficient and rate -log2(step), d/dstep (bpp + lmbda 255^2 mse) = 0 for three colours at
-    step^2 = 18 / (ln 2 * lmbda * 255^2).
+    With distortion step^2/12 per coefficient and rate -log2(step), d/dstep (bpp + lmbda 255^2 mse) = 0 for three
+    colours at step^2 = 18 / (ln 2 * lmbda * 255^2).
     """
     return math.sqrt(math.log(2) * lmbda * 255**2 / 18) / SHORTCUT_SCALE
 
@@ -97,7 +97,10 @@ class FactorizedCodec(nn.Module):
         self.config = config
         scale = SHORTCUT_SCALE * (1.0 if config.variable_rate else step_gain(config.lmbda[0]))
         analysis, synthesis = TRANSFORMS[config.transform]
-        options = dict(N=config.N, M=config.M, blocks=config.blocks, shortcut=config.shortcut, scale=scale)
+        options = dict(
+            N=config.N, M=config.M, blocks=config.blocks, shortcut=config.shortcut, scale=scale,
+            conditioned=config.variable_rate,
+        )  # fmt: skip
         self.g_a = analysis(**options)
         self.g_s = synthesis(**options)
         self.prior = FactorizedPrior(config.M)
@@ -133,11 +136,11 @@ class FactorizedCodec(nn.Module):
         return img.crop(x_hat, *size)
 
     def forward(self, x: Tensor, quality: Tensor | None = None) -> Output:
-        """Reconstruction and estimated bits; train() adds noise for the rate term, eval() rounds. Gradients flow in both."""
+        """Reconstruction and estimated bits, with gradients; for the rate term train() adds noise and eval() rounds."""
         level = self.level(quality)
         y, gain = self.analyse(x, level)
         y_q = round_ste(y * gain)
-        y_rate = y + (torch.rand_like(y) - 0.5) / gain if self.training else y_q / gain
+        y_rate = (add_noise(y * gain) if self.training else y_q) / gain
         likelihood = self.prior.likelihood(y_rate, 1 / gain)
         bits = -torch.log2(lower_bound(likelihood, LIKELIHOOD_FLOOR)).sum(dim=(1, 2, 3))
         return Output(self.synthesise(y_q, gain, level, x.shape[-2:]), bits)
@@ -180,7 +183,7 @@ class FactorizedCodec(nn.Module):
         return list(range(101)) if self.config.variable_rate else [None]
 
     def build_tables(self, qualities: list[int | None] | None = None) -> None:
-        """Make the integer tables from the densities: at export for all qualities, in validation for the ones wanted."""
+        """Make the integer tables from the densities: at export for all qualities, in validation for those wanted."""
         with torch.no_grad():
             for quality in self.qualities if qualities is None else qualities:
                 level = self.level(self._batch_of(quality, 1))

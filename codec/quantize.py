@@ -1,8 +1,8 @@
 """Quantization for training and for coding, and the lower bound: three autograd rules, each documented and tested.
 
-Rounding has a zero gradient almost everywhere, so training replaces it in two ways (Ballé, Laparra and Simoncelli, 2017,
-section 3; Minnen and Singh, 2020, section 3.3): the rate term sees additive uniform noise, whose density is that of the
-rounded value's probability mass, and the reconstruction sees the rounded value with a straight-through gradient.
+Rounding has a zero gradient almost everywhere, so training replaces it in two ways (Ballé, Laparra and Simoncelli,
+2017, section 3; Minnen and Singh, 2020, section 3.3): the rate term sees additive uniform noise, whose density is that
+of the rounded value's probability mass, and the reconstruction sees the rounded value with a straight-through gradient.
 """
 
 import torch

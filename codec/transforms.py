@@ -5,13 +5,14 @@
 
 `level` (B,) in [0, 1] is the quality of each sample of an all-rates codec, None in a codec for one lambda.
 
-`bmshj2018`: four 5x5 stride-2 convolutions with GDN between them (Ballé, Minnen, Singh, Hwang and Johnston, 2018, figure 4;
-the factorized codec of section 3.1), mirror-padded. It has published rate-distortion curves and no use for the level.
+`bmshj2018`: four 5x5 stride-2 convolutions with GDN between them (Ballé, Minnen, Singh, Hwang and Johnston, 2018,
+figure 4; the factorized codec of section 3.1), mirror-padded. It has published rate-distortion curves and no use for
+the level.
 
-`fast`: most of a classic codec's time goes into its layers at 1/2 and 1/4 resolution. This one has none: it folds 8x8 pixels
-into channels, works at 1/8 and 1/16, and adds a linear shortcut, initialised as a block DCT of decorrelated colours, so that
-at step 0 the codec *is* a DCT coder and training only has to improve on it (AuxT, Li, Zhang, Ma and Tian, 2025, does this
-with wavelets). The trunk may run in bfloat16; the shortcut and the sum stay in float32.
+`fast`: most of a classic codec's time goes into its layers at 1/2 and 1/4 resolution. This one has none: it folds 8x8
+pixels into channels, works at 1/8 and 1/16, and adds a linear shortcut, initialised as a block DCT of decorrelated
+colours, so that at step 0 the codec *is* a DCT coder and training only has to improve on it (AuxT, Li, Zhang, Ma and
+Tian, 2025, does this with wavelets). The trunk may run in bfloat16; the shortcut and the sum stay in float32.
 """
 
 import math
@@ -21,8 +22,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.layers import GDN, Block, Conv2d, ConvTranspose2d, Knots
-
-SHORTCUT_SCALE = 8.0  # of the latent over the orthonormal DCT of [0, 1] pixels: one unit is about one step at lambda 0.013
 
 
 class BalleAnalysis(nn.Module):
@@ -76,12 +75,14 @@ def dct_basis(M: int) -> Tensor:
 
 
 class FastAnalysis(nn.Module):
-    """g_a of the fast family: blocks[0] blocks of N channels at 1/8, blocks[1] of 2N at 1/16, M channels out, plus the shortcut."""
+    """g_a of the fast family: blocks[0] blocks of N channels at 1/8, blocks[1] of 2N at 1/16, M channels out, plus the
+    shortcut.
+    """
 
-    def __init__(self, N: int, M: int, blocks: list[int], shortcut: bool, scale: float):
+    def __init__(self, N: int, M: int, blocks: list[int], shortcut: bool, scale: float, conditioned: bool):
         super().__init__()
         self.stem = Conv2d(3 * 64, N, 1)
-        self.condition = Knots(2 * N)
+        self.condition = Knots(2 * N) if conditioned else None
         self.eighth = nn.Sequential(*(Block(N) for _ in range(blocks[0])))
         self.down = Conv2d(4 * N, 2 * N, 1)
         self.sixteenth = nn.Sequential(*(Block(2 * N) for _ in range(blocks[1])))
@@ -94,7 +95,7 @@ class FastAnalysis(nn.Module):
 
     def forward(self, x: Tensor, level: Tensor | None = None) -> Tensor:
         h = self.stem(F.pixel_unshuffle(x, 8))  # (B, N, H/8, W/8)
-        if level is not None:
+        if self.condition is not None:
             gamma, beta = self.condition(level).chunk(2, dim=1)
             h = h * (1 + gamma).to(h.dtype) + beta.to(h.dtype)
         h = self.down(F.pixel_unshuffle(self.eighth(h), 2))  # (B, 2N, H/16, W/16)
@@ -108,10 +109,10 @@ class FastAnalysis(nn.Module):
 class FastSynthesis(nn.Module):
     """g_s of the fast family, the mirror image of its g_a."""
 
-    def __init__(self, N: int, M: int, blocks: list[int], shortcut: bool, scale: float):
+    def __init__(self, N: int, M: int, blocks: list[int], shortcut: bool, scale: float, conditioned: bool):
         super().__init__()
         self.stem = Conv2d(M, 2 * N, 1)
-        self.condition = Knots(4 * N)
+        self.condition = Knots(4 * N) if conditioned else None
         self.sixteenth = nn.Sequential(*(Block(2 * N) for _ in range(blocks[1])))
         self.up = Conv2d(2 * N, 4 * N, 1)
         self.eighth = nn.Sequential(*(Block(N) for _ in range(blocks[0])))
@@ -124,7 +125,7 @@ class FastSynthesis(nn.Module):
 
     def forward(self, y: Tensor, level: Tensor | None = None) -> Tensor:
         h = self.stem(y)  # (B, 2N, H/16, W/16)
-        if level is not None:
+        if self.condition is not None:
             gamma, beta = self.condition(level).chunk(2, dim=1)
             h = h * (1 + gamma).to(h.dtype) + beta.to(h.dtype)
         h = F.pixel_shuffle(self.up(self.sixteenth(h)), 2)  # (B, N, H/8, W/8)

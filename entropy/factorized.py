@@ -1,11 +1,13 @@
 """The factorized prior: one learned density per channel, shared by all positions of the latent.
 
-Ballé, Minnen, Singh, Hwang and Johnston, "Variational image compression with a scale hyperprior" (2018), appendix 6.1: the
-cumulative distribution of a channel is a small monotone network, F(v) = sigmoid(f_K(...f_1(v))), with f_k(u) = softplus(H) u + b
-followed by u + tanh(a) * tanh(u). Increasing by construction, differentiable, and able to approach any density.
+Ballé, Minnen, Singh, Hwang and Johnston, "Variational image compression with a scale hyperprior" (2018), appendix 6.1:
+the cumulative distribution of a channel is a small monotone network, F(v) = sigmoid(f_K(...f_1(v))), with f_k(u) =
+softplus(H) u + b followed by u + tanh(a) * tanh(u). Increasing by construction, differentiable, and able to approach
+any density.
 
-A symbol k that stands for the interval of width w around k*w has probability F((k + 1/2) w) - F((k - 1/2) w). The width is
-1/gain: one density in the domain of the latent serves all rates of a variable-rate codec (w = 1 is the published form).
+A symbol k that stands for the interval of width w around k*w has probability F((k + 1/2) w) - F((k - 1/2) w). The width
+is 1/gain: one density in the domain of the latent serves all rates of a variable-rate codec (w = 1 is the published
+form).
 """
 
 import math
@@ -23,8 +25,8 @@ TAIL_MASS = 2.0**-18  # mass outside of the searched interval, far below one cou
 class FactorizedPrior(nn.Module):
     """Densities of C channels. Parameter names are those of compressai's EntropyBottleneck (filters 3, 3, 3, 3).
 
-    `scale` (C,) is a fixed unit per channel in which the density is expressed, v -> v / scale. Measure it on data before
-    training: a density that starts far too wide costs bits that take long to unlearn.
+    `scale` (C,) is a fixed unit per channel in which the density is expressed, v -> v / scale. Measure it on data
+    before training: a density that starts far too wide costs bits that take long to unlearn.
     """
 
     FILTERS = (1, 3, 3, 3, 3, 1)
@@ -86,7 +88,9 @@ class FactorizedPrior(nn.Module):
 
     @torch.no_grad()
     def pmfs(self, gain: Tensor) -> tuple[list[np.ndarray], np.ndarray]:
-        """Probabilities of the symbols k = round(v * gain), gain (C,): per channel a float64 array, and the first k of each."""
+        """Probabilities of the symbols k = round(v * gain), gain (C,): per channel a float64 array, and the first k of
+        each.
+        """
         gain = gain.double()
         first = torch.floor(self.quantiles(TAIL_MASS / 2) * gain).long()
         last = torch.ceil(self.quantiles(1 - TAIL_MASS / 2) * gain).long()

@@ -9,9 +9,9 @@ To code a symbol of frequency f, cumulative frequency c and a table that sums to
     decode   slot = x % 2**14, find its symbol                        x = f * (x >> 14) + slot - c
              if x < 2**16: x = x << 16 | next word
 
-Both keep 2**16 <= x < 2**32 and each undoes the other, so decoding runs forward through what was encoded backward, and
-ends in the states where the encoder began.  That end is checked: a damaged stream, or a decoder that differs in one
-table or index, is found out with near certainty (a container should add a checksum for the rest).
+Both keep 2**16 <= x < 2**32 and each undoes the other, so decoding runs forward through what was encoded backward and
+ends in the state where the encoder began.  `finish` checks that end, which finds out damaged streams, and decoders that
+differ in one table or index, with near certainty (a container should add a checksum for the rest).
 
 Format.  A varint is a number in base 128, most significant digit first, no leading zero digit; all bytes but the last
 have their top bit set.  Words and states are little-endian.
@@ -45,19 +45,17 @@ import struct
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
 from entropy.tables import BUCKET_BITS, PRECISION, Tables, kernel, numba_or_none
 
-SUBSTREAM = 1 << 20  # symbols; long enough to make states and lengths (about 30 bytes) cost 0.04 %
+SUBSTREAM = 1 << 20  # symbols; states and lengths (some 30 bytes) cost 0.04 % of that many at half a bit each
 MAX_LANES = 64
 
 _LOWER = 1 << 16  # states are in [_LOWER, _LOWER << 16)
 _MAX_VARINT = 10  # bytes, of 64-bit numbers
-_MAX_THREADS = 8
 
 
 class StreamError(ValueError):
@@ -85,7 +83,6 @@ def encode(
         lanes = 1 if symbols < 1 << 14 else 4 if symbols < 1 << 20 else 8
     if not 1 <= lanes <= MAX_LANES:
         raise ValueError(f"{lanes} lanes; 1 to {MAX_LANES} are possible")
-
     cuts = _cuts(max((values.size for values, _, _ in flat), default=0))
     parts = [[(values[cut], index[cut], tables) for values, index, tables in flat] for cut in cuts]
     encode_part = _encode_python if numba_or_none() is None else _encode_numba
@@ -167,9 +164,7 @@ class _Substream:
     def decode(self, index: NDArray[np.uint16], tables: Tables, values: NDArray[np.int32]) -> None:
         if numba_or_none() is None:
             _decode_python(index, tables, self.data, self.states, self.cursor, values)
-            return
-        arrays = (tables.starts, tables.lasts, tables.offsets, tables.entries, tables.buckets)
-        if not _decode_kernel(index, *arrays, self.data, self.states, self.cursor, values):
+        elif not _decode_kernel(index, *tables.arrays, tables.buckets, self.data, self.states, self.cursor, values):
             raise StreamError("the stream ends early, or an escaped value is damaged")
 
     def finish(self) -> None:
@@ -184,7 +179,7 @@ def _cuts(symbols: int) -> list[slice]:
 
 def _parallel(function: Callable, jobs: list, threads: int | None) -> list:
     if threads is None:
-        threads = min(os.cpu_count() or 1, _MAX_THREADS)
+        threads = min(os.cpu_count() or 1, 8)
     if threads < 1:
         raise ValueError(f"{threads} threads; at least 1 is needed")
     if min(threads, len(jobs)) <= 1:
@@ -219,18 +214,16 @@ def _encode_numba(parts: list[tuple], lanes: int) -> bytes:
     cursor = np.array([words.size, escapes.size], np.int64)  # both are filled from the end
     states = np.full(lanes, _LOWER, np.uint32)
     for values, index, tables in reversed(parts):
-        arrays = (tables.starts, tables.lasts, tables.offsets, tables.entries)
-        _encode_kernel(values, index, *arrays, states, words, escapes, cursor)
+        _encode_kernel(values, index, *tables.arrays, states, words, escapes, cursor)
     words, escapes = words[cursor[0] :], escapes[cursor[1] :]
     return b"".join([_varint(escapes.size), escapes, states.astype("<u4"), words])
 
 
-# The kernels' constants are unsigned, as are lane and symbol: numba tests a signed index for its sign, 10 % of the time.
+# The kernels; `_encode_python` and `_decode_python` say the same plainly.  Constants, lane and symbol are unsigned,
+# because numba tests signed indices for their sign, for 10 % of the time.
 _P, _REST, _HALF, _BYTE = (np.uint32(n) for n in (PRECISION, 32 - PRECISION, 16, 8))
 _BUCKET, _SLOTS, _FREQ = (np.uint32(n) for n in (PRECISION - BUCKET_BITS, (1 << PRECISION) - 1, 0xFFFF))
 _ONE = np.uint64(1)
-
-
 _IN = "Array({}, 1, 'C', True)".format  # read-only or not
 _TABLES = ", ".join(map(_IN, ("uint32", "uint32", "int32", "uint32")))
 _BUCKETS = "Array(uint16, 2, 'C', True)"
@@ -271,8 +264,7 @@ def _encode_kernel(values, index, starts, lasts, offsets, entries, states, words
 @kernel(f"boolean({_IN('uint16')}, {_TABLES}, {_BUCKETS}, {_IN('uint8')}, uint32[::1], int64[::1], int32[::1])")
 def _decode_kernel(index, starts, lasts, offsets, entries, buckets, data, states, cursor, out):
     word, escape, escapes_end = cursor
-    lanes = np.uint64(states.size)
-    lane = np.uint64(0)
+    lanes, lane = np.uint64(states.size), np.uint64(0)
     for i in range(out.size):
         table = index[i]
         x = states[lane]
@@ -313,51 +305,46 @@ def _encode_python(parts: list[tuple], lanes: int) -> bytes:
     """The same bytes as `_encode_numba`, written plainly."""
     states, words, escapes = [_LOWER] * lanes, [], []
     for values, index, tables in reversed(parts):
-        lists, index, values = _lists(tables, index), index.tolist(), values.tolist()
-        for i in reversed(range(len(values))):
-            freqs, before, offset = lists[index[i]]
-            last, symbol = len(freqs) - 1, values[i] - offset
+        starts, lasts, offsets, entries = (array.tolist() for array in tables.arrays)
+        for i, value, table in zip(
+            reversed(range(values.size)), values[::-1].tolist(), index[::-1].tolist(), strict=True
+        ):
+            symbol, last = value - offsets[table], lasts[table]
             if symbol < 0 or symbol >= last:
                 escapes.append(_varint(2 * (-1 - symbol) + 1 if symbol < 0 else 2 * (symbol - last)))
                 symbol = last
+            before, freq = divmod(entries[starts[table] + symbol], 1 << 16)
             x = states[i % lanes]
-            if x >= freqs[symbol] << 18:
+            if x >= freq << 18:
                 words.append(x & 0xFFFF)
                 x >>= 16
-            states[i % lanes] = (x // freqs[symbol] << PRECISION) + before[symbol] + x % freqs[symbol]
+            states[i % lanes] = (x // freq << PRECISION) + before + x % freq
     side = b"".join(reversed(escapes))
     return _varint(len(side)) + side + struct.pack(f"<{lanes}I{len(words)}H", *states, *reversed(words))
 
 
 def _decode_python(index, tables, data, states, cursor, out) -> None:
     """The same values as `_decode_kernel`, written plainly; raises StreamError where that returns False."""
-    lists, lanes, values, data = _lists(tables, index), states.tolist(), [], data.tobytes()
+    starts, lasts, offsets, entries = (array.tolist() for array in tables.arrays)
     word, escape, escapes_end = cursor.tolist()
-    for i, row in enumerate(index.tolist()):
-        freqs, before, offset = lists[row]
+    data, side, lanes, values = data.tobytes(), data[:escapes_end].tobytes(), states.tolist(), []
+    for i, table in enumerate(index.tolist()):
         x = lanes[i % len(lanes)]
-        slot = x % (1 << PRECISION)
-        symbol = bisect_right(before, slot) - 1
-        x = freqs[symbol] * (x >> PRECISION) + slot - before[symbol]
+        slot, start = x % (1 << PRECISION), starts[table]
+        place = bisect_right(entries, slot << 16 | 0xFFFF, start, starts[table + 1]) - 1  # the last that begins by slot
+        before, freq = divmod(entries[place], 1 << 16)
+        x = freq * (x >> PRECISION) + slot - before
         if x < _LOWER:
             if word + 2 > len(data):
                 raise StreamError("the stream ends early")
             x = x << 16 | int.from_bytes(data[word : word + 2], "little")
             word += 2
         lanes[i % len(lanes)] = x
-        if symbol == len(freqs) - 1:
-            code, escape = _read_varint(data[:escapes_end], escape)
+        symbol = place - start
+        if symbol == lasts[table]:
+            code, escape = _read_varint(side, escape)
             symbol = -1 - (code >> 1) if code & 1 else symbol + (code >> 1)
-            if not -(1 << 31) <= offset + symbol < 1 << 31:
-                raise StreamError(f"an escaped value is {offset + symbol}, beyond int32")
-        values.append(offset + symbol)
+            if not -(1 << 31) <= offsets[table] + symbol < 1 << 31:
+                raise StreamError(f"an escaped value is {offsets[table] + symbol}, beyond int32")
+        values.append(offsets[table] + symbol)
     out[:], states[:], cursor[:] = values, lanes, (word, escape, escapes_end)
-
-
-def _lists(tables: Tables, index: NDArray[np.uint16]) -> dict[int, tuple[list[int], list[int], int]]:
-    """Frequencies, cumulative frequencies and offset of each table in use."""
-    lists = {}
-    for row in np.unique(index).tolist():
-        freqs = tables.freqs[tables.starts[row] : tables.starts[row + 1]].tolist()
-        lists[row] = freqs, [0, *accumulate(freqs[:-1])], int(tables.offsets[row])
-    return lists

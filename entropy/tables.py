@@ -43,63 +43,6 @@ TAIL = 0.25 / TOTAL
 _TOLERANCE = 1e-6  # float32 probabilities may sum to a little more than 1
 
 
-@functools.cache
-def numba_or_none():
-    """The numba module, or None where it is switched off (NUMBA_DISABLE_JIT=1) or, with one warning, missing."""
-    try:
-        import numba  # here, not above: it takes 0.1-0.3 s, and reading a header needs no kernel
-    except ImportError as error:
-        warnings.warn(f"numba cannot be imported ({error}): entropy coding runs in plain Python, slowly", stacklevel=2)
-        return None
-    return None if numba.config.DISABLE_JIT else numba
-
-
-class Kernel:
-    """A function that numba compiles on its first call, or that runs as it is where there is no numba.
-
-    signature: numba's, of the only types it is ever called with; "Array(t, n, 'C', True)" also takes read-only arrays.
-    Machine code is kept in numba's cache folder; where that cannot be used, it is compiled for this process alone.
-    """
-
-    def __init__(self, function: Callable, signature: str):
-        self.function, self.signature = function, signature
-        functools.update_wrapper(self, function)
-
-    def __call__(self, *arguments):
-        return self.compiled(*arguments)
-
-    @functools.cached_property
-    def compiled(self) -> Callable:
-        if numba_or_none() is None:
-            return self.function
-        try:
-            dispatcher = self._dispatcher(cache=True)
-            dispatcher.compile(self.signature)
-        except Exception:  # no folder, no space, a damaged file; an error in the code itself is raised again below
-            dispatcher = self._dispatcher(cache=False)
-            dispatcher.compile(self.signature)
-        return dispatcher
-
-    @property
-    def cached(self) -> bool:
-        """Whether the first call finds machine code that is no older than the source."""
-        try:
-            folder = Path(self._dispatcher(cache=True).stats.cache_path)
-        except RuntimeError:  # no folder can be written
-            return False
-        source, line = Path(self.function.__code__.co_filename), self.function.__code__.co_firstlineno
-        name = f"{source.stem}.{self.function.__qualname__}-{line}.py{sys.version_info[0]}{sys.version_info[1]}*.nbi"
-        return any(file.stat().st_mtime >= source.stat().st_mtime for file in folder.glob(name))
-
-    def _dispatcher(self, cache: bool):
-        return numba_or_none().njit(self.function, cache=cache, nogil=True, error_model="numpy")
-
-
-def kernel(signature: str) -> Callable[[Callable], Kernel]:
-    """Decorator: `Kernel(function, signature)`."""
-    return lambda function: Kernel(function, signature)
-
-
 @dataclass(frozen=True, eq=False)
 class Tables:
     """T frequency tables, each ending in its escape symbol.
@@ -159,8 +102,9 @@ class Tables:
             pmf = pmf[kept[0] : kept[-1] + 1]
             if pmf.size >= TOTAL:
                 raise ValueError(f"pmf {number} has {pmf.size} symbols; at most {TOTAL - 1} fit a table")
-            parts += [pmf, [max(0.0, 1.0 - pmf.sum())]]
-            sizes.append(pmf.size + 1)
+            mass = np.append(pmf, max(0.0, 1.0 - pmf.sum()))
+            parts.append(mass / mass.sum())
+            sizes.append(mass.size)
             firsts.append(int(offset) + int(kept[0]))
         if firsts and not -(2**31) <= min(firsts) <= max(firsts) < 2**31:
             raise ValueError(f"offsets from {min(firsts)} to {max(firsts)} do not fit int32")
@@ -229,6 +173,11 @@ class Tables:
             raise ValueError(f"index of shape {index.shape} cannot be broadcast to {shape}") from None
         return np.require(index, requirements="CA").reshape(-1)
 
+    @property
+    def arrays(self) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+        """What the kernels need to know of the tables, as their arguments."""
+        return self.starts, self.lasts, self.offsets, self.entries
+
     @functools.cached_property
     def starts(self) -> NDArray[np.uint32]:
         """(T + 1,) where each table begins in freqs."""
@@ -248,9 +197,68 @@ class Tables:
     @functools.cached_property
     def buckets(self) -> NDArray[np.uint16]:
         """(T, 256) the entry within its table that holds slot 64 b."""
-        slots = np.arange(len(self) << BUCKET_BITS) << (PRECISION - BUCKET_BITS)
-        entry = np.searchsorted(np.cumsum(self.freqs, dtype=np.int64), slots, side="right")
-        return (entry.reshape(len(self), -1) - self.starts[:-1, None]).astype(np.uint16)
+        width = TOTAL >> BUCKET_BITS
+        reached = (np.cumsum(self.freqs, dtype=np.int64) + width - 1) // width  # slots 0, 64, ... below an entry's end
+        symbol = np.arange(self.freqs.size) - np.repeat(self.starts[:-1], self.sizes)
+        return np.repeat(symbol, np.diff(reached, prepend=0)).reshape(-1, 1 << BUCKET_BITS).astype(np.uint16)
+
+
+@functools.cache
+def numba_or_none():
+    """The numba module, or None where it is switched off (NUMBA_DISABLE_JIT=1) or, with one warning, missing."""
+    try:
+        import numba  # here, not above: it takes 0.1-0.3 s, and reading a header needs no kernel
+    except ImportError as error:
+        warnings.warn(f"numba cannot be imported ({error}): entropy coding runs in plain Python, slowly", stacklevel=2)
+        return None
+    return None if numba.config.DISABLE_JIT else numba
+
+
+class Kernel:
+    """A function that numba compiles on its first call, or that runs as it is where there is no numba.
+
+    signature: numba's, of the only types it is ever called with; "Array(t, n, 'C', True)" also takes read-only arrays.
+    Machine code is kept in numba's cache folder; where that cannot be used, it is compiled for this process alone.
+    """
+
+    def __init__(self, function: Callable, signature: str):
+        self.function, self.signature = function, signature
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *arguments):
+        return self.compiled(*arguments)
+
+    @functools.cached_property
+    def compiled(self) -> Callable:
+        if numba_or_none() is None:
+            return self.function
+        try:
+            dispatcher = self._dispatcher(cache=True)
+            dispatcher.compile(self.signature)
+        except Exception:  # no folder, no space, a damaged file; an error in the code itself is raised again below
+            dispatcher = self._dispatcher(cache=False)
+            dispatcher.compile(self.signature)
+        dispatcher.disable_compile()  # or each mixture of read-only and writable arrays would be compiled anew
+        return dispatcher
+
+    @property
+    def cached(self) -> bool:
+        """Whether the first call finds machine code that is no older than the source."""
+        try:
+            folder = Path(self._dispatcher(cache=True).stats.cache_path)
+        except RuntimeError:  # no folder can be written
+            return False
+        source, line = Path(self.function.__code__.co_filename), self.function.__code__.co_firstlineno
+        name = f"{source.stem}.{self.function.__qualname__}-{line}.py{sys.version_info[0]}{sys.version_info[1]}*.nbi"
+        return any(file.stat().st_mtime >= source.stat().st_mtime for file in folder.glob(name))
+
+    def _dispatcher(self, cache: bool):
+        return numba_or_none().njit(self.function, cache=cache, nogil=True, error_model="numpy")
+
+
+def kernel(signature: str) -> Callable[[Callable], Kernel]:
+    """Decorator: `Kernel(function, signature)`."""
+    return lambda function: Kernel(function, signature)
 
 
 _GAINS = np.log2(np.arange(2, TOTAL + 2) / np.arange(1, TOTAL + 1))  # bits that count f + 1 saves, [f - 1]
@@ -268,7 +276,6 @@ def _allocate(pmf, sizes, gains, freqs):
     start = 0
     for size in sizes:
         p = pmf[start : start + size]
-        p = p / p.sum()
         left = TOTAL
         heap = []
         for i in range(size):

@@ -1,0 +1,54 @@
+"""Ours beside its peers, measured in one run.
+
+    python -m benchmarks                    everything below with its defaults
+    python -m benchmarks codecs             images to bytes and back, and the start-up of the command line
+    python -m benchmarks entropy            integers to bytes and back
+        --data DIR         photographs (default: the samples in scikit-image's wheel)
+        --model NAME|FILE  our model (default: the shipped one)
+        --rounds N         turns of every contender
+        --out DIR          write Markdown and JSON there instead of printing Markdown
+
+Peers: compressai, constriction (`pip install -e '.[bench]'`) and the codecs of Pillow; one that is missing is named as
+such, and the others still run. A quiet machine gives narrower spreads; ratios are fair on a busy one too.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks import codecs, entropy
+from codec.checkpoint import DEFAULT
+
+BENCHMARKS = {"codecs": codecs, "entropy": entropy}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m benchmarks", description="Ours beside its peers, in one run.")
+    commands = top.add_subparsers(dest="name", metavar="codecs|entropy")
+    for name, module in BENCHMARKS.items():
+        sub = commands.add_parser(name, help=module.__doc__.partition("\n")[0])
+        sub.add_argument("--data", type=Path, metavar="DIR", help="photographs (default: samples in scikit-image)")
+        sub.add_argument("--model", default=DEFAULT, metavar="NAME|FILE", help=f"our model (default: {DEFAULT})")
+        sub.add_argument("--rounds", type=int, default=module.ROUNDS, metavar="N", help=f"default: {module.ROUNDS}")
+        sub.add_argument("--out", type=Path, metavar="DIR", help="write Markdown and JSON there, print nothing else")
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one benchmark, or all; returns the exit code."""
+    args = parser().parse_args(argv)
+    if args.name is None:
+        return max(main([name]) for name in BENCHMARKS)
+    try:
+        if args.rounds < 1:
+            raise ValueError(f"--rounds {args.rounds}: at least 1 is needed")
+        BENCHMARKS[args.name].run(args.data, args.model, args.rounds).publish(args.out)
+    except (OSError, ValueError) as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

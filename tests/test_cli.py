@@ -1,0 +1,306 @@
+"""The command line: round trips, refusals, and one line instead of a traceback for everything that goes wrong."""
+
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import noise_image
+from PIL import Image, features
+
+from codec import bitstream
+from codec.checkpoint import load_model
+from codec.cli import main
+
+
+@pytest.fixture(autouse=True)
+def here(models, tmp_path, monkeypatch, tiny, photo):
+    """Work in an empty folder, with the test models on the search path and the coder's kernels compiled."""
+    tiny.decompress(tiny.compress(photo, 0))
+    monkeypatch.setenv("LIC_MODELS", str(models))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def lic(capsys):
+    """lic(*argv) -> exit code, stdout, lines of stderr."""
+
+    def run(*argv) -> tuple[int, str, list[str]]:
+        code = main([str(arg) for arg in argv])
+        out, err = capsys.readouterr()
+        return code, out, err.splitlines()
+
+    return run
+
+
+@pytest.fixture
+def fails(lic, here):
+    """fails(*argv) -> the only line of stderr of a command that must fail and leave the folder as it was."""
+
+    def run(*argv) -> str:
+        before = {path: path.stat().st_mtime_ns for path in here.rglob("*")}
+        code, out, err = lic(*argv)
+        assert (code, out, len(err)) == (1, "", 1), err
+        assert {path: path.stat().st_mtime_ns for path in here.rglob("*")} == before
+        return err[0]
+
+    return run
+
+
+def files(folder) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_compress_and_decompress_are_the_models_own(lic, here, tiny, photo, mode):
+    image = photo.convert(mode)
+    image.save("a.png")
+    code, out, err = lic("compress", "a.png", "-m", "tiny", "-q", 30, "--precision", "fp32")
+    data = (here / "a.lic").read_bytes()
+    assert (code, out) == (0, "") and data == tiny.compress(image, 30)
+    assert f"{len(data)} bytes" in err[-1] and f"{8 * len(data) / (96 * 64):.3f} bpp" in err[-1]
+    code, out, err = lic("decompress", "a.lic", "-o", "b.png")
+    assert (code, out) == (0, "")
+    with Image.open("b.png") as decoded:
+        assert (decoded.mode, decoded.size) == (mode, (96, 64))
+        expected = np.array(tiny.decompress(data)).astype(int)
+        assert np.abs(np.array(decoded) - expected).max() <= 4  # bf16 trunks where they are native
+    assert files(here) == ["a.lic", "a.png", "b.png"]
+
+
+def test_the_default_quality_is_50_and_a_model_of_one_lambda_has_none(lic, fails, photo):
+    photo.save("a.png")
+    lic("compress", "a.png", "-m", "tiny")
+    assert bitstream.read(open("a.lic", "rb").read())[0].quality == 50
+    lic("compress", "a.png", "-o", "b.lic", "-m", "fixed")
+    assert bitstream.read(open("b.lic", "rb").read())[0].quality is None
+    assert lic("decompress", "b.lic")[0] == 0
+    assert "one lambda" in fails("compress", "a.png", "-o", "c.lic", "-m", "fixed", "-q", 50)
+
+
+def test_a_dash_is_stdin_and_stdout(photo):
+    packed = io.BytesIO()
+    photo.save(packed, "PNG")
+    lic = [sys.executable, "-m", "codec.cli"]
+    coded = subprocess.run([*lic, "compress", "-", "-m", "tiny"], input=packed.getvalue(), capture_output=True)
+    assert coded.returncode == 0 and b"bpp" in coded.stderr
+    assert bitstream.read(coded.stdout)[0].width == 96
+    decoded = subprocess.run([*lic, "decompress", "-", "-o", "-"], input=coded.stdout, capture_output=True)
+    assert decoded.returncode == 0
+    assert Image.open(io.BytesIO(decoded.stdout)).size == (96, 64)
+
+
+def test_a_folder_is_coded_into_a_folder_and_back(lic, here, photo):
+    os.makedirs("in/deep")
+    photo.save("in/x.png")
+    photo.convert("L").save("in/deep/y.jpg")
+    (here / "in/notes.txt").write_text("not an image")
+    assert lic("compress", "in", "-o", "coded", "-m", "tiny")[0] == 0
+    assert files(here / "coded") == ["x.lic", "y.lic"]
+    assert lic("decompress", "coded", "-o", "out")[0] == 0
+    assert files(here / "out") == ["x.png", "y.png"]
+    assert lic("compress", "in/x.png", "-o", "out", "-m", "tiny")[0] == 0  # OUT is a folder because it is one
+    assert files(here / "out") == ["x.lic", "x.png", "y.png"]
+
+
+def test_one_bad_file_does_not_stop_the_others(lic, here, photo):
+    photo.save("good.png")
+    (here / "bad.png").write_bytes(b"nothing")
+    code, _, err = lic("compress", "bad.png", "good.png", "-m", "tiny")
+    assert code == 1 and files(here) == ["bad.png", "good.lic", "good.png"]
+    assert len(err) == 3 and "bad.png" in err[0] and "1 failed" in err[-1]
+
+
+def test_photo_to_lic_to_photo_never_replaces_the_original(lic, fails, here, photo):
+    photo.save("photo.png")
+    original = (here / "photo.png").read_bytes()
+    lic("compress", "photo.png", "-m", "tiny")
+    assert "photo.png exists" in fails("decompress", "photo.lic")
+    assert (here / "photo.png").read_bytes() == original
+
+
+def test_an_existing_output_is_replaced_only_by_force(lic, fails, here, photo):
+    photo.save("a.png")
+    photo.save("b.png")
+    (here / "b.lic").write_text("mine")
+    assert "-f" in fails("compress", "a.png", "b.png", "-m", "tiny")  # and a.lic was not written either
+    assert lic("compress", "a.png", "b.png", "-m", "tiny", "-f")[0] == 0
+    assert (here / "b.lic").read_bytes()[:4] == bitstream.MAGIC
+
+
+def test_two_inputs_for_one_output_are_refused_before_any_work(fails, photo):
+    os.makedirs("deep")
+    for name in ("a.png", "a.bmp", "deep/a.png"):
+        photo.save(name)
+    assert "two inputs" in fails("compress", "a.png", "a.bmp", "-m", "tiny")
+    assert "two inputs" in fails("compress", "a.png", "deep", "-o", "out", "-m", "tiny")
+    assert "stdout" in fails("compress", "a.png", "deep/a.png", "-o", "-", "-m", "tiny")
+
+
+@pytest.fixture
+def small(tiny, photo, here) -> bytes:
+    """A small file, also stored as a.lic."""
+    data = tiny.compress(photo.crop((30, 20, 60, 40)), 20)
+    assert len(data) < 400
+    (here / "a.lic").write_bytes(data)
+    return data
+
+
+def test_every_truncation_is_an_error_of_one_line(fails, here, small):
+    for length in range(len(small)):
+        (here / "a.lic").write_bytes(small[:length])
+        assert fails("decompress", "a.lic", "-o", "a.png").startswith("lic: a.lic: ")
+
+
+def test_every_flipped_bit_is_an_error_of_one_line(fails, here, small):
+    rng = random.Random(1)
+    bits = [[bit] for bit in range(8 * len(small))]  # each alone, then several at once
+    while len(bits) < 2000:
+        bits.append(rng.sample(range(8 * len(small)), rng.randint(2, 20)))
+    for flips in bits:
+        damaged = bytearray(small)
+        for bit in flips:
+            damaged[bit // 8] ^= 1 << bit % 8
+        (here / "a.lic").write_bytes(damaged)
+        assert fails("decompress", "a.lic", "-o", "a.png").startswith("lic: a.lic: ")
+
+
+@pytest.mark.parametrize("command", ["compress", "decompress"])
+def test_an_input_that_cannot_be_read_is_an_error_of_one_line(fails, here, command):
+    os.makedirs("empty folder")
+    (here / "empty").write_bytes(b"")
+    (here / "text").write_text("This is neither an image nor a compressed one.")
+    options = ("-o", "out", "-m", "tiny")
+    assert "missing" in fails(command, "missing", *options)
+    assert "empty" in fails(command, "empty", *options)
+    assert "not a" in fails(command, "text", *options)
+    assert "empty folder" in fails(command, "empty folder", *options)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF", "PPM", *filter(features.check, ("webp", "avif"))])
+def test_a_damaged_image_is_coded_or_is_an_error_of_one_line(lic, here, photo, kind):
+    """A flip in the pixels is not an error; no flip is a traceback."""
+    packed = io.BytesIO()
+    photo.crop((0, 0, 20, 10)).save(packed, kind)
+    rng = random.Random(2)
+    for _ in range(60):
+        damaged = bytearray(packed.getvalue())
+        damaged[rng.randrange(min(len(damaged), 400))] ^= 1 << rng.randrange(8)
+        (here / "a.img").write_bytes(damaged[: rng.choice((None, rng.randrange(1, len(damaged))))])
+        code, _, err = lic("compress", "a.img", "-f", "-m", "tiny")
+        assert len(err) == 1 and (code == 0 or err[0].startswith("lic: a.img: ")), err
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "I;16"])
+def test_an_image_mode_that_the_format_lacks_is_an_error_that_names_it(fails, mode):
+    Image.new(mode, (9, 9)).save("a.png")
+    assert mode in fails("compress", "a.png", "-m", "tiny")
+
+
+def test_an_image_beyond_the_limit_is_refused(fails, lic, photo, monkeypatch, small):
+    photo.save("a.png")
+    monkeypatch.setattr(bitstream, "MAX_PIXELS", 96 * 64 - 1)
+    assert "6143" in fails("compress", "a.png", "-o", "b.lic", "-m", "tiny")
+
+
+def test_an_image_is_turned_upright_by_its_exif_orientation(lic, photo):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    photo.save("a.jpg", exif=exif)
+    lic("compress", "a.jpg", "-m", "tiny")
+    header, _ = bitstream.read(open("a.lic", "rb").read())
+    assert (header.width, header.height) == (64, 96)
+
+
+def test_a_wrong_or_unknown_model_is_an_error_that_names_it(fails, here, photo, small, tiny, fixed, models, monkeypatch):
+    photo.save("b.png")
+    (here / "broken.safetensors").write_bytes((models / "tiny.safetensors").read_bytes()[:-1])
+    for command, source, target in (("compress", "b.png", "b.lic"), ("decompress", "a.lic", "a.png")):
+        assert "nonesuch" in fails(command, source, "-o", target, "-m", "nonesuch")
+        assert "gone.safetensors" in fails(command, source, "-o", target, "-m", "gone.safetensors")
+        assert "broken.safetensors" in fails(command, source, "-o", target, "-m", "broken.safetensors")
+    error = fails("decompress", "a.lic", "-m", "fixed")
+    assert tiny.id in error and fixed.id in error
+    monkeypatch.setenv("LIC_MODELS", "")
+    assert tiny.id in (error := fails("decompress", "a.lic")) and "LIC_MODELS" in error
+
+
+def test_an_output_that_cannot_be_written_is_an_error_that_names_it(fails, here, photo, small):
+    photo.save("b.png")
+    os.makedirs("folder.lic/x")
+    assert "missing/b.lic" in fails("compress", "b.png", "-o", "missing/b.lic", "-m", "tiny")
+    assert "missing/a.png" in fails("decompress", "a.lic", "-o", "missing/a.png")
+    assert "b.png/c.lic" in fails("compress", "b.png", "-o", "b.png/c.lic", "-m", "tiny")
+    (here / "b.lic").mkdir()
+    assert "b.lic" in fails("compress", "b.png", "-f", "-m", "tiny")
+    for name in ("a.xyz", "a.psd", "a"):  # unknown to Pillow, read-only, none at all
+        assert name in fails("decompress", "a.lic", "-o", name)
+
+
+@pytest.mark.parametrize("quality", [101, -1])
+def test_a_quality_out_of_range_is_an_error_that_names_it(fails, photo, quality):
+    photo.save("a.png")
+    assert str(quality) in fails("compress", "a.png", "-m", "tiny", "-q", quality)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_an_error(fails, photo, small):
+    photo.save("b.png")
+    assert "cuda" in fails("compress", "b.png", "-m", "tiny", "--device", "cuda")
+    assert "cuda" in fails("decompress", "a.lic", "--device", "cuda")
+
+
+@pytest.mark.parametrize(
+    "argv", [[], ["shrink"], ["compress"], ["compress", "a.png", "-q", "high"], ["info", "a.lic", "--unknown"]]
+)
+def test_a_command_line_that_makes_no_sense_exits_with_2(argv, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(argv)
+    assert exit.value.code == 2 and "usage:" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(FileNotFoundError):
+        main(["decompress", "missing.lic", "--debug"])
+
+
+def test_info_tells_what_the_header_says(lic, small, tiny):
+    code, out, err = lic("info", "a.lic", "--json")
+    (row,) = json.loads(out)
+    assert (code, err) == (0, [])
+    expected = {
+        "file": "a.lic", "bytes": len(small), "width": 30, "height": 20, "mode": "RGB", "quality": 20, "model": tiny.id,
+        "version": 1, "bpp": 8 * len(small) / 600,
+    }  # fmt: skip
+    assert expected.items() <= row.items()
+    assert "30x20 RGB, quality 20" in lic("info", "a.lic")[1]
+
+
+def test_info_reports_the_intact_files_and_fails_for_a_damaged_one(lic, here, small):
+    (here / "b.lic").write_bytes(small[:-1])
+    code, out, err = lic("info", "a.lic", "b.lic", "missing.lic", "--json")
+    assert code == 1 and [row["file"] for row in json.loads(out)] == ["a.lic"]
+    assert len(err) == 2 and "b.lic" in err[0] and "missing.lic" in err[1]
+
+
+def test_models_lists_each_model_with_its_id_and_rates(lic, models):
+    code, out, _ = lic("models")
+    assert code == 0
+    for name, rates in (("tiny", "quality 0..100"), ("fixed", "lambda 0.013")):
+        model = load_model(models / f"{name}.safetensors")
+        assert any(line.startswith(f"{name}: id {model.id}") and rates in line for line in out.splitlines())
+
+
+def test_a_foreign_file_among_the_models_does_not_hide_them(lic, here, models, small, monkeypatch):
+    folder = here / "models"
+    folder.mkdir()
+    (folder / "a-foreign.safetensors").write_bytes(b"not a model of ours")
+    (folder / "tiny.safetensors").write_bytes((models / "tiny.safetensors").read_bytes())
+    monkeypatch.setenv("LIC_MODELS", str(folder))
+    assert lic("decompress", "a.lic")[0] == 0

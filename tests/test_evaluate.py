@@ -1,0 +1,318 @@
+"""What an evaluation reports is what its files on disk say, and one bad image or codec does not spoil the others."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, features
+
+import eval as program
+from codec import evaluate
+from codec.checkpoint import export
+from codec.config import ModelConfig
+from codec.evaluate import Codec, Result, Row, fit_size, lic_codec, load_image, rival_codec, run, table
+from codec.metrics import Curve, psnr
+from codec.model import FactorizedCodec
+from codec.rivals import RIVALS
+
+
+def photo(width=72, height=56, seed=0):
+    """A smooth random RGB image."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+PHOTOS = [("first", photo()), ("second", photo(40, 64, seed=1))]
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory):
+    """An untrained all-rates model of 8 channels: with the shortcut it is a block DCT coder."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    export(FactorizedCodec(ModelConfig(N=8, M=8, blocks=[0, 0])), path)
+    return path
+
+
+@pytest.fixture
+def model(model_path):
+    return program.lic.load(str(model_path), device="cpu")
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_rivals_are_pillow_at_their_settings(name):
+    options = {
+        "jpeg": {"subsampling": "4:2:0", "optimize": True},
+        "webp": {"method": 6},
+        "avif": {"speed": 6, "subsampling": "4:4:4"},
+    }
+    image, file = photo(), io.BytesIO()
+    image.save(file, name, quality=40, **options[name])
+    data = RIVALS[name].encode(image, 40)
+    assert data == file.getvalue()
+    assert np.array_equal(np.asarray(RIVALS[name].decode(data)), np.asarray(Image.open(file)))
+    for key, value in options[name].items():
+        assert f"{key} {value}" in RIVALS[name].settings
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_rivals_refuse_other_files_and_missing_libraries(name, monkeypatch):
+    with pytest.raises(OSError):
+        RIVALS[name].decode(b"no image")
+    with pytest.raises(ValueError, match="101 is not in 0..100"):
+        rival_codec(name, [50, 101])
+    with pytest.raises(ValueError, match="twice"):
+        rival_codec(name, [50, 50])
+    monkeypatch.setattr(features, "check", lambda feature: False)
+    with pytest.raises(OSError, match=f"built without {name.upper()}"):
+        rival_codec(name)
+
+
+def test_results_are_what_the_files_say(tmp_path):
+    codecs = [rival_codec("jpeg", [10, 50, 90]), rival_codec("webp", [60, 20])]
+    results = run(codecs, PHOTOS, tmp_path)
+    for codec, result in zip(codecs, results, strict=True):
+        assert result.failures == []
+        assert [row.quality for row in result.rows] == [*codec.qualities, *codec.qualities]
+        for row in result.rows:
+            original, file = dict(PHOTOS)[row.image], tmp_path / row.file
+            decoded = np.asarray(Image.open(file).convert("RGB"), dtype=float)
+            assert row.bytes == file.stat().st_size
+            assert row.bpp == 8 * row.bytes / (original.width * original.height)
+            assert row.psnr == pytest.approx(-10 * math.log10(((decoded - original) ** 2).mean() / 255**2))
+            assert math.isnan(row.ms_ssim)  # they are too small for it
+            assert row.encoding_time > 0 and row.decoding_time > 0
+        means = result.means()
+        assert [p["bpp"] for p in means] == sorted(p["bpp"] for p in means)
+        for point in means:
+            rows = [row for row in result.rows if row.quality == point["quality"]]
+            assert point["psnr"] == pytest.approx(sum(row.psnr for row in rows) / 2)
+        assert result.curve().psnr == [point["psnr"] for point in means]
+    document = json.loads(results[0].to_json())
+    assert set(document["results"]) >= {"bpp", "psnr-rgb", "ms-ssim-rgb", "encoding_time", "decoding_time"}
+    assert document["results"]["quality"] == [10, 50, 90]
+    assert document["results"]["ms-ssim-rgb"] == [None] * 3
+    about = document["images"][1]
+    assert (about["name"], about["width"], about["height"]) == ("second", 40, 64)
+    assert about["sha256"] == hashlib.sha256(PHOTOS[1][1].tobytes()).hexdigest()
+    assert "50" in table(results)
+
+
+def test_ms_ssim_is_measured_on_large_images(tmp_path):
+    images = [("large", photo(180, 170))]
+    assert 0.5 < run([rival_codec("jpeg", [50])], images, tmp_path)[0].rows[0].ms_ssim < 1
+    assert math.isnan(run([rival_codec("jpeg", [50])], images, tmp_path, ms_ssim=False)[0].rows[0].ms_ssim)
+
+
+def test_metadata_costs_no_codec_bytes(tmp_path):
+    photo().save(tmp_path / "plain.png")
+    photo().save(tmp_path / "profile.png", icc_profile=b"x" * 500)
+    images = [(name, tmp_path / f"{name}.png") for name in ("plain", "profile")]
+    plain, profile = run([rival_codec("avif", [50])], images, tmp_path)[0].rows
+    assert plain.bytes == profile.bytes
+
+
+def test_images_are_taken_as_8_bit_pixels(tmp_path):
+    assert load_image(photo().convert("RGBA")).mode == load_image(photo().convert("P")).mode == "RGB"
+    assert load_image(photo().convert("L")).mode == "L"
+    with pytest.raises(ValueError, match="8 bits"):
+        load_image(Image.fromarray(np.full((4, 4), 40000, dtype=np.uint16)))
+    (row,) = run([rival_codec("jpeg", [100])], [("gray", photo().convert("L"))], tmp_path)[0].rows
+    assert row.psnr > 40
+
+
+def test_what_fails_is_reported_and_does_not_stop_the_run(tmp_path):
+    jpeg = rival_codec("jpeg", [20, 60])
+
+    def encode(image, quality):
+        if image.width == 40 and quality == 60:
+            raise RuntimeError("out of luck")
+        return jpeg.encode(image, quality)
+
+    fragile = dataclasses.replace(jpeg, name="fragile", encode=encode)
+    cropped = dataclasses.replace(jpeg, name="cropped", decode=lambda data: jpeg.decode(data).crop((0, 0, 9, 9)))
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    images = [("broken", tmp_path / "broken.png"), *PHOTOS]
+    good, bad, wrong = run([jpeg, fragile, cropped], images, tmp_path)
+    assert [(f["image"], f["quality"]) for f in good.failures] == [("broken", None)]
+    assert [(f["image"], f["quality"]) for f in bad.failures] == [("broken", None), ("second", 60)]
+    assert bad.failures[1]["error"] == "RuntimeError: out of luck"
+    assert len(good.rows) == 4 and len(bad.rows) == 3 and not wrong.rows
+    assert "decoded to (9, 9)" in wrong.failures[1]["error"]
+    assert not (tmp_path / "files/fragile/second_q60.jpg").exists()
+    # a mean over other images than at the other qualities would bend the curve
+    assert [image["name"] for image in bad.images] == ["first"]
+    assert [p["psnr"] for p in bad.means()] == [row.psnr for row in good.rows if row.image == "first"]
+    assert wrong.means() == [] and table([good, bad, wrong])
+
+
+def test_names_must_differ(tmp_path):
+    with pytest.raises(ValueError, match="codec 'jpeg'"):
+        run([rival_codec("jpeg"), rival_codec("jpeg")], PHOTOS, tmp_path)
+    with pytest.raises(ValueError, match="image 'first'"):
+        run([rival_codec("jpeg")], [*PHOTOS, PHOTOS[0]], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fit_size_finds_the_best_quality_that_fits():
+    jpeg = rival_codec("jpeg")
+    sizes = [len(jpeg.encode(photo(), quality)) for quality in range(101)]
+    quality, data = fit_size(jpeg, photo(), sizes[40] + 1)
+    assert len(data) == sizes[quality] <= sizes[40] + 1 < sizes[quality + 1]
+    assert fit_size(jpeg, photo(), 1)[0] == 0
+    assert fit_size(jpeg, photo(), 10**9)[0] == 100
+
+
+def test_our_codec_is_measured_with_its_estimates(model, tmp_path):
+    codec = lic_codec(model, [0, 50, 100])
+    (result,) = run([codec], PHOTOS, tmp_path)
+    assert result.failures == []
+    for row in result.rows:
+        original, data = dict(PHOTOS)[row.image], (tmp_path / row.file).read_bytes()
+        assert row.file.endswith(f"_q{row.quality:02d}.lic") and row.bytes == len(data)
+        assert data == model.compress(original, row.quality)
+        assert row.psnr == psnr(original, model.decompress(data))
+        assert not row.exceeds_estimate
+        assert 0 <= row.empirical_entropy <= row.cross_entropy
+        assert row.cross_entropy * model.estimate(original, row.quality).symbols.size == pytest.approx(
+            8 * row.estimated_bytes
+        )
+    assert {"estimated_bytes", "cross_entropy", "empirical_entropy"} <= set(json.loads(result.to_json())["results"])
+    assert "estimated" in table([result]) and model.id in result.description
+    assert len(lic_codec(model).qualities) >= 8
+
+
+def test_a_fixed_lambda_model_has_one_point(tmp_path):
+    model = FactorizedCodec(ModelConfig(N=8, M=8, blocks=[0, 0], lmbda=[0.01])).eval()
+    model.build_tables()
+    (result,) = run([lic_codec(model)], PHOTOS, tmp_path)
+    assert [row.file for row in result.rows] == ["files/lic/first.lic", "files/lic/second.lic"]
+    assert len(result.means()) == 1 and table([result])
+    with pytest.raises(ValueError, match="fixed lambda"):
+        lic_codec(model, [50])
+
+
+def test_a_file_larger_than_its_estimate_is_flagged():
+    row = Row("a", 50, "a.lic", 1054, 1.0, 30.0, 0.9, 0.1, 0.1)
+    assert not row.exceeds_estimate
+    assert not dataclasses.replace(row, estimated_bytes=1001.0).exceeds_estimate
+    assert dataclasses.replace(row, estimated_bytes=1000.0).exceeds_estimate
+
+
+# ---- the program ----
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    PHOTOS[0][1].save(tmp_path / "photos" / "first.png")
+    PHOTOS[1][1].save(tmp_path / "photos" / "more" / "second.png")
+    return tmp_path
+
+
+def test_the_program_writes_everything(folder, model_path, capsys):
+    out = folder / "out"
+    codecs = [f"lic:{model_path}", "jpeg"]
+    assert program.main(["--data", str(folder / "photos"), "--codec", *codecs, "--out", str(out)]) == 0
+    names = {"lic-tiny.json", "jpeg.json", "files", "table.txt", "bd_rate.json", "rd.png", "latents.png"}
+    assert {path.name for path in out.iterdir()} == names
+    assert (out / "files/jpeg/more/second_q50.jpg").exists() and (out / "files/lic-tiny/first_q100.lic").exists()
+    printed = capsys.readouterr()
+    assert "lic-tiny: model" in printed.out and (out / "table.txt").read_text() in printed.out
+    assert printed.err.endswith(f"results are in {out}\n")
+    assert json.loads((out / "bd_rate.json").read_text())["anchor"] == "jpeg"
+    # a second run into the same folder only with -f, and with this run's result as the anchor
+    again = ["--data", str(folder / "photos"), "--codec", "jpeg", "--out", str(out)]
+    again += ["--anchor", str(out / "jpeg.json"), "--range", "33", "35"]
+    assert program.main(again) == 1
+    assert "not empty" in capsys.readouterr().err
+    assert program.main([*again, "-f"]) == 0
+    assert json.loads((out / "bd_rate.json").read_text())["percent"]["jpeg"] == pytest.approx(0, abs=1e-9)
+
+
+def test_without_arguments_it_runs_our_model_beside_the_rivals_on_the_sample_photographs(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    monkeypatch.setattr(program, "make_codec", lambda text, device: seen.append(text) or rival_codec("jpeg", [5]))
+    monkeypatch.setattr(program, "sample_images", lambda: PHOTOS)
+    assert program.main([]) == 1
+    assert seen == ["lic", "jpeg", "webp", "avif"] and "'jpeg' is there twice" in capsys.readouterr().err
+    (tmp_path / "runs/eval-001").mkdir(parents=True)
+    assert program.main(["--codec", "jpeg"]) == 0
+    assert (tmp_path / "runs/eval-002/table.txt").exists()
+
+
+def test_a_failing_image_gives_exit_code_1_and_the_rest_of_the_results(folder, capsys):
+    (folder / "photos" / "broken.png").write_bytes(b"no image")
+    out = folder / "out"
+    assert program.main(["--data", str(folder / "photos"), "--codec", "jpeg@30,60", "--out", str(out)]) == 1
+    assert "jpeg failed on broken: " in capsys.readouterr().err
+    assert len(json.loads((out / "jpeg.json").read_text())["rows"]) == 4
+    assert (out / "rd.png").exists()
+
+
+def test_bd_rates_need_an_anchor_that_coded_the_same_images():
+    def result(name, factor, images):
+        rows = [Row("a", q, "", 1, factor * 0.1 * 1.3**q, 28.0 + q, 0.9, 0.1, 0.1) for q in range(11)]  # 28..38 dB
+        return Result(name, "", "", {}, [{"name": image} for image in images], rows)
+
+    anchor, half, other = result("jpeg", 1, "ab"), result("half", 0.5, "ab"), result("other", 1, "a")
+    rates = program.bd_rates([anchor, half, other], anchor, 29, 37)
+    assert rates["jpeg"] == 0 and rates["half"] == pytest.approx(-50)
+    assert "did not code the same images" in rates["other"]
+    assert program.bd_rates([half], Curve("file", *anchor.curve()[1:]), 29, 37)["half"] == pytest.approx(-50)
+    assert "do not span" in program.bd_rates([half], anchor, 20, 30)["half"]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--codec", "gif"], "unknown codec 'gif'"),
+        (["--codec", "jpeg@10,x"], "unknown codec 'jpeg@10,x'"),
+        (["--codec", "jpeg@10,101"], "101 is not in 0..100"),
+        (["--codec", "lic:missing.safetensors"], "missing.safetensors"),
+        (["--codec", "jpeg", "--data", "missing"], "missing"),
+        (["--codec", "jpeg", "--anchor", "vtm"], "neither a codec of this run (jpeg) nor a file"),
+        (["--codec", "jpeg@20", "--anchor", "jpeg"], "1 points; a BD-rate needs at least 8"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(folder, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(folder)
+    if "--data" not in options:
+        options = [*options, "--data", "photos"]
+    assert program.main([*options, "--out", "out"]) == 1
+    printed = capsys.readouterr()
+    if "1 points" in message:  # it ran; only the BD-rate asked for is missing
+        assert message in printed.out
+    else:
+        assert message in printed.err and printed.err.count("\n") == 1 and not (folder / "out").exists()
+
+
+def test_a_wrong_command_line_is_exit_code_2():
+    for options in (["--colour"], ["--device", "tpu"], ["--range", "37", "29"]):
+        with pytest.raises(SystemExit) as stop:
+            program.main(options)
+        assert stop.value.code == 2
+
+
+def test_the_gpus_queue_is_awaited_and_the_device_named(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: calls.append("synchronize"))
+    evaluate._now()
+    assert calls == ["synchronize"]
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Fast GPU")
+    assert evaluate.device_name("cuda") == "Fast GPU"
+    assert "threads" in evaluate.device_name("cpu")
+
+
+def test_a_codec_needs_only_functions(tmp_path):
+    raw = Codec("raw", "no compression", ".raw", (None,), lambda image, quality: image.tobytes(), lambda data: photo())
+    (result,) = run([raw], PHOTOS[:1], tmp_path)
+    assert result.means()[0]["bpp"] == 24 and result.means()[0]["psnr"] == math.inf
+    assert json.loads(result.to_json())["results"]["psnr-rgb"] == [None]

@@ -1,0 +1,98 @@
+"""Mirror padding on both sides of the codec, and GDN beside compressai's."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codec.layers import GDN, Block, Conv2d, ConvTranspose2d, Knots, mirror_pad
+
+sides = st.integers(1, 7)
+amounts = st.integers(0, 20)
+
+
+def extended(x: torch.Tensor, p: int) -> torch.Tensor:
+    """x mirrored by p samples on every side, by NumPy."""
+    return torch.from_numpy(np.pad(x.numpy(), ((0, 0), (0, 0), (p, p), (p, p)), mode="reflect"))
+
+
+def test_mirror_pad_of_three_by_three():
+    x = torch.arange(1.0, 10.0).reshape(1, 1, 3, 3)
+    rows = ["".join(str(int(v)) for v in row) for row in mirror_pad(x, 2, 0, 2, 0)[0, 0]]
+    assert rows == ["98789", "65456", "32123", "65456", "98789"]
+
+
+@given(sides, sides, amounts, amounts, amounts, amounts)
+def test_mirror_pad_equals_numpys_reflect_for_any_size_and_amount(height, width, left, right, top, bottom):
+    x = torch.arange(2.0 * height * width).reshape(1, 2, height, width)
+    far = extended(x, 20)  # cut out of equal sides, because NumPy 1.26 mirrors far unequal ones wrongly
+    reference = far[..., 20 - top : 20 + height + bottom, 20 - left : 20 + width + right]
+    assert torch.equal(mirror_pad(x, left, right, top, bottom), reference)
+
+
+@pytest.mark.parametrize("kernel, stride, groups", [(1, 1, 1), (3, 1, 1), (3, 1, 2), (5, 2, 1), (5, 1, 1)])
+@pytest.mark.parametrize("height, width", [(1, 1), (1, 6), (2, 3), (8, 9), (16, 16)])
+def test_conv_equals_a_valid_convolution_of_the_mirrored_input(kernel, stride, groups, height, width):
+    torch.manual_seed(0)
+    conv = Conv2d(2, 4, kernel, stride, groups=groups)
+    x = torch.randn(2, 2, height, width)
+    y = conv(x)
+    reference = F.conv2d(extended(x, kernel // 2), conv.weight, conv.bias, stride, groups=groups)
+    assert y.shape == (2, 4, -(-height // stride), -(-width // stride))
+    torch.testing.assert_close(y, reference)
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (1, 5), (2, 1), (2, 3), (7, 8)])
+def test_transposed_conv_equals_that_of_the_input_mirrored_far_beyond_its_border(height, width):
+    torch.manual_seed(0)
+    up = ConvTranspose2d(3, 2)
+    x = torch.randn(2, 3, height, width)
+    y = up(x)
+    p = 8
+    far = F.conv_transpose2d(extended(x, p), up.weight, up.bias, stride=2, padding=2, output_padding=1)
+    assert y.shape == (2, 2, 2 * height, 2 * width)
+    torch.testing.assert_close(y, far[..., 2 * p : 2 * p + 2 * height, 2 * p : 2 * p + 2 * width])
+
+
+def test_block_is_the_identity_at_step_0():
+    x = torch.randn(1, 8, 3, 5)
+    assert torch.equal(Block(8)(x), x)
+
+
+def test_knots_are_met_exactly_and_joined_by_lines():
+    knots = Knots(3)
+    with torch.no_grad():
+        knots.values.normal_()
+    at = knots(torch.linspace(0, 1, 9))[..., 0, 0]
+    between = knots((torch.arange(8) + 0.5) / 8)[..., 0, 0]
+    torch.testing.assert_close(at, knots.values)
+    torch.testing.assert_close(between, (knots.values[1:] + knots.values[:-1]) / 2)
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_gdn_loads_compressais_state_and_equals_it_in_value_and_gradient(inverse):
+    layers = pytest.importorskip("compressai.layers")
+    torch.manual_seed(0)
+    theirs = layers.GDN(6, inverse=inverse)
+    with torch.no_grad():
+        theirs.beta += 0.3 * torch.rand(6)
+        theirs.gamma += 0.2 * torch.rand(6, 6)
+        theirs.beta[2], theirs.gamma[1, 3] = -0.1, -0.2  # below their bounds, where the gradient rule counts
+    ours = GDN(6, inverse=inverse)
+    assert ours.load_state_dict(theirs.state_dict(), strict=False).missing_keys == []
+    x = torch.randn(2, 6, 5, 4)
+    results = []
+    for gdn in (ours, theirs):
+        leaf = x.clone().requires_grad_()
+        y = gdn(leaf)
+        (y * torch.linspace(-1, 1, y.numel()).reshape(y.shape)).sum().backward()
+        results.append((y, leaf.grad, gdn.beta.grad, gdn.gamma.grad))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_gdn_and_its_inverse_start_as_the_same_norm():
+    x = torch.randn(1, 4, 3, 3)
+    torch.testing.assert_close(GDN(4)(x) * GDN(4, inverse=True)(x), x * x)

@@ -1,0 +1,397 @@
+"""The laws of the coder: exact, tight, the same bytes from every path, and never fooled into a crash by bad bytes."""
+
+import doctest
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from entropy import Decoder, StreamError, Tables, encode, rans
+
+patient = settings(deadline=None)  # the first example waits for the compiler
+INT32 = np.iinfo(np.int32)
+
+
+def random_tables(rng, count, most=4096):
+    """Tables of up to `most` symbols, skewed so that many have frequency 1."""
+    sizes = (1 + np.floor(np.exp(rng.uniform(0, np.log(most), count)))).astype(np.int32)
+    freqs = [1 + rng.multinomial(2**14 - n, rng.dirichlet(np.full(n, 0.1))) for n in sizes]
+    freqs = np.concatenate([*freqs, []]).astype(np.uint16)
+    return Tables(freqs, sizes, rng.integers(-5000, 5000, count).astype(np.int32))
+
+
+def random_step(rng, shape, tables):
+    """Values that follow their tables, a few of them thrown anywhere in int32."""
+    index = rng.integers(len(tables), size=shape).astype(rng.choice([np.uint8, np.uint16]))
+    values = np.empty(shape, np.int32)
+    for t in range(len(tables)):
+        freqs = tables.rows(t, t + 1).freqs.astype(int)
+        here = index == t
+        symbols = np.repeat(np.arange(freqs.size), freqs)[rng.integers(2**14, size=here.sum())]
+        values[here] = tables.offsets[t] + symbols
+    thrown = rng.random(shape) < rng.choice([0, 0.02, 0.5])
+    values[thrown] = rng.integers(INT32.min, INT32.max, thrown.sum(), endpoint=True) >> rng.integers(32)
+    return values, index, tables
+
+
+def decode(data, steps, threads=None):
+    decoder = Decoder(data, threads)
+    decoded = [decoder.decode(index, tables, values.shape) for values, index, tables in steps]
+    decoder.finish()
+    return decoded
+
+
+def same(decoded, steps):
+    return all(np.array_equal(d, values) for d, (values, _, _) in zip(decoded, steps, strict=True))
+
+
+@st.composite
+def stages(draw, longest=3000):
+    """A few steps, each with tables of its own."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    lengths = draw(st.lists(st.integers(0, longest), max_size=3))
+    return [random_step(rng, (n,), random_tables(rng, draw(st.integers(1, 5)))) for n in lengths]
+
+
+def in_plain_python(function, *arguments):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rans, "numba_or_none", lambda: None)
+        return function(*arguments)
+
+
+@given(stages(), st.integers(1, 64))
+@patient
+def test_decoding_undoes_encoding(steps, lanes):
+    assert same(decode(encode(steps, lanes), steps), steps)
+
+
+@given(stages(longest=300), st.integers(1, 64))
+@patient
+def test_plain_python_writes_and_reads_the_same_bytes(steps, lanes):
+    data = encode(steps, lanes)
+    assert in_plain_python(encode, steps, lanes) == data
+    assert same(in_plain_python(decode, data, steps), steps)
+
+
+@given(stages(), st.integers(1, 64))
+@patient
+def test_bytes_match_the_ideal(steps, lanes):
+    ideal = sum(tables.bits(values, index) for values, index, tables in steps) / 8
+    side = 5  # header, and length of the side section
+    used = lanes if any(values.size for values, _, _ in steps) else 0
+    assert ideal - 2 * used <= len(encode(steps, lanes)) <= ideal * 1.0004 + side + 4 * used
+
+
+@pytest.mark.parametrize("symbols", [*range(70), 5000])
+def test_any_length_goes_with_any_number_of_lanes(symbols):
+    rng = np.random.default_rng(symbols)
+    steps = [random_step(rng, (symbols,), random_tables(rng, 3))]
+    for lanes in (None, 1, 2, 3, 7, 8, 64):
+        assert same(decode(encode(steps, lanes), steps), steps)
+
+
+@given(st.lists(st.integers(INT32.min, INT32.max) | st.sampled_from([INT32.min, INT32.max])), st.integers(0, 4))
+@patient
+def test_every_int32_can_be_coded(values, row):
+    tables = Tables(
+        np.array([1, 2**14 - 1, 2**14, 2**14, 1, 2**14 - 1, 2**13, 2**13], np.uint16),
+        np.array([2, 1, 1, 2, 2], np.int32),
+        np.array([INT32.min, INT32.min, INT32.max, INT32.max, 0], np.int32),
+    )
+    steps = [(np.array(values, np.int32), np.uint8(row), tables)]
+    data = encode(steps)
+    assert same(decode(data, steps), steps)
+    assert in_plain_python(encode, steps) == data and same(in_plain_python(decode, data, steps), steps)
+
+
+def gaussian_image(rng, shape):
+    """A latent as of a hyperprior: a scale for each value, half of them close to zero; about 0.5 bit a symbol."""
+    scales = np.exp(np.linspace(np.log(0.11), np.log(64), 64))  # 0.11: Balle et al. (2018), the least scale of tables
+    index = np.clip(rng.normal(-2, 14, shape), 0, 63).astype(np.uint8)
+    values = np.rint(rng.normal(0, 1, shape) * scales[index]).astype(np.int32)
+    counts = [np.bincount(np.clip(np.rint(rng.normal(0, s, 10**5)) + 999, 0, 1998).astype(int)) for s in scales]
+    return values, index, Tables.from_counts(counts, [-999] * 64)
+
+
+def test_an_image_of_300k_symbols_costs_24_bytes_more_than_ideal():
+    step = gaussian_image(np.random.default_rng(1), (192, 32, 48))
+    assert len(encode([step], lanes=4)) <= step[2].bits(step[0], step[1]) / 8 + 24
+
+
+def test_one_row_for_each_channel_is_broadcast():
+    rng = np.random.default_rng(2)
+    tables = random_tables(rng, 6, most=50)
+    values, channel = rng.integers(-9, 9, (6, 4, 5)).astype(np.int32), np.arange(6, dtype=np.uint8)[:, None, None]
+    data = encode([(values, channel, tables)])
+    assert data == encode([(values, np.broadcast_to(channel, values.shape), tables)])
+    assert np.array_equal(Decoder(data).decode(channel, tables, values.shape), values)
+
+
+def long_steps():
+    """One step within a substream, one of three, one of two: substreams are cut at 2**20 symbols."""
+    rng = np.random.default_rng(3)
+    tables = random_tables(rng, 3, most=40)
+    return [random_step(rng, shape, tables) for shape in [(1000,), (2, 2**20 + 3), (2**20 + 1,), (0, 5)]]
+
+
+@pytest.mark.parametrize("lanes", [None, 5])
+def test_threads_do_not_change_the_bytes(lanes):
+    steps = long_steps()
+    data = encode(steps, lanes, threads=1)
+    assert encode(steps, lanes, threads=2) == data
+    assert same(decode(data, steps, threads=1), steps) and same(decode(data, steps, threads=3), steps)
+
+
+def test_plain_python_cuts_at_the_same_symbols(monkeypatch):
+    monkeypatch.setattr(rans, "SUBSTREAM", 100)
+    rng = np.random.default_rng(4)
+    tables = random_tables(rng, 3)
+    steps = [random_step(rng, (n,), tables) for n in (99, 100, 101, 450)]
+    data = encode(steps, 3)
+    assert in_plain_python(encode, steps, 3) == data
+    assert same(in_plain_python(decode, data, steps), steps) and same(decode(data, steps), steps)
+
+
+def test_long_streams_cost_little_more_than_ideal():
+    step = gaussian_image(np.random.default_rng(5), (3, 2**20))
+    ideal = step[2].bits(step[0], step[1]) / 8
+    assert len(encode([step])) <= ideal * 1.0002 + 3 * (3.5 * 8 + 5)
+
+
+def test_the_layout_of_arrays_does_not_matter():
+    rng = np.random.default_rng(6)
+    values, index, tables = random_step(rng, (40, 30), random_tables(rng, 4))
+    data = encode([(values, index, tables)])
+    frozen = values.copy()
+    frozen.flags.writeable = False
+    odd = np.frombuffer(b"-" + values.tobytes(), np.int32, offset=1).reshape(40, 30)  # not on a multiple of 4 bytes
+    for same_values in (frozen, odd, np.asfortranarray(values), np.repeat(values, 2, 1)[:, ::2]):
+        assert encode([(same_values, index, tables)]) == data
+    for same_data in (bytearray(data), memoryview(data), np.frombuffer(data, np.uint8)):
+        assert np.array_equal(Decoder(same_data).decode(np.asfortranarray(index), tables), values)
+    assert len(rans._encode_kernel.compiled.signatures) == len(rans._decode_kernel.compiled.signatures) == 1
+
+
+def verdict(data, steps):
+    try:
+        return [d.tolist() for d in decode(data, steps)]
+    except StreamError:
+        return None
+
+
+@st.composite
+def damaged(draw):
+    """A stream of some steps with bits flipped, bytes cut out, put in or replaced."""
+    steps = draw(stages(longest=40))
+    data = bytearray(encode(steps, draw(st.integers(1, 4))))
+    for _ in range(draw(st.integers(1, 3))):
+        place = draw(st.integers(0, len(data)))
+        match draw(st.sampled_from(["flip", "cut", "insert", "replace"])):
+            case "flip" if place < len(data):
+                data[place] ^= 1 << draw(st.integers(0, 7))
+            case "cut":
+                del data[place : place + draw(st.integers(1, 4))]
+            case "insert":
+                data[place:place] = draw(st.binary(min_size=1, max_size=4))
+            case _:
+                data[place:] = draw(st.binary(max_size=50))
+    return bytes(data), steps
+
+
+@given(damaged())
+@settings(patient, max_examples=400)
+def test_a_stream_is_refused_or_is_the_stream_of_what_it_decodes_to(example):
+    data, steps = example
+    decoded = verdict(data, steps)
+    assert decoded == in_plain_python(verdict, data, steps)
+    if decoded is not None:
+        lanes = rans._read_varint(data, 0)[0] % 64 + 1
+        redone = [(np.array(d, np.int32), index, tables) for d, (_, index, tables) in zip(decoded, steps, strict=True)]
+        assert encode(redone, lanes) == data
+
+
+@given(st.binary(max_size=300), st.integers(0, 2000), st.integers(0, 2**32))
+@settings(patient, max_examples=400)
+def test_random_bytes_are_refused_or_decoded(data, symbols, seed):
+    rng = np.random.default_rng(seed)
+    step = random_step(rng, (symbols,), random_tables(rng, 3, most=50))
+    assert verdict(data, [step]) == in_plain_python(verdict, data, [step])
+
+
+def test_thousands_of_flipped_bits_are_found():
+    rng = np.random.default_rng(7)
+    step = gaussian_image(rng, (20, 10, 10))
+    data = encode([step], lanes=4)
+    silent = 0
+    for bit in range(8 * len(data)):
+        broken = bytearray(data)
+        broken[bit // 8] ^= 1 << bit % 8
+        silent += verdict(bytes(broken), [step]) is not None
+    assert silent <= 8 * len(data) // 1000  # those in the side section, which only a checksum can see
+
+
+@given(stages(longest=200), st.integers(1, 8))
+@patient
+def test_every_truncated_stream_is_refused(steps, lanes):
+    data = encode(steps, lanes)
+    for length in range(0, len(data), 1 + len(data) // 100):
+        assert verdict(data[:length], steps) is None
+
+
+@given(stages(longest=200), st.binary(min_size=1, max_size=9))
+@patient
+def test_every_extended_stream_is_refused(steps, extension):
+    assert verdict(encode(steps) + extension, steps) is None
+
+
+def test_truncated_substreams_are_refused(monkeypatch):
+    monkeypatch.setattr(rans, "SUBSTREAM", 50)
+    rng = np.random.default_rng(8)
+    steps = [random_step(rng, (n,), random_tables(rng, 3)) for n in (120, 60)]
+    data = encode(steps, 2)
+    assert same(decode(data, steps, threads=2), steps)
+    for length in range(len(data)):
+        assert verdict(data[:length], steps) is None
+
+
+def test_other_tables_or_indices_than_the_encoders_are_found():
+    rng = np.random.default_rng(9)
+    values, index, tables = gaussian_image(rng, (50, 10, 10))
+    data = encode([(values, index, tables)], lanes=4)
+    for _ in range(300):
+        other = index.copy()
+        place = tuple(rng.integers(other.shape))
+        other[place] = (other[place] + 1) % 64
+        assert verdict(data, [(values, other, tables)]) in (None, [values.tolist()])
+    shifted = Tables.concatenate([tables.rows(1, 64), tables.rows(0, 1)])
+    assert verdict(data, [(values, index, shifted)]) is None
+
+
+def test_fewer_or_more_symbols_than_encoded_are_found():
+    step = gaussian_image(np.random.default_rng(10), (400,))
+    values, index, tables = step
+    data = encode([step])
+    for count in (0, 200, 399):
+        assert verdict(data, [(values[:count], index[:count], tables)]) is None
+    assert verdict(data, [step, (values, index, tables)]) is None
+    assert verdict(encode([]), [step]) is None
+
+
+ONE = Tables.from_pmfs([[0.5, 0.4]], [0])
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (b"", "the number at byte 0 does not end"),
+        (b"\xff" * 20, "the number at byte 0 does not end"),
+        (b"\x80\x40", "leading zero"),
+        (b"\x00!", "1 bytes follow a stream without symbols"),
+        (b"\x40", "the number at byte 0 does not end"),
+        (b"\x40\x00\x00\x00\x01", "needs 5 bytes or more and has 4"),
+        (b"\x40\x05\x00\x00\x01\x00", "needs 10 bytes"),
+        (b"\x40\x00\xff\xff\x00\x00", "a state is 65535"),
+        (b"\x81\x00\x06\x00\x00\x00\x01\x00", "substream 0 ends at byte 9, the stream at 8"),
+        (b"\xbf\xff\xff\xff\xff\x7f" + bytes(99), "substream|number|bytes"),
+        (b"\xbf\xff\xff\xff\xff\x7f" + b"\x05\x00\x00\x00\x01\x00" * 99, "substream|number|bytes"),
+    ],
+)
+def test_hostile_headers_are_refused_at_once(data, message):
+    tracemalloc.start()
+    with pytest.raises(StreamError, match=message):
+        Decoder(data)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+def side_stream(side):
+    """One lane, no words, a state that holds one escape symbol, and a given side section."""
+    ideal = encode([(np.array([9], np.int32), np.uint8(0), ONE)], lanes=1)
+    assert ideal[:3] == b"\x40\x01\x0e"  # 9 is 2 * (9 - 2)
+    return b"\x40" + bytes([len(side)]) + side + ideal[3:]
+
+
+@pytest.mark.parametrize(
+    "side, value",
+    [
+        (b"\x0e", 9),
+        (b"\x01", -1),
+        (b"\x8f\xff\xff\xff\x7a", INT32.max),
+        (b"\x8f\xff\xff\xff\x7c", None),  # INT32.max + 1
+        (b"\x8f\xff\xff\xff\x7f", INT32.min),
+        (b"\x90\x80\x80\x80\x01", None),  # INT32.min - 1
+        (b"", None),
+        (b"\x0e\x0e", None),
+        (b"\x80\x0e", None),
+        (b"\x8e", None),
+        (b"\x90\x80\x80\x80\x80\x01", None),
+    ],
+)
+def test_an_escaped_value_has_one_spelling(side, value):
+    step = [(np.zeros(1, np.int32), np.uint8(0), ONE)]
+    expected = None if value is None else [[value]]
+    assert verdict(side_stream(side), step) == in_plain_python(verdict, side_stream(side), step) == expected
+
+
+VALUES = np.zeros((2, 3), np.int32)
+
+
+@pytest.mark.parametrize(
+    "values, index, message",
+    [
+        (VALUES.astype(np.int64), np.uint8(0), "values are int64; int32 is needed"),
+        (VALUES.astype(">i4"), np.uint8(0), "values are >i4"),
+        ([[0]], np.uint8(0), "values are int64"),
+        (VALUES, 0, "index is int64; uint8 or uint16 is needed"),
+        (VALUES, np.zeros((2, 3), np.int8), "index is int8"),
+        (VALUES, np.uint8(1), "index holds 1 but there are 1 tables"),
+        (VALUES, np.zeros((3, 2), np.uint8), r"index of shape \(3, 2\) cannot be broadcast to \(2, 3\)"),
+        (VALUES, np.zeros((2, 2, 3), np.uint8), "cannot be broadcast"),
+    ],
+)
+def test_mistakes_of_the_caller_are_plain_value_errors(values, index, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        encode([(values, index, ONE)])
+    assert caught.type is ValueError
+    if np.asarray(values).dtype == np.int32:
+        with pytest.raises(ValueError, match=message) as caught:
+            Decoder(encode([(VALUES, np.uint8(0), ONE)])).decode(index, ONE, VALUES.shape)
+        assert caught.type is ValueError
+
+
+@pytest.mark.parametrize("options", [{"lanes": 0}, {"lanes": 65}, {"threads": 0}])
+def test_numbers_of_lanes_and_threads_are_checked(options):
+    with pytest.raises(ValueError, match="possible|at least 1"):
+        encode([(VALUES, np.uint8(0), ONE)], **options)
+
+
+def golden_steps():
+    """Every part of the format: two steps with tables of their own, escapes on both sides, words, three lanes."""
+    tables = Tables(
+        np.array([1000, 15000, 300, 84, 2**14 - 1, 1, 2**14], np.uint16),
+        np.array([4, 2, 1], np.int32),
+        np.array([-1, 7, 0], np.int32),
+    )
+    first = (np.array([7, 7, 8, 7, 6, 1000, INT32.min], np.int32), np.uint8(1), tables)
+    second = (np.arange(60, dtype=np.int32).reshape(3, 20) % 3 - 1, np.array([[0], [0], [2]], np.uint16), tables)
+    return [first, second]
+
+
+GOLDEN = (
+    "421d00018f40908080800d000201000201000201000201000201000201000215"  # 64 + 3 - 1; 29 bytes of escaped values
+    "c24200d47975ceffff8500ffff2b7f5a43947e324376bf3243fdbec84114ff"  # states, words
+)
+
+
+def test_streams_never_change():
+    assert encode(golden_steps(), lanes=3).hex() == GOLDEN
+    assert same(decode(bytes.fromhex(GOLDEN), golden_steps()), golden_steps())
+    assert same(in_plain_python(decode, bytes.fromhex(GOLDEN), golden_steps()), golden_steps())
+    assert encode([]) == b"\x00"
+
+
+def test_examples():
+    results = doctest.testmod(rans)
+    assert results.attempted > 0 and results.failed == 0

@@ -1,0 +1,281 @@
+"""The laws of integer frequency tables (valid, optimal, honest about costs) and of the kernels that numba compiles."""
+
+import doctest
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import entropy.tables
+from entropy import Tables
+from entropy.tables import TAIL, TOTAL, Kernel
+
+GOLDEN_DIGEST = "65c33812b8ec79092d8613f4a14e8ed042565073402ddb8d543fcccf2048ff9c"
+
+patient = settings(deadline=None)  # the first example waits for the compiler
+
+
+@st.composite
+def pmfs(draw, most=300):
+    """A pmf of 1 to `most` symbols, anything from flat to nearly certain, with a sum of at most 1."""
+    size = draw(st.integers(1, most))
+    sharpness = draw(st.floats(0, 40))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    pmf = rng.random(size) ** sharpness + 1e-300
+    return pmf / pmf.sum() * draw(st.sampled_from([1.0, 0.99999, 0.9, 0.3]))
+
+
+def laplace(scale, reach):
+    """P(k) of a rounded Laplace variable for k = -reach..reach."""
+    edges = np.exp(-(np.arange(reach + 1) + 0.5) / scale) / 2
+    half = np.append(edges[:-1] - edges[1:], 0)[:reach]
+    return np.concatenate([half[::-1], [1 - 2 * edges[0]], half])
+
+
+def kept(pmf):
+    """The symbols that a table keeps, as a slice."""
+    places = np.flatnonzero(pmf >= min(TAIL, pmf.max()))
+    return slice(places[0], places[-1] + 1)
+
+
+@given(st.lists(pmfs(), max_size=5))
+@patient
+def test_tables_sum_to_the_total_and_know_every_symbol(batch):
+    tables = Tables.from_pmfs(batch, range(len(batch)))
+    assert len(tables) == len(batch)
+    for t, pmf in enumerate(batch):
+        one, inside = tables.rows(t, t + 1), kept(pmf)
+        assert one.freqs.sum() == TOTAL and one.freqs.min() >= 1
+        assert one.sizes[0] == inside.stop - inside.start + 1  # and the escape symbol
+        assert one.offsets[0] == t + inside.start
+
+
+@given(pmfs(most=4096))
+@settings(patient, max_examples=50)
+def test_no_count_is_better_given_to_another_symbol(pmf):
+    freqs = Tables.from_pmfs([pmf], [0]).freqs.astype(float)
+    p = pmf[kept(pmf)]
+    p = np.append(p, max(0.0, 1 - p.sum()))
+    gain = p * np.log2((freqs + 1) / freqs)
+    loss = np.where(freqs > 1, p * np.log2(freqs / np.maximum(freqs - 1, 0.5)), np.inf)
+    assert gain.max() <= loss.min() + 1e-15  # the divergence is convex: no better move means no better table
+
+
+def test_ties_go_to_the_lowest_entry():
+    assert Tables.from_pmfs([[1 / 3] * 3], [0]).freqs.tolist() == [5461, 5461, 5461, 1]
+    assert Tables.from_pmfs([[0.2] * 5], [0]).freqs.tolist() == [3277, 3277, 3277, 3276, 3276, 1]
+
+
+@given(st.lists(pmfs(most=40), min_size=1, max_size=3))
+@settings(patient, max_examples=20)
+def test_compiled_and_plain_allocation_agree(batch):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(entropy.tables, "_allocate", entropy.tables._allocate.function)
+        plain = Tables.from_pmfs(batch, [0] * len(batch))
+    assert plain.digest() == Tables.from_pmfs(batch, [0] * len(batch)).digest()
+
+
+@pytest.mark.parametrize("scale", [0.03, 0.0868, 0.3, 1, 10, 100])
+def test_a_table_costs_little_more_than_its_density(scale):
+    pmf = laplace(scale, math.ceil(30 * scale))  # 0.0868: p(0) = 0.9968
+    tables = Tables.from_pmfs([pmf], [-(pmf.size // 2)])
+    p, freqs = pmf[kept(pmf)], tables.freqs[:-1]
+    escaped = max(0.0, 1 - p.sum())
+    bits = -(p * np.log2(freqs / TOTAL)).sum() - escaped * (np.log2(tables.freqs[-1] / TOTAL) - 8)
+    assert bits <= -(pmf * np.log2(np.maximum(pmf, 1e-300))).sum() * 1.0015 + 0.0002
+
+
+def test_nearly_certain_symbols_keep_nearly_all_counts():
+    tables = Tables.from_pmfs([[0.99999], [1.0], [5e-6, 0.99999, 5e-6]], [7, 0, -1])
+    assert tables.freqs.tolist() == [TOTAL - 1, 1] * 3
+    assert tables.offsets.tolist() == [7, 0, 0]
+
+
+def test_the_widest_table_gives_every_symbol_one_count():
+    tables = Tables.from_pmfs([np.full(TOTAL - 1, 1 / TOTAL)], [-8192])
+    assert tables.freqs.tolist() == [1] * TOTAL
+
+
+def test_histograms_are_probabilities():
+    counts = [[3, 0, 5], [0, 0, 9, 0]]
+    expected = Tables.from_pmfs([[0.375, 0, 0.625], [0, 0, 1, 0]], [-1, 4])
+    assert Tables.from_counts(counts, [-1, 4]).digest() == expected.digest()
+
+
+@given(st.lists(pmfs(most=20), min_size=1, max_size=6), st.data())
+@patient
+def test_rows_and_concatenate_undo_each_other(batch, data):
+    tables = Tables.from_pmfs(batch, range(len(batch)))
+    cut = data.draw(st.integers(0, len(batch)))
+    parts = [tables.rows(0, cut), tables.rows(cut, len(batch))]
+    assert Tables.concatenate(parts).digest() == tables.digest()
+    assert np.shares_memory(parts[1].offsets, tables.offsets) == (cut < len(batch))
+
+
+def test_digest_is_the_same_everywhere_and_sees_every_field():
+    tables = Tables.from_pmfs([[0.1, 0.8, 0.1], [0.5, 0.25]], [-1, 0])
+    assert tables.digest().hex() == GOLDEN_DIGEST
+    assert tables.digest() != Tables(tables.freqs, tables.sizes, tables.offsets + np.int32(1)).digest()
+    assert tables.digest() != Tables.from_pmfs([[0.1, 0.8, 0.1], [0.5, 0.26]], [-1, 0]).digest()
+
+
+@given(st.lists(pmfs(), min_size=1, max_size=4))
+@patient
+def test_every_slot_belongs_to_the_symbol_the_decoder_finds(batch):
+    tables = Tables.from_pmfs(batch, [0] * len(batch))
+    slots = np.arange(TOTAL)
+    for t in range(len(tables)):
+        freqs = tables.freqs[tables.starts[t] : tables.starts[t + 1]].astype(int)
+        entries = tables.entries[tables.starts[t] : tables.starts[t + 1]]
+        owner = np.repeat(np.arange(freqs.size), freqs)
+        assert np.array_equal(entries >> 16, np.cumsum(freqs) - freqs) and np.array_equal(entries & 0xFFFF, freqs)
+        assert np.array_equal(tables.buckets[t], owner[slots % 64 == 0])
+
+
+@given(st.lists(pmfs(most=20), min_size=1, max_size=4), st.integers(0, 2**32), st.integers(0, 200))
+@patient
+def test_bits_are_the_sum_of_symbols_and_escapes(batch, seed, count):
+    tables = Tables.from_pmfs(batch, [-5] * len(batch))
+    rng = np.random.default_rng(seed)
+    index = rng.integers(len(batch), size=count).astype(np.uint8)
+    values = (rng.integers(-10, 40, count) * rng.choice([1, 1, 50, 2**25], count)).astype(np.int32)
+    expected = 0.0
+    for t, value in zip(index.tolist(), values.tolist(), strict=True):
+        freqs = tables.rows(t, t + 1).freqs.tolist()
+        low = int(tables.offsets[t])
+        high = low + len(freqs) - 1
+        if low <= value < high:
+            expected += 14 - math.log2(freqs[value - low])
+        else:
+            code = 2 * (value - high) if value >= high else 2 * (low - 1 - value) + 1
+            expected += 14 - math.log2(freqs[-1]) + 8 * max(1, math.ceil(code.bit_length() / 7))
+    assert tables.bits(values, index) == pytest.approx(expected, rel=1e-12)
+
+
+def test_bits_takes_arrays_longer_than_one_piece():
+    tables = Tables.from_counts([[1, 1]], [0])
+    assert tables.bits(np.zeros((3, 1 << 19), np.int32), np.uint8(0)) == pytest.approx(3 * 2**19, rel=1e-3)
+
+
+def test_tables_do_not_follow_later_changes_of_the_callers_arrays():
+    freqs = np.array([1, TOTAL - 1], np.uint16)
+    tables = Tables(freqs, np.array([2], np.int32), np.array([0], np.int32))
+    freqs[:] = 0
+    assert tables.freqs.tolist() == [1, TOTAL - 1]
+    with pytest.raises(ValueError, match="read-only"):
+        tables.freqs[0] = 0
+
+
+U16, I32 = np.uint16, np.int32
+
+
+@pytest.mark.parametrize(
+    "freqs, sizes, offsets, message",
+    [
+        (np.array([TOTAL], np.int64), I32([1]), I32([0]), "freqs is int64"),
+        (U16([TOTAL]), np.array([1.0]), I32([0]), "sizes is float64"),
+        (U16([TOTAL]), I32([1]), I32([[0]]), r"offsets is int32 \(1, 1\)"),
+        (U16([TOTAL]), I32([1]), I32([0, 0]), "1 sizes but 2 offsets"),
+        (U16([TOTAL]), I32([1, 0]), I32([0, 0]), "has 0 entries"),
+        (U16([TOTAL]), I32([2]), I32([0]), "sizes sum to 2 but there are 1"),
+        (U16([TOTAL, 0]), I32([2]), I32([0]), "a frequency is 0"),
+        (U16([TOTAL, 5]), I32([1, 1]), I32([0, 0]), "table 1 sums to 5"),
+        (U16([1, 1, TOTAL - 2]), I32([3]), I32([2**31 - 1]), "table 0 reaches 2147483648, beyond int32"),
+    ],
+)
+def test_broken_tables_are_refused(freqs, sizes, offsets, message):
+    with pytest.raises(ValueError, match=message):
+        Tables(freqs, sizes, offsets)
+
+
+@pytest.mark.parametrize("pmf", [[], [[0.5]], [0.5, -0.1], [np.nan], [np.inf], [0.0], [0.7, 0.4]])
+def test_what_is_no_probability_is_refused(pmf):
+    with pytest.raises(ValueError, match="pmf 1"):
+        Tables.from_pmfs([[1.0], pmf], [0, 0])
+
+
+def test_other_mistakes_are_refused():
+    with pytest.raises(ValueError, match="16384 symbols"):
+        Tables.from_pmfs([np.full(TOTAL, 1 / TOTAL)], [0])
+    with pytest.raises(ValueError, match="do not fit int32"):
+        Tables.from_pmfs([[1.0]], [2**31])
+    with pytest.raises(ValueError, match="shorter"):
+        Tables.from_pmfs([[1.0]], [])
+    with pytest.raises(ValueError, match="histogram 0"):
+        Tables.from_counts([[0, 0]], [0])
+    with pytest.raises(ValueError, match="rows 0 to 2 of 1"):
+        Tables.from_pmfs([[1.0]], [0]).rows(0, 2)
+
+
+def test_no_tables_at_all():
+    tables = Tables.from_pmfs([], [])
+    assert len(tables) == 0 and tables.buckets.shape == (0, 256)
+
+
+def test_a_kernel_that_cannot_be_cached_is_compiled_all_the_same():
+    scope = {}
+    exec("def double(x): return 2 * x", scope)  # numba caches functions from files only
+    double = Kernel(scope["double"], "int64(int64)")
+    assert not double.cached
+    assert double(21) == 42
+
+
+def test_an_error_in_a_kernel_is_not_taken_for_a_broken_cache():
+    def wrong(x):
+        return x.nothing
+
+    with pytest.raises(Exception, match="nothing"):
+        Kernel(wrong, "int64(int64)")(1)
+
+
+def fresh_process(program, **environment):
+    """What a new interpreter prints."""
+    root = str(Path(entropy.__file__).parents[1])
+    run = [sys.executable, "-W", "always", "-c", program]
+    environment = os.environ | {"PYTHONPATH": root} | {name: str(value) for name, value in environment.items()}
+    return subprocess.run(run, env=environment, check=True, capture_output=True, text=True)
+
+
+CODE_AND_PRINT = """
+import numpy as np
+from entropy import Decoder, Tables, encode
+tables = Tables.from_pmfs([[0.2, 0.5, 0.2]], [-1])
+values = np.arange(-50, 50, dtype=np.int32) // 20
+data = encode([(values, np.uint8(0), tables)])
+assert np.array_equal(Decoder(data).decode(np.uint8(0), tables, 100), values)
+print(data.hex())
+"""
+
+
+def test_importing_the_coder_does_not_import_torch():
+    program = CODE_AND_PRINT + "import sys; print([m for m in ('torch', 'codec', 'compressai') if m in sys.modules])"
+    assert fresh_process(program).stdout.split()[1] == "[]"
+
+
+def test_without_numba_there_is_one_warning_and_the_same_bytes():
+    without = fresh_process("import sys; sys.modules['numba'] = None\n" + CODE_AND_PRINT)
+    assert without.stderr.count("Warning") == without.stderr.count("numba cannot be imported") == 1
+    switched_off = fresh_process(CODE_AND_PRINT, NUMBA_DISABLE_JIT=1)
+    assert switched_off.stderr == ""
+    assert without.stdout == switched_off.stdout == fresh_process(CODE_AND_PRINT).stdout
+
+
+def test_the_cache_is_announced_and_may_be_damaged(tmp_path):
+    program = f"import entropy; print(entropy.kernels_cached())\n{CODE_AND_PRINT}\nprint(entropy.kernels_cached())"
+    first = fresh_process(program, NUMBA_CACHE_DIR=tmp_path).stdout.split()
+    assert first[0] == "False" and first[2] == "True"
+    assert fresh_process(program, NUMBA_CACHE_DIR=tmp_path).stdout.split() == ["True", first[1], "True"]
+    for file in tmp_path.rglob("*.nb?"):
+        file.write_bytes(b"damaged")
+    assert fresh_process(program, NUMBA_CACHE_DIR=tmp_path).stdout.split()[1] == first[1]
+
+
+def test_examples():
+    results = doctest.testmod(entropy.tables)
+    assert results.attempted > 0 and results.failed == 0
