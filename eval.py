@@ -80,7 +80,8 @@ def plot_latents(codec: Codec, images: Sequence[tuple[str, object]], path: Path)
     latents = [codec.model.estimate(load_image(image), quality).symbols for _, image in images[:24]]  # (C, h, w) each
     symbols = np.concatenate([latent.reshape(len(latent), -1) for latent in latents], axis=1)
     title = f"Latents of {codec.name}" + ("" if quality is None else f" at quality {quality}")
-    plot.latent_histograms(symbols, lambda channel: codec.model.pmf(channel, quality), path, title)
+    densities = codec.model.densities(quality)
+    plot.latent_histograms(symbols, densities.__getitem__, path, title)
 
 
 def fresh_folder() -> Path:

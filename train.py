@@ -223,18 +223,19 @@ def train(run: Run, out: Path, minutes: float) -> bool:
     )  # fmt: skip
     run.model.train()
     sums: dict[str, Tensor] = {}
-    since = time.monotonic()
+    since, logged = time.monotonic(), run.step
     for x in loader:
         terms = run.update(x.to(run.device, non_blocking=True) / 255)
         log.bar.update()
         sums = {name: sums.get(name, 0.0) + term.detach().mean() for name, term in terms.items()}
         if run.step % c.log_every == 0:
-            figures = {name: (total / c.log_every).item() for name, total in sums.items()}
+            count = run.step - logged  # fewer than log_every after a resume
+            figures = {name: (total / count).item() for name, total in sums.items()}
             figures["psnr"] = -10 * math.log10(max(figures["mse"], 1e-10))
             figures["lr"] = learning_rate(run.step, c)
-            figures["img_s"] = c.log_every * c.batch / (time.monotonic() - since)
+            figures["img_s"] = count * c.batch / (time.monotonic() - since)
             log.numbers("train", run.step, figures)
-            sums, since = {}, time.monotonic()
+            sums, since, logged = {}, time.monotonic(), run.step
         over = (time.monotonic() - started) / 60 > minutes
         if run.step % c.val_every == 0 or run.step == c.steps:
             check()

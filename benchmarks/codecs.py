@@ -12,8 +12,6 @@ scaled to latents and densities of a usual rate: how long it takes does not depe
 
 import os
 import struct
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import codec
+from benchmarks import startup
 from benchmarks.measure import (
     SIZE,
     Report,
@@ -36,7 +35,6 @@ from benchmarks.measure import (
     ratios,
     table,
     take_turns,
-    wall_times,
 )
 from codec.checkpoint import find_model
 from codec.image import to_image, to_tensor
@@ -44,10 +42,9 @@ from codec.model import FactorizedCodec, has_native_bf16
 from codec.rivals import RIVALS
 
 ROUNDS = 15
-STARTUP_ROUNDS = 5
 QUALITY = 50  # of ours
-RIVAL_QUALITY = {"jpeg": 50, "webp": 60, "avif": 60}  # all near 0.5 to 0.8 bpp on photographs
-LOGISTIC_SCALE = 0.29  # of the untrained peer's latents: rounded, they have 0.67 bit/symbol, 0.5 bit/pixel
+RIVAL_QUALITY = {"jpeg": 40, "webp": 50, "avif": 55}  # 0.5 to 0.65 bpp on the sample photographs
+LOGISTIC_SCALE = 0.22  # of the untrained peer's latents and densities: 0.5 bpp on the sample photographs
 
 
 @dataclass(frozen=True)
@@ -67,14 +64,14 @@ class Contender:
     """Thousand multiply-accumulates per pixel of encoder and decoder; None for a classical codec."""
 
 
-def ours(model: FactorizedCodec) -> Contender:
+def ours(model: FactorizedCodec, threads: int) -> Contender:
     """Our codec with an exported model."""
     quality = QUALITY if model.config.variable_rate else None
     return Contender(
         f"lic {model.precision}",
         f"model {model.id}, quality {quality}, {model.parameter_count() / 1e6:.2f} M parameters",
         model.precision,
-        torch.get_num_threads(),
+        threads,
         lambda image: model.compress(image, quality),
         model.decompress,
         model.kmac(),
@@ -106,7 +103,7 @@ def transform_kmac(transform: nn.Module, sample: Tensor, pixels: int) -> float:
     return counter.get_total_flops() / 2 / pixels / 1000
 
 
-def compressai_peer(net: nn.Module, bf16: bool) -> Contender:
+def compressai_peer(net: nn.Module, bf16: bool, threads: int) -> Contender:
     """The peer as it ships, or helped: bf16 autocast and channels_last. Files are the latent's shape and its string."""
     layout = torch.channels_last if bf16 else torch.contiguous_format
     net = net.to(memory_format=layout)
@@ -131,7 +128,7 @@ def compressai_peer(net: nn.Module, bf16: bool) -> Contender:
     kmac = transform_kmac(net.g_a, x, 256**2), transform_kmac(net.g_s, y, 256**2)
     name = "compressai bmshj2018-factorized " + ("bf16, channels_last" if bf16 else "fp32")
     about = f"N 128, M 192, random weights, {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters"
-    return Contender(name, about, "bf16" if bf16 else "fp32", torch.get_num_threads(), encode, decode, kmac)
+    return Contender(name, about, "bf16" if bf16 else "fp32", threads, encode, decode, kmac)
 
 
 def rival(name: str) -> Contender:
@@ -144,16 +141,18 @@ def rival(name: str) -> Contender:
 
 
 def contenders(model: Path, image: Image.Image) -> tuple[list[Contender], dict[str, str]]:
-    """Everyone who can take part, ours first, and why the others cannot."""
-    present, absent = [ours(codec.load(str(model), "cpu"))], {}
-    if present[0].dtype != "fp32":
-        present.append(ours(codec.load(str(model), "cpu", "fp32")))
+    """Everyone who can take part, ours first, and why the others cannot. Networks run on all threads, and on one."""
+    native = has_native_bf16(torch.device("cpu"))
+    models = [codec.load(str(model), "cpu", precision) for precision in (("auto", "fp32") if native else ("auto",))]
+    absent = {}
     try:
-        present.append(compressai_peer(untrained_peer(image), bf16=False))
-        if has_native_bf16(torch.device("cpu")):
-            present.append(compressai_peer(untrained_peer(image), bf16=True))
+        peers = [(untrained_peer(image), bf16) for bf16 in ((False, True) if native else (False,))]
     except ImportError as error:
-        absent["compressai"] = f"cannot be imported: {error}"
+        peers, absent["compressai"] = [], f"cannot be imported: {error}"
+    present = []
+    for threads in sorted({torch.get_num_threads(), 1}, reverse=True):
+        present += [ours(m, threads) for m in models]
+        present += [compressai_peer(net, bf16, threads) for net, bf16 in peers]
     for name in RIVALS:
         try:
             present.append(rival(name))
@@ -170,6 +169,7 @@ def turn(contender: Contender, images: list[Image.Image]) -> Callable[[], Turn]:
         nonlocal count
         image = images[count % len(images)]
         count += 1
+        torch.set_num_threads(contender.threads)
         start = time.perf_counter()
         data = contender.encode(image)
         middle = time.perf_counter()
@@ -181,67 +181,39 @@ def turn(contender: Contender, images: list[Image.Image]) -> Callable[[], Turn]:
     return one
 
 
-def startup(model: Path, image: Image.Image) -> dict[str, list[float]]:
-    """Seconds of `import torch`, `lic compress` and `lic decompress`, the kernels' cache being warm."""
-    with tempfile.TemporaryDirectory() as folder:
-        photo, coded, decoded = (str(Path(folder) / name) for name in ("photo.png", "photo.lic", "decoded.png"))
-        image.save(photo)
-        lic = [sys.executable, "-m", "codec.cli"]
-        options = ["-f", "-m", str(model)]
-        commands = {
-            'python -c "import torch"': [sys.executable, "-c", "import torch"],
-            "lic compress": [*lic, "compress", photo, "-o", coded, *options],
-            "lic decompress": [*lic, "decompress", coded, "-o", decoded, *options],
-        }
-        return wall_times(commands, STARTUP_ROUNDS)
-
-
 def run(data: Path | None, model: str, rounds: int) -> Report:
     """Measure; ModelError if there is no such model, OSError if there are no images."""
     about, path, images = machine(), find_model(model).resolve(), photographs(data)
     present, absent = contenders(path, images[0])
-    turns = take_turns({c.name: turn(c, images) for c in present}, rounds)
-    starts = startup(path, images[0])
-    first, torch_starts = turns[present[0].name], starts['python -c "import torch"']
+    turns = take_turns({c: turn(c, images) for c in present}, rounds)
+    starts = startup.command_line(path, images[0])
 
     rows, cells = [], []
     for c in present:
-        mine = turns[c.name]
-        times = {name: Spread.of(1e3 * getattr(t, name) for t in mine) for name in ("encode", "decode", "both")}
-        ratio = ratios((t.both for t in mine), (t.both for t in first))
-        size = sum(t.bytes for t in mine) / len(mine)
+        beside = next(turns[other] for other in present if other.threads == c.threads or c.kmac is None)
+        times = {name: Spread.of(1e3 * getattr(t, name) for t in turns[c]) for name in ("encode", "decode", "both")}
+        ratio = ratios((t.both for t in turns[c]), (t.both for t in beside))
+        size = sum(t.bytes for t in turns[c]) / rounds
         kmac = "-" if c.kmac is None else f"{c.kmac[0]:.1f} / {c.kmac[1]:.1f}"
-        spreads = [f"{times[name]:.1f}" for name in times]
-        rows.append([c.name, c.dtype, str(c.threads), kmac, f"{size:.0f}", *spreads, f"{ratio:.2f}"])
-        spread = {f"{name}_ms": value._asdict() for name, value in times.items()} | {"ratio": ratio._asdict()}
-        settings = {"name": c.name, "about": c.about, "dtype": c.dtype, "threads": c.threads, "kmac": c.kmac}
-        cells.append(settings | spread | {"bytes": size, "turns": [t._asdict() for t in mine]})
-    rows += [[name, why, *["-"] * 7] for name, why in absent.items()]
-    header = ["codec", "dtype", "threads", "kMAC/pixel enc / dec", "bytes"]
-    header += ["encode ms", "decode ms", "encode + decode ms", "ratio to ours"]
-    start_rows = [
-        [name, f"{Spread.of(times):.2f}", f"{ratios(times, torch_starts):.2f}"] for name, times in starts.items()
+        spreads = [f"{spread:.1f}" for spread in times.values()]
+        rows.append([c.name, str(c.threads), c.dtype, kmac, f"{size:.0f}", *spreads, f"{ratio:.2f}"])
+        cell = {"name": c.name, "about": c.about, "dtype": c.dtype, "threads": c.threads, "kmac_per_pixel": c.kmac}
+        cell |= {f"{name}_ms": spread._asdict() for name, spread in times.items()}
+        cells.append(cell | {"ratio": ratio._asdict(), "bytes": size, "turns": [t._asdict() for t in turns[c]]})
+    rows += [[name, *["-"] * 7, why] for name, why in absent.items()]
+    header = ["codec", "threads", "dtype", "kMAC/pixel enc / dec", "bytes", "encode ms", "decode ms"]
+    lines = [
+        f"## Image codecs, {SIZE[0]}x{SIZE[1]}, PIL image -> bytes -> PIL image",
+        machine_line(about),
+        table([*header, "encode + decode ms", "ratio to ours"], rows),
+        f"Median (quartiles) of {rounds} rounds over {len(images)} photographs in turn, all contenders interleaved in "
+        "each round. Ratios are of encode + decode, round by round: of networks to ours with as many threads, of the "
+        "others to ours at its best.",
+        "\n".join(f"- {name}: {settings}" for name, settings in {c.name: c.about for c in present}.items()),
+        "## Start-up",
+        startup.start_table(starts),
+        f"Median (quartiles) of {startup.ROUNDS} interleaved rounds of whole processes, one {SIZE[0]}x{SIZE[1]} "
+        "photograph, PNG in and PNG out, warm kernel cache.",
     ]
-    markdown = "\n".join(
-        [
-            f"## Image codecs, {SIZE[0]}x{SIZE[1]}, PIL image -> bytes -> PIL image",
-            "",
-            machine_line(about),
-            "",
-            table(header, rows),
-            "",
-            f"Median (quartiles) of {rounds} rounds over {len(images)} photographs in turn, all contenders interleaved "
-            "in each round; ratios are taken round by round.",
-            "",
-            *(f"- {c.name}: {c.about}" for c in present),
-            "",
-            "## Start-up",
-            "",
-            table(["process", "seconds", "ratio to import torch"], start_rows),
-            "",
-            f"Median (quartiles) of {STARTUP_ROUNDS} interleaved rounds; one {SIZE[0]}x{SIZE[1]} photograph, PNG in "
-            "and PNG out, warm kernel cache.",
-        ]
-    )
-    document = {"machine": about, "rounds": rounds, "images": len(images), "size": SIZE}
-    return Report("codecs", markdown, document | {"codecs": cells, "absent": absent, "startup_s": starts})
+    document = {"machine": about, "rounds": rounds, "images": len(images), "size": SIZE, "codecs": cells}
+    return Report("codecs", "\n\n".join(lines), document | {"absent": absent, "startup_s": starts})

@@ -13,7 +13,6 @@ Categorical per channel or, for Gaussian latents, per scale, the symbols sorted 
 """
 
 import multiprocessing
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import entropy
+from benchmarks import startup
 from benchmarks.latents import KODAK, LARGE, Case, factorized_case, gaussian_case, trained_case
 from benchmarks.measure import (
     Report,
@@ -36,47 +36,13 @@ from benchmarks.measure import (
     ratios,
     table,
     take_turns,
-    wall_times,
 )
 from codec.checkpoint import ModelError
 from entropy.rans import SUBSTREAM
 
 ROUNDS = 9
-COLD_ROUNDS = 5
 KODAK_COUNT = 8  # different latents of the small size; a large one is too long to be learnt
-PEER = "compressai.ans, as its models call it"
-
-# What a fresh process does up to its first coded and decoded symbols, the tables being at hand.
-OURS_COLD = """
-import numpy as np, entropy
-tables = entropy.Tables(np.array([8192, 8191, 1], np.uint16), np.array([3], np.int32), np.array([0], np.int32))
-values = np.array([0, 1, 1, 0], np.int32)
-decoder = entropy.Decoder(entropy.encode([(values, np.uint8(0), tables)]))
-assert (decoder.decode(np.uint8(0), tables, values.shape) == values).all()
-decoder.finish()
-"""
-COMPRESSAI_COLD = """
-import numpy as np
-from compressai import ans
-tables = [[0, 32768, 65535, 65536]], [4], [0]
-data = ans.RansEncoder().encode_with_indexes([0, 1, 1, 0], [0] * 4, *tables)
-assert ans.RansDecoder().decode_with_indexes(data, [0] * 4, *tables) == [0, 1, 1, 0]
-"""
-CONSTRICTION_COLD = """
-import numpy as np, constriction
-model, values = constriction.stream.model.Categorical(np.array([0.5, 0.5]), perfect=False), np.array([0, 1, 1], np.int32)
-coder = constriction.stream.stack.AnsCoder()
-coder.encode_reverse(values, model)
-assert (constriction.stream.stack.AnsCoder(coder.get_compressed()).decode(model, 3) == values).all()
-"""
-NO_CACHE = "import os, tempfile; cache = tempfile.TemporaryDirectory(); os.environ['NUMBA_CACHE_DIR'] = cache.name\n"
-COLD = {
-    "import numpy": "import numpy",
-    "lic, warm cache": OURS_COLD,
-    "lic, first run ever (compiles)": NO_CACHE + OURS_COLD,
-    "compressai.ans": COMPRESSAI_COLD,
-    "constriction ANS": CONSTRICTION_COLD,
-}
+PEER, PREPARED = "compressai.ans, as its models call it", "compressai.ans, lists made beforehand"
 
 
 class Coder(NamedTuple):
@@ -91,14 +57,16 @@ class Coder(NamedTuple):
 def ours(case: Case, threads: int) -> Coder:
     """entropy.encode and entropy.Decoder."""
 
+    def encode(i: int) -> bytes:
+        return entropy.encode([(case.values[i], case.index[i], case.tables)], threads=threads)
+
     def decode(i: int, data: bytes) -> NDArray[np.int32]:
         decoder = entropy.Decoder(data, threads)
         values = decoder.decode(case.index[i], case.tables, case.values[i].shape)
         decoder.finish()
         return values
 
-    name = "lic" if threads == 1 else f"lic, {threads} threads"
-    return Coder(name, threads, lambda i: entropy.encode([(case.values[i], case.index[i], case.tables)], None, threads), decode)
+    return Coder("lic" if threads == 1 else f"lic, {threads} threads", threads, encode, decode)
 
 
 def compressai_coders(case: Case) -> list[Coder]:
@@ -128,28 +96,28 @@ def compressai_coders(case: Case) -> list[Coder]:
     def lists(i: int) -> tuple[list, ...]:
         return index_of(i).reshape(-1).int().tolist(), cdf.tolist(), sizes.tolist(), offsets.tolist()
 
+    def encode(i: int) -> bytes:
+        return encoder.encode_with_indexes(values[i].reshape(-1).int().tolist(), *lists(i))
+
     def decode(i: int, data: bytes) -> torch.Tensor:
         return torch.tensor(decoder.decode_with_indexes(data, *lists(i)), dtype=torch.int32).reshape(values[i].shape)
 
+    def encode_prepared(i: int) -> bytes:
+        return encoder.encode_with_indexes(symbols[i], *prepared[i])
+
+    def decode_prepared(i: int, data: bytes) -> list[int]:
+        return decoder.decode_with_indexes(data, *prepared[i])
+
     prepared = [lists(i) for i in range(len(values))]
     symbols = [v.reshape(-1).tolist() for v in values]
-    return [
-        Coder(
-            PEER, 1, lambda i: encoder.encode_with_indexes(values[i].reshape(-1).int().tolist(), *lists(i)), decode
-        ),
-        Coder(
-            "compressai.ans, lists made beforehand",
-            1,
-            lambda i: encoder.encode_with_indexes(symbols[i], *prepared[i]),
-            lambda i, data: decoder.decode_with_indexes(data, *prepared[i]),
-        ),
-    ]
+    return [Coder(PEER, 1, encode, decode), Coder(PREPARED, 1, encode_prepared, decode_prepared)]
 
 
 def constriction_coder(case: Case) -> Coder:
     """constriction's ANS coder, a Categorical per row of the densities; ImportError if it is missing."""
-    from constriction.stream.model import Categorical
-    from constriction.stream.stack import AnsCoder
+    import constriction
+
+    Categorical, AnsCoder = constriction.stream.model.Categorical, constriction.stream.stack.AnsCoder
 
     supports = case.supports(occurring=True)  # it has no escape
     models = [Categorical(row[support], perfect=False) for row, support in zip(case.pmf, supports, strict=True)]
@@ -331,39 +299,22 @@ def run(data: Path | None, model: str, rounds: int) -> Report:
             cells += measured
             absent |= missing
     gains = [measure_gain(partial(make, LARGE, 1), rounds) for make in (factorized_case, gaussian_case)]
-    scripts = {name: script for name, script in COLD.items() if name not in absent}
-    cold = wall_times({name: [sys.executable, "-c", script] for name, script in scripts.items()}, COLD_ROUNDS)
-    base = cold["import numpy"]
-    cold_rows = [
-        [name, f"{Spread.of(times):.2f}", f"{Spread.of(t - b for t, b in zip(times, base, strict=True)):.2f}"]
-        for name, times in cold.items()
+    cold = startup.coders(absent)
+
+    header = ["latents", "coder", "encode Msym/s", "decode Msym/s", "encode x peer", "decode x peer"]
+    gain_header = [f"{name}: {what}" for name in ("encode", "decode") for what in ("threads", "processes", "quotient")]
+    lines = [
+        "## Entropy coders, int32 array -> bytes -> int32 array",
+        machine_line(about),
+        table([*header, "bytes", "over ideal", "bytes over"], map(coder_row, cells)),
+        f"Median (quartiles) of {rounds} rounds, all coders of a case interleaved in each; one thread unless named "
+        f'otherwise; {KODAK_COUNT} different latents of the small size in turn; round trips verified. "x peer" is the '
+        f"speed over that of {PEER}, round by round.",
+        *(f"{name}: {why}" for name, why in absent.items()),
+        "## Gain of two threads beside that of two independent processes",
+        table(["latents", *gain_header], map(gain_row, gains)),
+        "## Cold start: a fresh process up to the first decoded symbols",
+        startup.start_table(cold),
     ]
-    markdown = "\n".join(
-        [
-            "## Entropy coders, int32 array -> bytes -> int32 array",
-            "",
-            machine_line(about),
-            "",
-            table(
-                ["latents", "coder", "encode Msym/s", "decode Msym/s", "encode x peer", "decode x peer", "bytes",
-                 "over ideal", "bytes over"],
-                map(coder_row, cells),
-            ),
-            "",
-            f"Median (quartiles) of {rounds} rounds, all coders of a case interleaved in each; one thread unless named "
-            f"otherwise; {KODAK_COUNT} different latents of the small size in turn; round trips verified. x peer: speed "
-            f"over that of {PEER}, round by round.",
-            *(f"\n{name}: {why}" for name, why in absent.items()),
-            "",
-            "## Gain of two threads beside that of two independent processes",
-            "",
-            table(["latents", *(f"{name}: {what}" for name in ("encode", "decode") for what in ("two threads", "two processes", "quotient"))],
-                  map(gain_row, gains)),
-            "",
-            "## Cold start: a fresh process, up to the first decoded symbols",
-            "",
-            table(["process", "seconds", "over import numpy"], cold_rows),
-        ]
-    )  # fmt: skip
     document = {"machine": about, "rounds": rounds, "cells": cells, "absent": absent, "gains": gains}
-    return Report("entropy", markdown, document | {"cold_start_s": cold})
+    return Report("entropy", "\n\n".join(lines), document | {"cold_start_s": cold})

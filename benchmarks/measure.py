@@ -8,8 +8,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import subprocess
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -23,7 +21,7 @@ from codec.image import find_images, sample_images
 SIZE = (768, 512)  # width and height of the photographs of the Kodak set
 PACKAGES = ("torch", "numpy", "numba", "pillow", "compressai", "constriction")
 
-T = TypeVar("T")
+K, T = TypeVar("K"), TypeVar("T")
 
 
 class Turn(NamedTuple):
@@ -75,28 +73,17 @@ class Report(NamedTuple):
             print(path)
 
 
-def take_turns(contenders: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
+def take_turns(contenders: Mapping[K, Callable[[], T]], rounds: int) -> dict[K, list[T]]:
     """Let every contender have one unmeasured turn, then one in each round; what the measured turns returned."""
-    names = list(contenders)
-    for name in names:
-        contenders[name]()
-    turns: dict[str, list[T]] = {name: [] for name in names}
-    for number in range(rounds):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            turns[name].append(contenders[name]())
+    order = list(contenders)
+    for contender in order:
+        contenders[contender]()
+    turns: dict[K, list[T]] = {contender: [] for contender in order}
+    for _ in range(rounds):
+        for contender in order:
+            turns[contender].append(contenders[contender]())
+        order.append(order.pop(0))
     return turns
-
-
-def wall_times(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[str, list[float]]:
-    """Seconds from start to end of each command, in every round; CalledProcessError if one fails."""
-
-    def timed(command: Sequence[str]) -> float:
-        start = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True)
-        return time.perf_counter() - start
-
-    return take_turns({name: lambda c=command: timed(c) for name, command in commands.items()}, rounds)
 
 
 def ratios(numerators: Iterable[float], denominators: Iterable[float]) -> Spread:

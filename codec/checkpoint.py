@@ -67,8 +67,15 @@ def save_checkpoint(path: Path | str, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
-    """A training state; only tensors and plain values are read, so a foreign file cannot run code."""
-    return torch.load(path, map_location="cpu", weights_only=True)
+    """A training state; only tensors and plain values are read, so a foreign file cannot run code. ModelError for such
+    a file, and for a damaged one.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch has a class of its own for every kind of damage
+        raise ModelError(f"{path} is not an intact training checkpoint") from error
 
 
 def _compact(name: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -49,7 +49,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from entropy.tables import BUCKET_BITS, PRECISION, Tables, kernel, numba_or_none
+from entropy.kernel import kernel, numba_or_none
+from entropy.tables import BUCKET_BITS, PRECISION, Tables
 
 SUBSTREAM = 1 << 20  # symbols; states and lengths (some 30 bytes) cost 0.04 % of that many at half a bit each
 MAX_LANES = 64

@@ -1,5 +1,6 @@
 """What the tests share: photographs, and two tiny models that are not trivial."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,22 @@ def tiny(models) -> FactorizedCodec:
 def fixed(models) -> FactorizedCodec:
     """The model of one lambda, in fp32."""
     return load_model(models / "fixed.safetensors", precision="fp32")
+
+
+@pytest.fixture
+def cifar10(tmp_path, monkeypatch):
+    """A copy of CIFAR-10 in its own layout, with 4 images a file; its checksums are taken as right."""
+    from torchvision.datasets import cifar
+
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
+        batch = {"data": rng.integers(0, 256, (4, 3072), dtype=np.uint8), "labels": [0] * 4}
+        (folder / name).write_bytes(pickle.dumps(batch))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": ["airplane"]}))
+    monkeypatch.setattr(cifar, "check_integrity", lambda path, md5: (folder / path).is_file())
+    return folder
 
 
 def noise_image(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:

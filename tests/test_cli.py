@@ -10,7 +10,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import noise_image
 from PIL import Image, features
 
 from codec import bitstream
@@ -218,7 +217,9 @@ def test_an_image_is_turned_upright_by_its_exif_orientation(lic, photo):
     assert (header.width, header.height) == (64, 96)
 
 
-def test_a_wrong_or_unknown_model_is_an_error_that_names_it(fails, here, photo, small, tiny, fixed, models, monkeypatch):
+def test_a_wrong_or_unknown_model_is_an_error_that_names_it(
+    fails, here, photo, small, tiny, fixed, models, monkeypatch
+):
     photo.save("b.png")
     (here / "broken.safetensors").write_bytes((models / "tiny.safetensors").read_bytes()[:-1])
     for command, source, target in (("compress", "b.png", "b.lic"), ("decompress", "a.lic", "a.png")):

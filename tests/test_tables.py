@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import entropy.tables
 from entropy import Tables
-from entropy.tables import TAIL, TOTAL, Kernel
+from entropy.kernel import Kernel
+from entropy.tables import TAIL, TOTAL
 
 GOLDEN_DIGEST = "65c33812b8ec79092d8613f4a14e8ed042565073402ddb8d543fcccf2048ff9c"
 

@@ -1,0 +1,65 @@
+"""Compiled functions: numba's machine code where numba is there, the same function in plain Python where it is not."""
+
+import functools
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+
+@functools.cache
+def numba_or_none():
+    """The numba module, or None where it is switched off (NUMBA_DISABLE_JIT=1) or, with one warning, missing."""
+    try:
+        import numba  # here, not above: it takes 0.1-0.3 s, and reading a header needs no kernel
+    except ImportError as error:
+        warnings.warn(f"numba cannot be imported ({error}): entropy coding runs in plain Python, slowly", stacklevel=2)
+        return None
+    return None if numba.config.DISABLE_JIT else numba
+
+
+class Kernel:
+    """A function that numba compiles on its first call, or that runs as it is where there is no numba.
+
+    signature: numba's, of the only types it is ever called with; "Array(t, n, 'C', True)" also takes read-only arrays.
+    Machine code is kept in numba's cache folder; where that cannot be used, it is compiled for this process alone.
+    """
+
+    def __init__(self, function: Callable, signature: str):
+        self.function, self.signature = function, signature
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *arguments):
+        return self.compiled(*arguments)
+
+    @functools.cached_property
+    def compiled(self) -> Callable:
+        if numba_or_none() is None:
+            return self.function
+        try:
+            dispatcher = self._dispatcher(cache=True)
+            dispatcher.compile(self.signature)
+        except Exception:  # no folder, no space, a damaged file; an error in the code itself is raised again below
+            dispatcher = self._dispatcher(cache=False)
+            dispatcher.compile(self.signature)
+        dispatcher.disable_compile()  # or each mixture of read-only and writable arrays would be compiled anew
+        return dispatcher
+
+    @property
+    def cached(self) -> bool:
+        """Whether the first call finds machine code that is no older than the source."""
+        try:
+            folder = Path(self._dispatcher(cache=True).stats.cache_path)
+        except RuntimeError:  # no folder can be written
+            return False
+        source, line = Path(self.function.__code__.co_filename), self.function.__code__.co_firstlineno
+        name = f"{source.stem}.{self.function.__qualname__}-{line}.py{sys.version_info[0]}{sys.version_info[1]}*.nbi"
+        return any(file.stat().st_mtime >= source.stat().st_mtime for file in folder.glob(name))
+
+    def _dispatcher(self, cache: bool):
+        return numba_or_none().njit(self.function, cache=cache, nogil=True, error_model="numpy")
+
+
+def kernel(signature: str) -> Callable[[Callable], Kernel]:
+    """Decorator: `Kernel(function, signature)`."""
+    return lambda function: Kernel(function, signature)

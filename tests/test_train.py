@@ -1,0 +1,231 @@
+"""Training: what a run leaves behind, and that a run stopped and resumed is the run that never stopped."""
+
+import json
+import math
+import tomllib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import train
+from codec.checkpoint import load_checkpoint, load_model
+from codec.config import Config, DataConfig, ModelConfig, TrainConfig
+
+CPU = torch.device("cpu")
+TINY = dict(N=8, M=16, blocks=[1, 0])
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, photos):
+    """An empty folder to work in, with training images in data/ and one of 64x64 in val/."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("data", "val"):
+        (tmp_path / folder).mkdir()
+    for i, photo in enumerate(photos[1:]):
+        photo.save(tmp_path / f"data/{i}.png")
+    photos[0].crop((0, 0, 64, 64)).save(tmp_path / "val/face.png")
+    return tmp_path
+
+
+def start(out: str, *options) -> int:
+    """Train a tiny fixed-lambda model, unless the options say otherwise, for 4 steps with a validation after 2."""
+    model = "--N 8 --M 16 --blocks 1 0 --lmbda 0.013"
+    setup = "--data data --val val --patch 32 --batch 2 --steps 4 --warmup 0 --val_every 2 --log_every 1"
+    return train.main([*model.split(), *setup.split(), "--out", out, *map(str, options)])
+
+
+def log(out: str, kind: str) -> list[dict]:
+    rows = [json.loads(line) for line in open(f"{out}/log.jsonl")]
+    return [row for row in rows if row["kind"] == kind]
+
+
+def equal(a, b) -> bool:
+    """Equality of nested states, bit for bit."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.mark.parametrize("lmbda", [[0.013], [0.0009, 0.18]])
+def test_a_run_leaves_a_usable_model_and_everything_about_it(here, photo, capsys, lmbda):
+    assert start("run", "--lmbda", *lmbda) == 0
+    out = capsys.readouterr().out
+    assert "tensorboard --logdir run/tb" in out and "-m run/model.safetensors" in out
+    kept = {"config.toml", "log.jsonl", "last.pt", "best.pt", "model.safetensors", "rd.png", "tb"}
+    assert kept <= {path.name for path in (here / "run").iterdir()}
+    assert tomllib.loads((here / "run/config.toml").read_text())["model"]["lmbda"] == lmbda
+    assert [row["step"] for row in log("run", "train")] == [1, 2, 3, 4]
+    assert [row["step"] for row in log("run", "val")] == [0, 2, 4]
+    figures = [list(row.values())[1:] for row in log("run", "train") + log("run", "val")]
+    assert all(map(math.isfinite, sum(figures, [])))
+    Image.open("run/rd.png").verify()
+    model = load_model("run/model.safetensors")
+    assert model.config == ModelConfig(**TINY, lmbda=lmbda)
+    assert model.decompress(model.compress(photo, model.qualities[-1])).size == photo.size
+
+
+@pytest.mark.parametrize("options", [("--lmbda", 0.001, 0.1), ("--transform", "bmshj2018"), ("--shortcut", "false")])
+def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(here, options):
+    assert start("whole", *options) == 0
+    assert start("parts", "--minutes", 0, *options) == 0
+    for _ in range(3):
+        assert not (here / "parts/model.safetensors").exists()
+        assert train.main(["--out", "parts", "--resume", "--minutes", "0"]) == 0
+    for name in ("last.pt", "best.pt"):
+        assert equal(load_checkpoint(f"whole/{name}"), load_checkpoint(f"parts/{name}"))
+    assert load_model("whole/model.safetensors").id == load_model("parts/model.safetensors").id
+    for kind in ("train", "val"):
+        rows = [[{**row, "img_s": 0} for row in log(out, kind)] for out in ("whole", "parts")]
+        assert rows[0] == rows[1]
+
+
+def test_logged_figures_are_means_over_the_steps_since_the_last_line_also_after_a_resume(here):
+    start("each")
+    start("pairs", "--log_every", 2)
+    start("parts", "--log_every", 2, "--minutes", 0)
+    train.main(["--out", "parts", "--resume"])
+    each = [row["loss"] for row in log("each", "train")]
+    assert [row["loss"] for row in log("pairs", "train")] == pytest.approx([np.mean(each[:2]), np.mean(each[2:])])
+    assert [row["loss"] for row in log("parts", "train")] == pytest.approx([each[1], np.mean(each[2:])])
+
+
+def test_a_finished_run_can_be_extended(here):
+    start("run", "--steps", 2)
+    assert train.main("--out run --resume --steps 3".split()) == 0
+    assert [row["step"] for row in log("run", "train")] == [1, 2, 3]
+
+
+def test_the_same_seed_trains_the_same_model_and_another_seed_another(here):
+    for out, seed in (("a", 5), ("b", 5), ("c", 6)):
+        start(out, "--seed", seed, "--minutes", 0)
+    a, b, c = (load_checkpoint(f"{out}/last.pt")["model"] for out in "abc")
+    assert equal(a, b) and not equal(a, c)
+
+
+def test_two_spawned_workers_train_as_the_process_itself_does(here):
+    start("alone", "--steps", 3)
+    start("workers", "--steps", 3, "--workers", 2)
+    alone, workers = (load_checkpoint(f"{out}/last.pt") for out in ("alone", "workers"))
+    assert equal(alone["model"], workers["model"]) and alone["step"] == 3
+
+
+def test_training_from_nothing_lowers_the_loss(here):
+    start("run", "--shortcut", "false", "--steps", 60, "--log_every", 20, "--val_every", 60, "--lr", 0.003)
+    first, *_, last = log("run", "train")
+    assert last["loss"] < 0.9 * first["loss"]
+    begin, end = log("run", "val")
+    assert end["rd_loss"] < 0.9 * begin["rd_loss"]
+
+
+def test_without_arguments_it_takes_the_sample_photographs_and_a_fresh_folder(here, capsys):
+    options = "--N 8 --M 16 --blocks 0 0 --lmbda 0.013 --patch 32 --batch 2 --minutes 0".split()
+    for name in ("001", "002"):
+        assert train.main(options) == 0
+        assert (here / "runs" / name / "last.pt").exists()
+    out = capsys.readouterr().out
+    assert "3 training, 1 validation images" in out and "--out runs/002 --resume" in out
+
+
+def test_what_is_in_a_run_folder_is_not_overwritten(here, capsys):
+    start("run", "--minutes", 0)
+    before = (here / "run/last.pt").read_bytes()
+    assert start("run") == 1
+    assert "run is not empty" in capsys.readouterr().err
+    assert (here / "run/last.pt").read_bytes() == before
+
+
+def test_a_resumed_run_keeps_its_model(here, capsys):
+    start("run", "--minutes", 0)
+    assert train.main("--out run --resume --N 16".split()) == 1
+    assert "[model]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv", [["--stepz", "4"], ["--steps", "many"], ["--resume"], ["a.toml", "--resume", "--out", "x"]]
+)
+def test_a_command_line_that_makes_no_sense_exits_with_2(here, argv):
+    with pytest.raises(SystemExit) as exit:
+        train.main(argv)
+    assert exit.value.code == 2 and not (here / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "toml, argv, message",
+    [
+        ("[train]\nstepz = 4", [], "stepz"),
+        ("[trains]\nsteps = 4", [], "trains"),
+        ("[train]\nsteps = 'many'", [], "steps"),
+        ("not toml", [], ""),
+        ("", ["--steps", "0"], "steps"),
+        ("", ["--data", "nowhere"], "nowhere"),
+        ("", ["--val", "nowhere"], "nowhere"),
+        ("", ["--data", "cifar10:nowhere"], "cifar-10-batches-py"),
+        ("", ["--resume", "--out", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_trained_is_an_error_of_one_line(here, capsys, toml, argv, message):
+    (here / "c.toml").write_text(toml)
+    arguments = argv if "--resume" in argv else ["c.toml", "--out", "run", *argv]
+    assert train.main(arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("train.py: ") and message in line
+    assert not (here / "run/last.pt").exists()
+
+
+def test_a_damaged_checkpoint_is_an_error_of_one_line(here, capsys):
+    start("run", "--minutes", 0)
+    data = (here / "run/last.pt").read_bytes()
+    for damaged in (data[:-100], b"", b"nothing of ours"):
+        (here / "run/last.pt").write_bytes(damaged)
+        capsys.readouterr()
+        assert train.main(["--out", "run", "--resume"]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "last.pt" in line
+
+
+def test_cifar10_trains_from_a_local_copy(here, cifar10):
+    assert start("run", "--data", f"cifar10:{cifar10.parent}", "--steps", 1) == 0
+
+
+def test_steps_with_a_gradient_that_is_not_finite_are_skipped():
+    config = Config(ModelConfig(**TINY, lmbda=[0.01]), DataConfig(patch=32), TrainConfig(batch=2))
+    run = train.Run(config, CPU)
+    before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+    run.update(torch.full((2, 3, 32, 32), math.nan))
+    assert (run.step, run.skipped) == (1, 1) and equal(run.model.state_dict(), before)
+    run.update(torch.rand(2, 3, 32, 32))
+    assert (run.step, run.skipped) == (2, 1) and not equal(run.model.state_dict(), before)
+
+
+def test_the_loss_is_bits_per_pixel_plus_lambda_times_the_squared_error_of_grey_levels(tiny):
+    tiny.eval()
+    x = torch.rand(2, 3, 20, 30)
+    quality, lmbda = torch.tensor([20.0, 80.0]), torch.tensor([0.002, 0.05])
+    x_hat, bits = tiny(x, quality)
+    terms = train.losses(tiny, x, quality, lmbda)
+    squared = ((255 * x_hat - 255 * x) ** 2).flatten(1).mean(dim=1)
+    torch.testing.assert_close(terms["loss"], bits / 600 + lmbda * squared)
+
+
+def test_learning_rate_rises_stays_and_falls():
+    c = TrainConfig(steps=1000, warmup=100, decay=0.3, lr=0.01)
+    rate = [train.learning_rate(step, c) for step in range(1000)]
+    assert np.allclose(np.diff(rate[:100]), 1e-4) and rate[99:701] == [0.01] * 602
+    assert np.allclose(np.diff(rate[701:996]), -0.01 / 300) and min(rate[700:]) == pytest.approx(1e-4)
+    flat = TrainConfig(steps=10, warmup=0, decay=0.0, lr=0.01)
+    assert [train.learning_rate(step, flat) for step in range(10)] == [0.01] * 10
+
+
+def test_every_step_draws_low_and_high_qualities_with_their_lambdas():
+    config = Config(ModelConfig(lmbda=[0.001, 0.1]), train=TrainConfig(batch=8))
+    quality, lmbda = train.draw(3, config, CPU)
+    again, _ = train.draw(3, config, CPU)
+    other, _ = train.draw(4, config, CPU)
+    assert (quality / 12.5).floor().tolist() == list(range(8))
+    assert torch.equal(quality, again) and not torch.equal(quality, other)
+    torch.testing.assert_close(lmbda.log10(), quality / 50 - 3)
+    assert train.draw(3, Config(ModelConfig(lmbda=[0.02])), CPU)[0] is None
