@@ -152,10 +152,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--codec",
         nargs="+",
-        default=["lic", "jpeg", "webp", "avif"],
+        action="extend",
         metavar="NAME[:MODEL][@q1,q2,...]",
-        help="what to measure, and at which qualities 0..100: lic (the default model), lic:MODEL (a shipped model's "
-        "name or an exported model's path), jpeg, webp, avif (default: lic jpeg webp avif)",
+        help="what to measure and at which qualities 0..100; may be repeated: lic (the default model), lic:MODEL (a "
+        "shipped model's name or an exported one's path), jpeg, webp, avif (default: lic jpeg webp avif)",
     )
     parser.add_argument(
         "--anchor",
@@ -178,6 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-f", "--force", action="store_true", help="write into an output folder that is not empty")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
+    args.codec = args.codec or ["lic", "jpeg", "webp", "avif"]
     if not args.range[0] < args.range[1]:
         parser.error(f"--range needs LOW below HIGH, not {args.range[0]:g} {args.range[1]:g}")
     try:

@@ -123,7 +123,7 @@ def about(path: Path | str) -> dict[str, str]:
         raise ModelError(f"no such model file: {path}") from None
     except Exception as error:  # safetensors has one class of its own for every kind of damage
         raise ModelError(f"{path} is not an exported model: {error}") from error
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") != FORMAT or not {"config", "id"} <= metadata.keys():
         raise ModelError(f"{path} is not an exported model of format {FORMAT}")
     return metadata
 

@@ -8,6 +8,7 @@ model.
 
 import argparse
 import dataclasses
+import json
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,11 +155,17 @@ def load(path: Path | str) -> dict[str, dict[str, Any]]:
         return tomllib.load(file)
 
 
+def _literal(value: Any) -> str:
+    """A TOML value."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_literal, value))}]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value).lower()
+
+
 def dump(config: Config) -> str:
     """The Config as TOML text that `load` reads back."""
-    literal = lambda v: str(v).lower() if isinstance(v, bool) else repr(v).replace("'", '"')  # noqa: E731
     return "\n".join(
-        f"[{section}]\n" + "".join(f"{name} = {literal(value)}\n" for name, value in table.items())
+        f"[{section}]\n" + "".join(f"{name} = {_literal(value)}\n" for name, value in table.items())
         for section, table in to_dict(config).items()
     )
 

@@ -162,7 +162,7 @@ class FactorizedCodec(nn.Module):
         return img.crop(x_hat, *size)
 
     def forward(self, x: Tensor, quality: Tensor | None = None) -> Output:
-        """Reconstruction and estimated bits; train() rounds straight-through, with noise for the rate; eval() quantizes."""
+        """Reconstruction and estimated bits; train(): straight-through, noise for the rate; eval(): quantize()."""
         level = self.level(quality)
         y, gain = self.analyse(x, level)
         if self.training:

@@ -56,8 +56,8 @@ class BalleSynthesis(nn.Module):
 def dct_basis(M: int) -> Tensor:
     """The M lowest-frequency functions of a 16x16 block DCT of decorrelated colours: (M, 3, 16, 16), orthonormal rows.
 
-    3/4 of the channels are luma, 1/8 each the two chroma axes (Y, B-R and the axis orthogonal to both), each sorted by
-    frequency. For 16x16 blocks M is at most 768.
+    3/4 of the channels, but at most all 256 there are, are luma, the others the two chroma axes in equal parts (Y, B-R
+    and the axis orthogonal to both), each sorted by frequency. M is at most 768, the whole transform.
     """
     k = torch.arange(16, dtype=torch.float64)
     dct = torch.cos(math.pi / 16 * (k[None, :] + 0.5) * k[:, None]) * math.sqrt(2 / 16)
@@ -65,10 +65,10 @@ def dct_basis(M: int) -> Tensor:
     order = sorted(((u, v) for u in range(16) for v in range(16)), key=lambda f: (f[0] ** 2 + f[1] ** 2, f))
     axes = torch.tensor([[1, 1, 1], [-1, 0, 1], [1, -2, 1]], dtype=torch.float64)
     axes /= axes.norm(dim=1, keepdim=True)
-    chroma = M // 8
+    luma = min(256, M - M // 8 * 2)
     rows = [
         axes[axis, :, None, None] * torch.outer(dct[u], dct[v])
-        for axis, count in ((0, M - 2 * chroma), (1, chroma), (2, chroma))
+        for axis, count in ((0, luma), (1, (M - luma + 1) // 2), (2, (M - luma) // 2))
         for u, v in order[:count]
     ]
     return torch.stack(rows).float()

@@ -1,0 +1,124 @@
+"""Models on disk: exported once, the same for ever, and no damage or foreign code gets in."""
+
+import os
+import pickle
+import random
+
+import pytest
+import torch
+from conftest import tiny_model
+
+from codec import checkpoint, load
+from codec.checkpoint import ModelError, export, find_model, load_checkpoint, load_model
+
+
+@pytest.mark.parametrize("lmbda, quality", [([0.0009, 0.18], 60), ([0.013], None)])
+def test_the_loaded_model_is_the_exported_one(photo, tmp_path, lmbda, quality):
+    model = tiny_model(photo, lmbda)
+    id = export(model, tmp_path / "a.safetensors", {"command": "python train.py"})
+    loaded = load_model(tmp_path / "a.safetensors", precision="fp32")
+    assert loaded.id == model.id == id and loaded.config == model.config
+    assert loaded.compress(photo, quality) == model.compress(photo, quality)
+    assert checkpoint.about(tmp_path / "a.safetensors")["command"] == "python train.py"
+    assert export(loaded, tmp_path / "b.safetensors") == id  # rounding what is rounded changes nothing
+
+
+def test_the_id_belongs_to_weights_and_tables(photo, tmp_path, fixed):
+    model = tiny_model(photo, [0.013])
+    assert export(model, tmp_path / "a.safetensors") == fixed.id
+    with torch.no_grad():
+        model.g_s.stem.bias[0] += 0.01
+    assert export(model, tmp_path / "a.safetensors") != fixed.id
+
+
+def test_every_flipped_bit_and_truncation_of_a_model_is_an_error(models, tmp_path):
+    data = (models / "fixed.safetensors").read_bytes()
+    header = 8 + int.from_bytes(data[:8], "little")
+    rng = random.Random(0)
+    places = [*range(8), *rng.sample(range(8, header), 200), *rng.sample(range(header, len(data)), 30)]
+    places += [data.index(key) + 1 for key in (b'"format"', b'"config"', b'"id"')]
+    path = tmp_path / "damaged.safetensors"
+    for place in places:
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        with pytest.raises(ModelError, match="damaged.safetensors"):
+            load_model(path)
+    for length in (0, 7, 100, header, len(data) - 1):
+        path.write_bytes(data[:length])
+        with pytest.raises(ModelError, match="damaged.safetensors"):
+            load_model(path)
+
+
+def test_what_is_not_a_model_is_an_error(tmp_path):
+    from safetensors.torch import save_file
+
+    (tmp_path / "text.safetensors").write_text("not a model")
+    save_file({"weight": torch.zeros(3)}, tmp_path / "foreign.safetensors")
+    for name in ("text", "foreign", "missing"):
+        with pytest.raises(ModelError, match=name):
+            load_model(tmp_path / f"{name}.safetensors")
+    with pytest.raises(ModelError):
+        load_model(tmp_path)
+
+
+def test_models_are_found_by_name_and_by_id_in_the_folders_of_LIC_MODELS(models, tmp_path, monkeypatch, tiny, fixed):
+    monkeypatch.setenv("LIC_MODELS", os.pathsep.join([str(tmp_path / "none"), str(models)]))
+    assert find_model(id=tiny.id) == models / "tiny.safetensors"
+    assert find_model("fixed") == models / "fixed.safetensors"
+    assert find_model("fixed", id=tiny.id) == models / "fixed.safetensors"  # who names a model wants that one
+    assert load("fixed").id == fixed.id
+    monkeypatch.setenv("LIC_MODELS", "")
+    with pytest.raises(ModelError, match=f"{tiny.id}.*LIC_MODELS"):
+        find_model(id=tiny.id)
+    with pytest.raises(ModelError, match="'fixed'.*LIC_MODELS"):
+        load("fixed")
+
+
+def test_a_checkpoint_returns_what_was_saved(tmp_path):
+    state = {"step": 3, "best": float("inf"), "model": {"w": torch.randn(2, 2)}, "names": ["a", "b"]}
+    checkpoint.save_checkpoint(tmp_path / "a.pt", state)
+    loaded = load_checkpoint(tmp_path / "a.pt")
+    assert torch.equal(loaded["model"].pop("w"), state["model"].pop("w")) and loaded == state
+    assert os.listdir(tmp_path) == ["a.pt"]
+
+
+class Trap:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+def test_loading_a_checkpoint_runs_no_foreign_code(tmp_path):
+    sprung = tmp_path / "sprung"
+    torch.save({"model": Trap(sprung)}, tmp_path / "zip.pt")
+    (tmp_path / "pickle.pt").write_bytes(pickle.dumps(Trap(sprung), protocol=2))
+    for name in ("zip.pt", "pickle.pt"):
+        with pytest.raises(ModelError, match=name):
+            load_checkpoint(tmp_path / name)
+    assert not sprung.exists()
+    pickle.loads((tmp_path / "pickle.pt").read_bytes())
+    assert sprung.exists()  # the trap does work
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    checkpoint.write_atomically(path, b"old")
+
+    def fail(*_):
+        raise OSError("no space")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        checkpoint.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a"]
+
+
+def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path):
+    (tmp_path / "plain").write_bytes(b"")
+    checkpoint.write_atomically(tmp_path / "ours", b"")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode

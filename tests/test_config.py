@@ -1,0 +1,114 @@
+"""Configuration: TOML and command line into typed fields, nothing unknown and nothing of a wrong type."""
+
+import argparse
+import dataclasses
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import codec
+from codec.config import SECTIONS, Config, DataConfig, ModelConfig, TrainConfig, add_options, dump, from_dict, load
+from codec.config import merge_options as merge
+
+SHIPPED = sorted((Path(codec.__file__).parent / "configs").glob("*.toml"))
+OPTIONS = [field.name for section in SECTIONS.values() for field in dataclasses.fields(section)]
+
+
+def options(*argv: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    return parser.parse_args(argv)
+
+
+texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]))
+configs = st.builds(
+    Config,
+    st.builds(ModelConfig, N=st.integers(8, 999), shortcut=st.booleans(), lmbda=st.just([1e-5]) | st.just([0.1, 3.0])),
+    st.builds(DataConfig, data=st.lists(texts), resize=st.just([]) | st.just([40, 50])),
+    st.builds(
+        TrainConfig, lr=st.floats(1e-9, 1), clip=st.just(float("inf")) | st.floats(0.1, 9), decay=st.floats(0, 1)
+    ),
+)
+
+
+@given(configs)
+def test_what_is_dumped_is_loaded_back(config):
+    assert from_dict(tomllib.loads(dump(config))) == config
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_configuration_is_valid(path):
+    assert isinstance(from_dict(load(path)), Config)
+
+
+def test_some_configurations_are_shipped():
+    assert {"smoke", "cifar10", "fast-factorized"} <= {path.stem for path in SHIPPED}
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"modell": {}}, r"\[modell\].*model, data, train"),
+        ({"model": {"stepz": 1}}, r"'stepz' in \[model\]"),
+        ({"train": {"N": 8}}, r"'N' in \[train\]"),
+        ({"train": {"steps": "4"}}, r"\[train\] steps must be int, not '4'"),
+        ({"train": {"steps": 4.0}}, r"\[train\] steps must be int, not 4.0"),
+        ({"train": {"steps": True}}, r"\[train\] steps must be int, not True"),
+        ({"model": {"shortcut": 1}}, r"\[model\] shortcut must be bool, not 1"),
+        ({"model": {"blocks": [1, "2"]}}, r"\[model\] blocks must be int, not '2'"),
+        ({"model": {"transform": "slow"}}, "transform.*'slow'"),
+        ({"model": {"lmbda": [0.2, 0.1]}}, "lmbda"),
+        ({"model": {"lmbda": []}}, "lmbda"),
+        ({"model": {"lmbda": -1.0}}, "lmbda"),
+        ({"model": {"blocks": [1]}}, "blocks"),
+        ({"model": {"M": 769}}, "M=769"),
+        ({"data": {"patch": 40}}, "patch.*40"),
+        ({"data": {"resize": [40]}}, "resize"),
+        ({"train": {"batch": 0}}, "batch"),
+        ({"train": {"decay": 1.5}}, "decay.*1.5"),
+        ({"train": {"precision": "fp16"}}, "precision.*'fp16'"),
+    ],
+)
+def test_what_is_unknown_of_a_wrong_type_or_out_of_range_is_named(values, message):
+    with pytest.raises(ValueError, match=message):
+        from_dict(values)
+
+
+def test_an_integer_is_taken_for_a_float_and_a_value_for_a_list_of_one():
+    config = from_dict({"model": {"lmbda": 1}, "train": {"lr": 1}})
+    assert config.model.lmbda == [1.0] and type(config.model.lmbda[0]) is type(config.train.lr) is float
+
+
+def test_the_command_line_has_the_last_word():
+    values = {"model": {"N": 64, "M": 96}, "train": {"lr": 0.5}}
+    argv = "--N 32 --lmbda 0.001 0.1 --shortcut false --data a b --resize --precision fp32".split()
+    config = from_dict(merge(values, options(*argv)))
+    assert (config.model.N, config.model.M, config.model.lmbda, config.model.shortcut) == (32, 96, [0.001, 0.1], False)
+    assert (config.data.data, config.data.resize) == (["a", "b"], [])
+    assert (config.train.lr, config.train.precision) == (0.5, "fp32")
+    assert values["model"]["N"] == 64
+    assert from_dict(merge({}, options())) == Config()
+
+
+@pytest.mark.parametrize("argv", [["--N", "many"], ["--shortcut", "maybe"], ["--stepz", "1"]])
+def test_an_option_of_a_wrong_type_is_a_usage_error(argv, capsys):
+    with pytest.raises(SystemExit) as exit:
+        options(*argv)
+    assert exit.value.code == 2 and argv[0] in capsys.readouterr().err
+
+
+def test_no_two_sections_share_a_key():
+    assert len(set(OPTIONS)) == len(OPTIONS)
+
+
+def test_the_help_names_every_field_with_its_default():
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    text = " ".join(parser.format_help().split())
+    for section in SECTIONS.values():
+        for field in dataclasses.fields(section):
+            assert f"--{field.name} " in text and field.metadata["help"].split(":")[0] in text
+    assert "(default: 0.0009 0.18)" in text and "(default: true)" in text
