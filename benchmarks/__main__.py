@@ -9,7 +9,8 @@
         --out DIR          write Markdown and JSON there instead of printing Markdown
 
 Peers: compressai, constriction (`pip install -e '.[bench]'`) and the codecs of Pillow; one that is missing is named as
-such, and the others still run. A quiet machine gives narrower spreads; ratios are fair on a busy one too.
+such, and the others still run. On a busy machine trust the ratios of single-threaded rows only: threads that have to
+wait for each other suffer most from other processes, and the more so the shorter their tasks are.
 """
 
 import argparse

@@ -135,7 +135,7 @@ def rival(name: str) -> Contender:
     """A codec of Pillow; OSError where this Pillow lacks it."""
     rival, quality = RIVALS[name], RIVAL_QUALITY[name]
     rival.check()
-    threads = os.cpu_count() or 1 if name == "avif" else 1  # Pillow's default
+    threads = (os.cpu_count() or 1) if name == "avif" else 1  # Pillow's default
     about = f"quality {quality}, {rival.settings}"
     return Contender(name, about, "int", threads, lambda image: rival.encode(image, quality), rival.decode)
 

@@ -73,12 +73,12 @@ class Case:
         return float(-(self.counts[occurs] * np.log2(self.pmf[occurs])).sum() / 8)
 
     def supports(self, occurring: bool) -> list[slice]:
-        """The values of each row that are worth an entry in a peer's table, and those that occur if asked for."""
+        """The values of each row, two or more, that a peer's table needs; also all that occur, if asked for."""
         worth = self.pmf > NEGLIGIBLE
         if occurring:
             worth |= self.counts > 0
-        ends = self.pmf.shape[1] - worth[:, ::-1].argmax(axis=1)
-        return [slice(begin, end) for begin, end in zip(worth.argmax(axis=1).tolist(), ends.tolist(), strict=True)]
+        begins, ends = worth.argmax(axis=1), self.pmf.shape[1] - worth[:, ::-1].argmax(axis=1)
+        return [slice(begin, max(end, begin + 2)) for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
 
 
 def bits_of(pmf: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -116,7 +116,7 @@ def factorized_case(size: tuple[int, int], count: int) -> Case:
     """Synthetic latents (192, *size) with a table per channel."""
     rng = np.random.default_rng(0)
     dead = int(0.45 * CHANNELS)
-    live = rng.uniform(-2, 2, CHANNELS - dead)  # log of the scale, but for a common shift
+    live = rng.uniform(-1.5, 1.5, CHANNELS - dead)  # log of the scale, but for a common shift
 
     def scales(shift: float) -> NDArray[np.float64]:
         return np.concatenate([np.linspace(0.03, 0.06, dead), np.exp(live + shift)])
@@ -176,7 +176,7 @@ def trained_case(size: tuple[int, int], count: int, model: str, folder: Path | N
         values.append(np.ascontiguousarray(np.concatenate(mosaic, axis=1)[:, : size[0], : size[1]]))
 
     with torch.inference_mode():
-        gain = torch.ones(channels) if quality is None else net.gain(torch.tensor([quality / 100])).reshape(channels)
+        gain = net.gain_at(None if quality is None else torch.tensor([quality / 100])).reshape(channels)
         low, high = (net.prior.quantiles(mass) * gain for mass in (NEGLIGIBLE / 2, 1 - NEGLIGIBLE / 2))
         first = min(int(low.min()), *(int(v.min()) for v in values)) - 1
         last = max(int(high.max()), *(int(v.max()) for v in values)) + 1

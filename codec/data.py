@@ -18,6 +18,8 @@ from codec.config import DataConfig
 from codec.image import find_images, sample_images
 from codec.layers import mirror_pad
 
+TRAINING_SAMPLES = ("astronaut", "chelsea", "motorcycle", "rocket")
+
 
 class CIFAR10Images(Sequence):
     """The 50,000 training images of a local CIFAR-10 copy, in the layout torchvision expects; never downloads."""
@@ -60,25 +62,10 @@ class FolderImages(Sequence):
         return pixels
 
 
-class SampleImages(Sequence):
-    """The sample photographs but the one that validation takes."""
-
-    def __init__(self):
-        self.images = [
-            torch.from_numpy(np.array(i)).permute(2, 0, 1) for name, i in sample_images() if name != "coffee"
-        ]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.images[index]
-
-
 def training_images(config: DataConfig) -> Sequence:
     """The images named by `data`: uint8 tensors (3, H, W)."""
     if not config.data:
-        return SampleImages()
+        return [torch.from_numpy(np.array(photo)).permute(2, 0, 1) for _, photo in sample_images(TRAINING_SAMPLES)]
     if any(name.startswith("cifar10:") for name in config.data):
         if len(config.data) > 1:
             raise ValueError("cifar10:DIR stands alone in data")
@@ -89,7 +76,7 @@ def training_images(config: DataConfig) -> Sequence:
 def validation_images(config: DataConfig) -> list[Image.Image]:
     """The images named by `val`, in RGB; the sample photograph `coffee` if there are none."""
     if not config.val:
-        return [image for name, image in sample_images() if name == "coffee"]
+        return [photo for _, photo in sample_images(["coffee"])]
     images = []
     for path in (path for folder in config.val for path in find_images(folder)):
         with Image.open(path) as image:

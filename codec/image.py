@@ -1,5 +1,6 @@
 """Where images are found, and how their pixels become tensors on the network's grid and pixels again."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,14 @@ EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
 SAMPLES = ("astronaut", "coffee", "chelsea", "motorcycle")
 
 
-def sample_images() -> list[tuple[str, Image.Image]]:
-    """The demo's photographs, from scikit-image's wheel: (name, RGB image)."""
+def sample_images(names: Sequence[str] = SAMPLES) -> list[tuple[str, Image.Image]]:
+    """Photographs from scikit-image's wheel: (name, RGB image). There is also a `rocket`."""
     from skimage import data
 
-    photo = {name: getattr(data, name) for name in ("astronaut", "coffee", "chelsea")}
-    photo["motorcycle"] = lambda: data.stereo_motorcycle()[0]
-    return [(name, Image.fromarray(photo[name]())) for name in SAMPLES]
+    def load(name: str) -> np.ndarray:
+        return data.stereo_motorcycle()[0] if name == "motorcycle" else getattr(data, name)()
+
+    return [(name, Image.fromarray(load(name))) for name in names]
 
 
 def find_images(folder: Path | str) -> list[Path]:

@@ -212,9 +212,10 @@ class FactorizedCodec(nn.Module):
     def build_tables(self, qualities: list[int | None] | None = None) -> None:
         """Make the integer tables from the densities: at export for all qualities, in validation for those wanted."""
         with torch.no_grad():
+            support = self.prior.support()
             for quality in self.qualities if qualities is None else qualities:
                 level = self.level(self._batch_of(quality, 1))
-                self.tables[quality] = self.prior.tables(self.gain_at(level)[0, :, 0, 0])
+                self.tables[quality] = self.prior.tables(self.gain_at(level)[0, :, 0, 0], support)
 
     def _batch_of(self, quality: int | None, count: int) -> Tensor | None:
         if self.config.variable_rate:
@@ -308,5 +309,6 @@ class FactorizedCodec(nn.Module):
     def densities(self, quality: int | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
         """Symbols and their probabilities under the learned density of each channel."""
         with self._coding():
-            rows, first = self.prior.pmfs(self.gain_at(self.level(self._batch_of(quality, 1)))[0, :, 0, 0])
+            gain = self.gain_at(self.level(self._batch_of(quality, 1)))[0, :, 0, 0]
+            rows, first = self.prior.pmfs(gain, self.prior.support())
         return [(start + np.arange(len(row)), row) for start, row in zip(first, rows, strict=True)]

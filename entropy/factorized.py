@@ -86,20 +86,25 @@ class FactorizedPrior(nn.Module):
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return high[:, 0, 0]
 
+    def support(self) -> tuple[Tensor, Tensor]:
+        """The interval of each channel outside of which lies TAIL_MASS: two (C,) float64."""
+        return self.quantiles(TAIL_MASS / 2), self.quantiles(1 - TAIL_MASS / 2)
+
     @torch.no_grad()
-    def pmfs(self, gain: Tensor) -> tuple[list[np.ndarray], np.ndarray]:
-        """Probabilities of the symbols k = round(v * gain), gain (C,): per channel a float64 array, and the first k of
-        each.
+    def pmfs(self, gain: Tensor, support: tuple[Tensor, Tensor]) -> tuple[list[np.ndarray], np.ndarray]:
+        """Probabilities of the symbols k = round(v * gain), gain (C,), over `support()`.
+
+        Returns a float64 array per channel, and int32 (C,), the first k of each.
         """
         gain = gain.double()
-        first = torch.floor(self.quantiles(TAIL_MASS / 2) * gain).long()
-        last = torch.ceil(self.quantiles(1 - TAIL_MASS / 2) * gain).long()
+        first = torch.floor(support[0] * gain).long()
+        last = torch.ceil(support[1] * gain).long()
         sizes = last - first + 1
         k = first[:, None] + torch.arange(int(sizes.max()), device=gain.device)  # (C, n), longer than most need
         mass = self.interval_mass(((k - 0.5) / gain[:, None])[:, None], ((k + 0.5) / gain[:, None])[:, None])[:, 0]
         rows = [row[:size].cpu().numpy() for row, size in zip(mass, sizes.tolist(), strict=True)]
         return rows, first.cpu().numpy().astype(np.int32)
 
-    def tables(self, gain: Tensor) -> Tables:
+    def tables(self, gain: Tensor, support: tuple[Tensor, Tensor]) -> Tables:
         """Integer tables of the symbols round(v * gain), one row per channel. Made once, at export, and stored."""
-        return Tables.from_pmfs(*self.pmfs(gain))
+        return Tables.from_pmfs(*self.pmfs(gain, support))

@@ -47,14 +47,14 @@ class Kernel:
 
     @property
     def cached(self) -> bool:
-        """Whether the first call finds machine code that is no older than the source."""
+        """Whether there is machine code of this function, if perhaps of an earlier version of its source."""
         try:
             folder = Path(self._dispatcher(cache=True).stats.cache_path)
         except RuntimeError:  # no folder can be written
             return False
-        source, line = Path(self.function.__code__.co_filename), self.function.__code__.co_firstlineno
-        name = f"{source.stem}.{self.function.__qualname__}-{line}.py{sys.version_info[0]}{sys.version_info[1]}*.nbi"
-        return any(file.stat().st_mtime >= source.stat().st_mtime for file in folder.glob(name))
+        code = self.function.__code__
+        name = f"{Path(code.co_filename).stem}.{self.function.__qualname__}-{code.co_firstlineno}"
+        return any(folder.glob(f"{name}.py{sys.version_info[0]}{sys.version_info[1]}*.nbi"))
 
     def _dispatcher(self, cache: bool):
         return numba_or_none().njit(self.function, cache=cache, nogil=True, error_model="numpy")

@@ -45,6 +45,7 @@ import struct
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,29 +96,28 @@ def encode(
 class Decoder:
     """Decodes a stream step by step, in the order of encoding; `finish` tells whether all of it was right.
 
-    data: bytes or another buffer; threads as for `encode`.  Raises StreamError where sizes or states are damaged.
-    After an error a decoder is of no more use.
+    data: bytes or another buffer; threads as for `encode`.  Raises StreamError where the sizes are damaged.  After an
+    error a decoder is of no more use.
     """
 
     def __init__(self, data: bytes, threads: int | None = None):
         self._threads = threads
         data = np.frombuffer(data, np.uint8)
         head, begin = _read_varint(data, 0)
-        count, lanes = head // MAX_LANES, head % MAX_LANES + 1
-        lengths = []
-        while len(lengths) < count - 1:  # each takes a byte, so that a false count soon meets the end of the data
+        self._count, lanes = head // MAX_LANES, head % MAX_LANES + 1
+        if self._count * (1 + 4 * lanes) > data.size:
+            raise StreamError(f"{self._count} substreams of {lanes} lanes do not fit {data.size} bytes")
+        ends = [0]
+        for _ in range(self._count - 1):
             length, begin = _read_varint(data, begin)
-            lengths.append(length)
-        self._substreams = []
-        for k in range(count):
-            end = begin + lengths[k] if k < count - 1 else data.size
-            if end > data.size:
-                raise StreamError(f"substream {k} ends at byte {end}, the stream at {data.size}")
-            self._substreams.append(_Substream(data[begin:end], lanes))
-            begin = end
-        if begin != data.size:
-            raise StreamError(f"{data.size - begin} bytes follow a stream without symbols")
-        self._used = 0
+            ends.append(ends[-1] + length)
+        rest = data[begin:]
+        if ends[-1] > rest.size:
+            raise StreamError(f"{self._count} substreams have {ends[-1]} bytes before the last; {rest.size} are there")
+        if not self._count and rest.size:
+            raise StreamError(f"{rest.size} bytes follow a stream without symbols")
+        self._substreams = []  # those needed so far: objects for all of a false number would fill the memory
+        self._others = (_Substream(rest[i:j], lanes) for i, j in pairwise([*ends, rest.size]))
 
     def decode(self, index: NDArray, tables: Tables, shape: int | tuple[int, ...] | None = None) -> NDArray[np.int32]:
         """The int32 values of the next step, coded under `tables` and `index`; shape: theirs, by default that of index.
@@ -127,17 +127,17 @@ class Decoder:
         values = np.empty(np.shape(index) if shape is None else shape, np.int32)
         index, flat = tables.row_of_each(index, values.shape), values.reshape(-1)
         cuts = _cuts(flat.size)
-        if len(cuts) > len(self._substreams):
-            raise StreamError(f"{flat.size} symbols need {len(cuts)} substreams; there are {len(self._substreams)}")
-        self._used = max(self._used, len(cuts))
+        if len(cuts) > self._count:
+            raise StreamError(f"{flat.size} symbols need {len(cuts)} substreams; there are {self._count}")
+        self._substreams += islice(self._others, max(0, len(cuts) - len(self._substreams)))
         jobs = [(substream, index[cut], flat[cut]) for substream, cut in zip(self._substreams, cuts, strict=False)]
         _parallel(lambda job: job[0].decode(job[1], tables, job[2]), jobs, self._threads)
         return values
 
     def finish(self) -> None:
         """Check that the stream ends here: StreamError unless every byte is used and every state back at its start."""
-        if self._used != len(self._substreams):
-            raise StreamError(f"the stream has {len(self._substreams)} substreams, {self._used} were used")
+        if len(self._substreams) != self._count:
+            raise StreamError(f"the stream has {self._count} substreams, {len(self._substreams)} were used")
         for substream in self._substreams:
             substream.finish()
 

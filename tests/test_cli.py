@@ -12,15 +12,17 @@ import pytest
 import torch
 from PIL import Image, features
 
+import entropy
 from codec import bitstream
 from codec.checkpoint import load_model
 from codec.cli import main
 
 
 @pytest.fixture(autouse=True)
-def here(models, tmp_path, monkeypatch, tiny, photo):
-    """Work in an empty folder, with the test models on the search path and the coder's kernels compiled."""
-    tiny.decompress(tiny.compress(photo, 0))
+def here(models, tmp_path, monkeypatch):
+    """Work on the CPU in an empty folder, the test models on the search path, as if the coder had been compiled."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(entropy, "kernels_cached", lambda: True)
     monkeypatch.setenv("LIC_MODELS", str(models))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -250,7 +252,6 @@ def test_a_quality_out_of_range_is_an_error_that_names_it(fails, photo, quality)
     assert str(quality) in fails("compress", "a.png", "-m", "tiny", "-q", quality)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_an_error(fails, photo, small):
     photo.save("b.png")
     assert "cuda" in fails("compress", "b.png", "-m", "tiny", "--device", "cuda")
@@ -288,6 +289,13 @@ def test_info_reports_the_intact_files_and_fails_for_a_damaged_one(lic, here, sm
     code, out, err = lic("info", "a.lic", "b.lic", "missing.lic", "--json")
     assert code == 1 and [row["file"] for row in json.loads(out)] == ["a.lic"]
     assert len(err) == 2 and "b.lic" in err[0] and "missing.lic" in err[1]
+
+
+def test_compiling_the_coder_is_announced(lic, photo, monkeypatch):
+    photo.save("a.png")
+    monkeypatch.setattr(entropy, "kernels_cached", lambda: False)
+    code, _, err = lic("compress", "a.png", "-m", "tiny")
+    assert code == 0 and len(err) == 2 and "compiling" in err[0]
 
 
 def test_models_lists_each_model_with_its_id_and_rates(lic, models):

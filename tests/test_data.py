@@ -78,7 +78,7 @@ def test_the_sample_photograph_of_validation_is_not_trained_on():
     (held_out,) = validation_images(DataConfig())
     pixels = torch.from_numpy(np.array(held_out)).permute(2, 0, 1)
     images = training_images(DataConfig())
-    assert len(images) == 3 and not any(torch.equal(image, pixels) for image in images if image.shape == pixels.shape)
+    assert len(images) == 4 and not any(torch.equal(image, pixels) for image in images if image.shape == pixels.shape)
 
 
 def test_cifar10_is_its_training_images(cifar10):

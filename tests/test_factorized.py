@@ -45,7 +45,7 @@ def test_an_untrained_prior_starts_as_the_compressai_bottleneck_of_the_same_init
 
 @pytest.mark.parametrize("gain", [0.1, 1.0, 7.0])
 def test_pmfs_sum_to_one_but_for_the_tails(prior, gain):
-    rows, _ = prior.pmfs(torch.full((6,), gain))
+    rows, _ = prior.pmfs(torch.full((6,), gain), prior.support())
     for row in rows:
         assert row.dtype == np.float64 and 0 <= 1 - row.sum() + 1e-12 <= TAIL_MASS and row.min() > 0
 
@@ -58,7 +58,7 @@ def test_quantiles_invert_the_distribution(prior, mass):
 
 def test_training_likelihood_at_width_1_over_gain_is_the_pmf_at_that_gain(prior):
     gain = torch.linspace(0.3, 4, 6)
-    rows, first = prior.pmfs(gain)
+    rows, first = prior.pmfs(gain, prior.support())
     for channel, (row, k) in enumerate(zip(rows, first, strict=True)):
         v = torch.zeros(1, 6, len(row), 1)
         v[0, channel, :, 0] = (int(k) + torch.arange(len(row))) / gain[channel]
@@ -68,8 +68,8 @@ def test_training_likelihood_at_width_1_over_gain_is_the_pmf_at_that_gain(prior)
 
 def test_there_is_one_table_per_channel_and_it_costs_what_the_density_says(prior):
     gain = torch.full((6,), 2.0)
-    tables = prior.tables(gain)
-    rows, first = prior.pmfs(gain)
+    tables = prior.tables(gain, prior.support())
+    rows, first = prior.pmfs(gain, prior.support())
     assert len(tables) == 6
     for channel, row in enumerate(rows):
         k = first[channel] + np.arange(len(row), dtype=np.int32)
@@ -84,3 +84,11 @@ def test_likelihoods_and_gradients_stay_finite_far_from_the_density(prior):
     likelihood.clamp_min(1e-9).log().sum().backward()
     assert torch.isfinite(likelihood).all() and (likelihood >= 0).all() and (likelihood <= 1).all()
     assert all(torch.isfinite(t.grad).all() for t in (v, *prior.parameters()))
+
+
+def test_likelihoods_keep_their_digits_in_both_tails(prior):
+    v = torch.linspace(-60, 60, 97).repeat(6, 1)[None, :, :, None]
+    exact = prior.likelihood(v.double())
+    assert (exact[..., :40, 0].amin(), exact[..., -40:, 0].amin()) < (1e-9, 1e-9)
+    near = exact > 1e-30
+    torch.testing.assert_close(prior.likelihood(v).double()[near], exact[near], rtol=1e-3, atol=0)

@@ -18,6 +18,7 @@ from codec.config import ModelConfig
 from codec.image import to_tensor, to_uint8
 from codec.model import FactorizedCodec, Gain
 
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 SIDES = (1, 2, 3, 5, 8, 15, 16, 17, 31, 32, 33, 40)
 
 DECODE = """
@@ -61,13 +62,13 @@ def files(models, photos):
     model = load_model(models / "tiny.safetensors")
     x = torch.cat([to_tensor(photo) for photo in photos])
     made = {}
-    for threads, bf16 in itertools.product((1, 2), (False, True)):
+    for device, threads, bf16 in itertools.product(DEVICES, (1, 2), (False, True)):
         torch.set_num_threads(threads)
-        model.bf16 = bf16
+        model.to(device).bf16 = bf16
         ways = {"batch": model.symbols(x, 70), "alone": [model.symbols(x[i : i + 1], 70)[0] for i in range(len(x))]}
         for (way, latents), i in itertools.product(ways.items(), range(len(x))):
             data = model.encode(latents[i], 70, "RGB", (64, 96))
-            made[f"threads{threads}-{model.precision}-{way}{i}"] = data, latents[i]
+            made[f"{device}-threads{threads}-{model.precision}-{way}{i}"] = data, latents[i]
     torch.set_num_threads(1)
     return made
 
@@ -81,8 +82,9 @@ def test_the_decoder_recovers_exactly_the_symbols_of_any_encoder_in_another_proc
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-def test_the_decoder_recovers_exactly_the_symbols_of_any_encoder_in_any_precision(files, tiny, bf16):
-    tiny.bf16 = bf16
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_decoder_recovers_exactly_the_symbols_of_any_encoder_in_any_precision(files, tiny, device, bf16):
+    tiny.to(device).bf16 = bf16
     for data, symbols in files.values():
         assert np.array_equal(tiny.decode(*bitstream.read(data)), symbols)
 

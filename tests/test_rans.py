@@ -1,7 +1,9 @@
 """The laws of the coder: exact, tight, the same bytes from every path, and never fooled into a crash by bad bytes."""
 
 import doctest
+import hashlib
 import tracemalloc
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -15,16 +17,17 @@ INT32 = np.iinfo(np.int32)
 
 
 def random_tables(rng, count, most=4096):
-    """Tables of up to `most` symbols, skewed so that many have frequency 1."""
-    sizes = (1 + np.floor(np.exp(rng.uniform(0, np.log(most), count)))).astype(np.int32)
-    freqs = [1 + rng.multinomial(2**14 - n, rng.dirichlet(np.full(n, 0.1))) for n in sizes]
+    """Tables of 1 to `most` symbols, skewed so that many have frequency 1; some are as certain as 14 bits allow."""
+    sizes = 1 + np.exp(rng.uniform(0, np.log(most), count)).astype(np.int32)
+    sizes[rng.random(count) < 0.1] = 1 + most
+    freqs = [1 + rng.multinomial(2**14 - n, rng.dirichlet(np.full(n, rng.choice([1e-3, 0.1])))) for n in sizes]
     freqs = np.concatenate([*freqs, []]).astype(np.uint16)
     return Tables(freqs, sizes, rng.integers(-5000, 5000, count).astype(np.int32))
 
 
 def random_step(rng, shape, tables):
-    """Values that follow their tables, a few of them thrown anywhere in int32."""
-    index = rng.integers(len(tables), size=shape).astype(rng.choice([np.uint8, np.uint16]))
+    """Values that follow their tables, a few of them thrown anywhere in int32, or to its ends."""
+    index = rng.integers(len(tables), size=shape).astype(rng.choice([np.uint8, np.uint16][len(tables) > 256 :]))
     values = np.empty(shape, np.int32)
     for t in range(len(tables)):
         freqs = tables.rows(t, t + 1).freqs.astype(int)
@@ -33,6 +36,8 @@ def random_step(rng, shape, tables):
         values[here] = tables.offsets[t] + symbols
     thrown = rng.random(shape) < rng.choice([0, 0.02, 0.5])
     values[thrown] = rng.integers(INT32.min, INT32.max, thrown.sum(), endpoint=True) >> rng.integers(32)
+    ends = rng.random(shape) < rng.choice([0, 0.01])
+    values[ends] = rng.choice([INT32.min, INT32.max], ends.sum())
     return values, index, tables
 
 
@@ -48,11 +53,14 @@ def same(decoded, steps):
 
 
 @st.composite
-def stages(draw, longest=3000):
-    """A few steps, each with tables of its own."""
+def stages(draw, longest=3000, counts=(1, 2, 3, 4, 5)):
+    """A few steps, each with its own number of tables of its own."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    lengths = draw(st.lists(st.integers(0, longest), max_size=3))
-    return [random_step(rng, (n,), random_tables(rng, draw(st.integers(1, 5)))) for n in lengths]
+    steps = []
+    for length in draw(st.lists(st.integers(0, longest), max_size=5)):
+        count = draw(st.sampled_from(counts))
+        steps.append(random_step(rng, (length,), random_tables(rng, count, 4096 if count < 300 else 50)))
+    return steps
 
 
 def in_plain_python(function, *arguments):
@@ -61,18 +69,32 @@ def in_plain_python(function, *arguments):
         return function(*arguments)
 
 
-@given(stages(), st.integers(1, 64))
+@given(stages(counts=(1, 3, 300)), st.integers(1, 64))
 @patient
 def test_decoding_undoes_encoding(steps, lanes):
     assert same(decode(encode(steps, lanes), steps), steps)
 
 
-@given(stages(longest=300), st.integers(1, 64))
+@given(stages(longest=300, counts=(1, 3, 300)), st.integers(1, 64))
 @patient
 def test_plain_python_writes_and_reads_the_same_bytes(steps, lanes):
     data = encode(steps, lanes)
     assert in_plain_python(encode, steps, lanes) == data
     assert same(in_plain_python(decode, data, steps), steps)
+
+
+@given(st.integers(0, 2**32), st.floats(0, 6), st.integers(1, 64), st.sampled_from([1000, 77_777, rans.SUBSTREAM]))
+@settings(patient, max_examples=15)
+def test_any_length_and_staging_gives_the_same_bytes_compiled_and_plain(seed, digits, lanes, substream):
+    rng = np.random.default_rng(seed)
+    cuts = np.sort(rng.integers(int(10**digits), size=rng.integers(5)))  # up to 10**6 symbols in up to 5 steps
+    lengths = np.diff(cuts, prepend=0, append=int(10**digits))
+    steps = [random_step(rng, (length,), random_tables(rng, rng.integers(1, 9))) for length in lengths]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rans, "SUBSTREAM", substream)
+        data = encode(steps, lanes)
+        assert in_plain_python(encode, steps, lanes) == data
+        assert same(decode(data, steps), steps) and same(in_plain_python(decode, data, steps), steps)
 
 
 @given(stages(), st.integers(1, 64))
@@ -282,6 +304,16 @@ def test_fewer_or_more_symbols_than_encoded_are_found():
 ONE = Tables.from_pmfs([[0.5, 0.4]], [0])
 
 
+@contextmanager
+def traced():
+    """A function that tells how many bytes were allocated at most at one time."""
+    tracemalloc.start()
+    try:
+        yield lambda: tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize(
     "data, message",
     [
@@ -289,21 +321,31 @@ ONE = Tables.from_pmfs([[0.5, 0.4]], [0])
         (b"\xff" * 20, "the number at byte 0 does not end"),
         (b"\x80\x40", "leading zero"),
         (b"\x00!", "1 bytes follow a stream without symbols"),
-        (b"\x40", "the number at byte 0 does not end"),
+        (b"\x40", "1 substreams of 1 lanes do not fit 1 bytes"),
         (b"\x40\x00\x00\x00\x01", "needs 5 bytes or more and has 4"),
         (b"\x40\x05\x00\x00\x01\x00", "needs 10 bytes"),
         (b"\x40\x00\xff\xff\x00\x00", "a state is 65535"),
-        (b"\x81\x00\x06\x00\x00\x00\x01\x00", "substream 0 ends at byte 9, the stream at 8"),
-        (b"\xbf\xff\xff\xff\xff\x7f" + bytes(99), "substream|number|bytes"),
-        (b"\xbf\xff\xff\xff\xff\x7f" + b"\x05\x00\x00\x00\x01\x00" * 99, "substream|number|bytes"),
+        (b"\x81\x00\x0c" + bytes(9), "2 substreams have 12 bytes before the last; 9 are there"),
+        (b"\x81\x00\xff\xff\xff\x7f" + bytes(9), "2 substreams have 268435455 bytes"),
+        (b"\x81\x00" + b"\xff" * 20, "the number at byte 2 does not end"),
+        (b"\xbf\xff\xff\xff\xff\x7f" + bytes(99), "34359738367 substreams of 64 lanes do not fit 105 bytes"),
+        (b"\x87\xff\xff\xff\xff\x40" + b"\x05\x00\x00\x00\x01\x00" * 99, "substreams of 1 lanes do not fit 600 bytes"),
     ],
 )
 def test_hostile_headers_are_refused_at_once(data, message):
-    tracemalloc.start()
-    with pytest.raises(StreamError, match=message):
-        Decoder(data)
-    assert tracemalloc.get_traced_memory()[1] < 1 << 20
-    tracemalloc.stop()
+    with traced() as peak, pytest.raises(StreamError, match=message):
+        Decoder(data).decode(np.uint8(0), ONE, 1)
+    assert peak() < 1 << 16
+
+
+def test_substreams_that_no_symbol_needs_cost_no_memory():
+    count = 10_000
+    data = rans._varint(64 * count) + b"\x05" * (count - 1) + b"\x00\x00\x00\x00\xff" * count
+    with traced() as peak, pytest.raises(StreamError, match="has 10000 substreams, 1 were used"):
+        decoder = Decoder(data)
+        decoder.decode(np.uint8(0), ONE, 1)
+        decoder.finish()
+    assert peak() < 10 * len(data)
 
 
 def side_stream(side):
@@ -385,11 +427,26 @@ GOLDEN = (
 )
 
 
-def test_streams_never_change():
-    assert encode(golden_steps(), lanes=3).hex() == GOLDEN
-    assert same(decode(bytes.fromhex(GOLDEN), golden_steps()), golden_steps())
-    assert same(in_plain_python(decode, bytes.fromhex(GOLDEN), golden_steps()), golden_steps())
-    assert encode([]) == b"\x00"
+def long_golden_steps():
+    """Three steps, of which the second fills one substream and begins another; values by multiplicative hashing."""
+    tables = golden_steps()[0][2]
+    noise = np.arange(2**20 + 1500, dtype=np.int64) * 2654435761 % 2**32 >> 9
+    values, index = (noise % 5 - 1).astype(np.int32), (noise // 5 % 8 == 0).astype(np.uint8)  # row 1 escapes, seldom
+    cuts = [slice(700), slice(700, 2**20 + 900), slice(2**20 + 900, None)]
+    return [(values[cut], index[cut], tables) for cut in cuts]
+
+
+LONG_GOLDEN = "19d958f2c04fba4a06a7f34d51937e57f9c839f4b56d54f4fa13f737a358b629"
+
+
+@pytest.mark.parametrize("run", [lambda function, *arguments: function(*arguments), in_plain_python])
+def test_streams_never_change(run):
+    assert run(encode, golden_steps(), 3).hex() == GOLDEN
+    assert same(run(decode, bytes.fromhex(GOLDEN), golden_steps()), golden_steps())
+    assert run(encode, []) == b"\x00"
+    data = run(encode, long_golden_steps())
+    assert hashlib.sha256(data).hexdigest() == LONG_GOLDEN
+    assert same(run(decode, data, long_golden_steps()), long_golden_steps())
 
 
 def test_examples():

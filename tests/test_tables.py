@@ -3,6 +3,7 @@
 import doctest
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -235,12 +236,11 @@ def test_an_error_in_a_kernel_is_not_taken_for_a_broken_cache():
         Kernel(wrong, "int64(int64)")(1)
 
 
-def fresh_process(program, **environment):
-    """What a new interpreter prints."""
-    root = str(Path(entropy.__file__).parents[1])
+def fresh_process(program, root=Path(entropy.__file__).parents[1], **environment):
+    """What a new interpreter prints that finds entropy in `root`."""
     run = [sys.executable, "-W", "always", "-c", program]
-    environment = os.environ | {"PYTHONPATH": root} | {name: str(value) for name, value in environment.items()}
-    return subprocess.run(run, env=environment, check=True, capture_output=True, text=True)
+    environment = os.environ | {name: str(value) for name, value in environment.items()}
+    return subprocess.run(run, cwd=root, env=environment, check=True, capture_output=True, text=True)
 
 
 CODE_AND_PRINT = """
@@ -275,6 +275,21 @@ def test_the_cache_is_announced_and_may_be_damaged(tmp_path):
     for file in tmp_path.rglob("*.nb?"):
         file.write_bytes(b"damaged")
     assert fresh_process(program, NUMBA_CACHE_DIR=tmp_path).stdout.split()[1] == first[1]
+
+
+def test_no_folder_at_all_for_the_cache_changes_nothing(tmp_path):
+    copy, nowhere = tmp_path / "entropy", tmp_path / "a file" / "folder"
+    shutil.copytree(Path(entropy.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "__pycache__").touch()  # files where folders would have to be: not even root can write there
+    nowhere.parent.touch()
+    program = f"import entropy; print(entropy.__file__, entropy.kernels_cached()){CODE_AND_PRINT}"
+    program += "print(entropy.rans._encode_kernel.compiled.stats)"
+    places = {"HOME": nowhere, "XDG_CACHE_HOME": nowhere, "NUMBA_CACHE_DIR": nowhere, "LOCALAPPDATA": nowhere}
+    process = fresh_process(program, tmp_path, **places)
+    file, cached, data, stats = process.stdout.split(maxsplit=3)
+    assert Path(file).parent == copy and cached == "False" and "cache_path=None" in stats and process.stderr == ""
+    assert data == fresh_process(CODE_AND_PRINT).stdout.strip()
+    assert not any(path.suffix.startswith(".nb") for path in tmp_path.rglob("*"))
 
 
 def test_examples():

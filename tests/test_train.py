@@ -19,7 +19,8 @@ TINY = dict(N=8, M=16, blocks=[1, 0])
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, photos):
-    """An empty folder to work in, with training images in data/ and one of 64x64 in val/."""
+    """An empty folder to work in, on the CPU, with training images in data/ and one of 64x64 in val/."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.chdir(tmp_path)
     for folder in ("data", "val"):
         (tmp_path / folder).mkdir()
