@@ -10,7 +10,8 @@
 
 Peers: compressai, constriction (`pip install -e '.[bench]'`) and the codecs of Pillow; one that is missing is named as
 such, and the others still run. On a busy machine trust the ratios of single-threaded rows only: threads that have to
-wait for each other suffer most from other processes, and the more so the shorter their tasks are.
+wait for each other suffer most from other processes, and the more so the shorter their tasks are
+(OMP_WAIT_POLICY=PASSIVE, which lets them sleep instead of spin, relieves that).
 """
 
 import argparse

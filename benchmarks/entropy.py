@@ -215,8 +215,9 @@ def two_processes(make: Callable[[], Case]) -> Iterator[Callable[[], Turn]]:
         (encode, size), (decode, _) = together(), together()
         return Turn(encode, decode, size)
 
-    for process in processes:
+    for process, (_, theirs) in zip(processes, pipes, strict=True):
         process.start()
+        theirs.close()  # so that recv raises EOFError if the process dies
     for mine, _ in pipes:
         mine.recv()
     yield both

@@ -107,9 +107,10 @@ def photographs(folder: Path | None) -> list[Image.Image]:
 
 
 def machine() -> dict[str, str]:
-    """Processor, threads, load and versions."""
+    """Processor, threads, load, versions, and whether threads spin while they wait (the default) or sleep."""
     about = {"processor": device_name("cpu"), "cores": str(os.cpu_count())}
     about["load before the run"] = f"{os.getloadavg()[0]:.1f}"
+    about["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "not set")
     about["python"] = platform.python_version()
     for package in PACKAGES:
         try:

@@ -7,6 +7,7 @@ each), 2: the command line makes no sense. torch is imported only by the command
 import argparse
 import io
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -313,6 +314,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    # torch's threads wait asleep: spinning, they slow everything down ten-fold when another program holds a core
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     args = parser().parse_args(argv)
     try:
         return args.run(args)

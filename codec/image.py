@@ -16,13 +16,13 @@ SAMPLES = ("astronaut", "coffee", "chelsea", "motorcycle")
 
 
 def sample_images(names: Sequence[str] = SAMPLES) -> list[tuple[str, Image.Image]]:
-    """Photographs from scikit-image's wheel: (name, RGB image). There is also a `rocket`."""
+    """Photographs from scikit-image's wheel: (name, RGB image). More than SAMPLES: rocket, brick, ..."""
     from skimage import data
 
     def load(name: str) -> np.ndarray:
         return data.stereo_motorcycle()[0] if name == "motorcycle" else getattr(data, name)()
 
-    return [(name, Image.fromarray(load(name))) for name in names]
+    return [(name, Image.fromarray(load(name)).convert("RGB")) for name in names]
 
 
 def find_images(folder: Path | str) -> list[Path]:
@@ -44,7 +44,7 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 def to_uint8(x: Tensor) -> Tensor:
     """Grey levels of x (..., H, W) in [0, 1], rounded to nearest and clamped: uint8, same shape."""
-    return (x * 255).round().clamp(0, 255).to(torch.uint8)
+    return (x * 255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def to_image(x: Tensor, mode: str) -> Image.Image:

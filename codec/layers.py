@@ -93,13 +93,11 @@ class Block(nn.Module):
         super().__init__()
         self.mix = nn.Sequential(
             Conv2d(channels, channels, 1),
-            nn.GELU(approximate="tanh"),
+            nn.GELU(),
             Conv2d(channels, channels, 3, groups=channels),
             Conv2d(channels, channels, 1),
         )
-        self.feed = nn.Sequential(
-            Conv2d(channels, 2 * channels, 1), nn.GELU(approximate="tanh"), Conv2d(2 * channels, channels, 1)
-        )
+        self.feed = nn.Sequential(Conv2d(channels, 2 * channels, 1), nn.GELU(), Conv2d(2 * channels, channels, 1))
         for last in (self.mix[-1], self.feed[-1]):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)

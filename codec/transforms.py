@@ -24,6 +24,13 @@ from torch import Tensor, nn
 from codec.layers import GDN, Block, Conv2d, ConvTranspose2d, Knots
 
 
+def fold(x: Tensor, size: int) -> Tensor:
+    """F.pixel_unshuffle, (B, C, H, W) -> (B, C size^2, H / size, W / size), channels last in memory and faster."""
+    B, C, H, W = x.shape
+    x = x.reshape(B, C, H // size, size, W // size, size).permute(0, 2, 4, 1, 3, 5)
+    return x.reshape(B, H // size, W // size, -1).permute(0, 3, 1, 2)
+
+
 class BalleAnalysis(nn.Module):
     """g_a of Ballé et al. 2018: N channels inside, M channels out. Weights are laid out as compressai's `g_a`."""
 
@@ -94,11 +101,11 @@ class FastAnalysis(nn.Module):
             nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor, level: Tensor | None = None) -> Tensor:
-        h = self.stem(F.pixel_unshuffle(x, 8))  # (B, N, H/8, W/8)
+        h = self.stem(fold(x, 8))  # (B, N, H/8, W/8)
         if self.condition is not None:
             gamma, beta = self.condition(level).chunk(2, dim=1)
             h = h * (1 + gamma).to(h.dtype) + beta.to(h.dtype)
-        h = self.down(F.pixel_unshuffle(self.eighth(h), 2))  # (B, 2N, H/16, W/16)
+        h = self.down(fold(self.eighth(h), 2))  # (B, 2N, H/16, W/16)
         y = self.head(self.sixteenth(h)).float()  # (B, M, H/16, W/16)
         if self.shortcut is None:
             return y
@@ -124,7 +131,7 @@ class FastSynthesis(nn.Module):
             nn.init.zeros_(self.head.bias)
 
     def forward(self, y: Tensor, level: Tensor | None = None) -> Tensor:
-        h = self.stem(y)  # (B, 2N, H/16, W/16)
+        h = self.stem(y.contiguous(memory_format=torch.channels_last))  # (B, 2N, H/16, W/16)
         if self.condition is not None:
             gamma, beta = self.condition(level).chunk(2, dim=1)
             h = h * (1 + gamma).to(h.dtype) + beta.to(h.dtype)
@@ -133,7 +140,8 @@ class FastSynthesis(nn.Module):
         if self.shortcut is None:
             return x
         with torch.autocast(y.device.type, enabled=False):
-            return x + self.shortcut(y)
+            basis = self.shortcut.weight.flatten(1).t()[:, :, None, None]  # (768, M, 1, 1)
+            return x + F.pixel_shuffle(F.conv2d(y, basis), 16)  # the same as shortcut(y), in a third of the time
 
 
 TRANSFORMS = {
