@@ -128,7 +128,7 @@ def test_without_arguments_it_takes_the_sample_photographs_and_a_fresh_folder(he
         assert train.main(options) == 0
         assert (here / "runs" / name / "last.pt").exists()
     out = capsys.readouterr().out
-    assert "3 training, 1 validation images" in out and "--out runs/002 --resume" in out
+    assert "4 training, 1 validation images" in out and "--out runs/002 --resume" in out
 
 
 def test_what_is_in_a_run_folder_is_not_overwritten(here, capsys):
