@@ -256,6 +256,7 @@ def models(args: argparse.Namespace) -> int:
 def demo(args: argparse.Namespace) -> int:
     from codec.demo import run_demo
 
+    announce_kernels()
     return run_demo(args.out, args.device)
 
 
