@@ -8,6 +8,7 @@ variable LIC_MODELS.
 """
 
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -33,7 +34,7 @@ class ModelError(ValueError):
     """A model file is damaged, of another kind, or nowhere to be found."""
 
 
-def write_atomically(path: Path | str, data: bytes) -> None:
+def write_atomically(path: Path | str, data: bytes | memoryview) -> None:
     """Write a file so that a reader sees the old one or the new one, never a part: temporary name, sync, rename."""
     path = Path(path)
     try:
@@ -60,10 +61,9 @@ def _umask() -> int:
 
 def save_checkpoint(path: Path | str, state: dict[str, Any]) -> None:
     """A training state as one file, written atomically."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.partial")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getbuffer())
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:

@@ -68,10 +68,11 @@ def plan(inputs: list[str], files: list[str], out: str | None, suffix: str, forc
         else:
             target = out or str(Path(source).with_suffix(suffix))
         jobs.append((source, target))
-    targets = [Path(target).resolve() for _, target in jobs if target != "-"]
-    for i, target in enumerate(targets):
-        if target in targets[:i]:
+    seen = set()
+    for target in (Path(target).resolve() for _, target in jobs if target != "-"):
+        if target in seen:
             raise Failure(f"two inputs would both be written to {target}")
+        seen.add(target)
     existing = [target for _, target in jobs if target != "-" and Path(target).exists()]
     if existing and not force:
         more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from codec.config import DataConfig
-from codec.image import find_images, sample_images
+from codec.image import find_images, sample_images, to_pixels
 from codec.layers import mirror_pad
 
 TRAINING_SAMPLES = ("astronaut", "chelsea", "motorcycle", "rocket")
@@ -56,7 +56,7 @@ class FolderImages(Sequence):
         if self.kept is not None and index in self.kept:
             return self.kept[index]
         with Image.open(self.paths[index]) as image:
-            pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+            pixels = to_pixels(image)
         if self.kept is not None:
             self.kept[index] = pixels
         return pixels
@@ -65,7 +65,7 @@ class FolderImages(Sequence):
 def training_images(config: DataConfig) -> Sequence:
     """The images named by `data`: uint8 tensors (3, H, W)."""
     if not config.data:
-        return [torch.from_numpy(np.array(photo)).permute(2, 0, 1) for _, photo in sample_images(TRAINING_SAMPLES)]
+        return [to_pixels(photo) for _, photo in sample_images(TRAINING_SAMPLES)]
     if any(name.startswith("cifar10:") for name in config.data):
         if len(config.data) > 1:
             raise ValueError("cifar10:DIR stands alone in data")

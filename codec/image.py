@@ -36,10 +36,14 @@ def find_images(folder: Path | str) -> list[Path]:
     return paths
 
 
+def to_pixels(image: Image.Image) -> Tensor:
+    """An image in RGB as uint8 (3, H, W)."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
 def to_tensor(image: Image.Image) -> Tensor:
     """An RGB or grayscale (L) image as float32 (1, 3, H, W) in [0, 1]; gray becomes three equal channels."""
-    pixels = np.array(image.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+    return to_pixels(image)[None].float() / 255
 
 
 def to_uint8(x: Tensor) -> Tensor:
