@@ -5,7 +5,7 @@
     python eval.py --data kodak --codec lic --anchor points.json:vtm
 
 The output folder holds CODEC.json (means in CompressAI's keys, and a row for every file), files/ (every file that was
-measured), table.txt and bd_rate.json, rd.png, and latents.png (our symbols under their learned densities).
+measured), table.txt and bd_rate.json, rd.png, and latents.png (our symbols under the densities of the model).
 """
 
 import argparse
@@ -17,11 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 import codec as lic
-from codec import plot
+from codec import base, plot
 from codec.evaluate import Codec, Result, lic_codec, load_image, rival_codec, run, table
-from codec.image import find_images, sample_images
+from codec.image import find_images, sample_images, to_tensor
 from codec.metrics import BD_RANGE, Curve, bd_rate, read_curve
 
 
@@ -74,14 +75,38 @@ def bd_rates(results: Sequence[Result], anchor: Curve | Result, low: float, high
     return rates
 
 
+def latent_panels(model: base.Codec, latents: Sequence[base.Latent], quality: int | None) -> list[plot.Panel]:
+    """Symbols of several images beside their densities: 12 channels of a factorized model; of one with a hyperprior the
+    4 busiest channels of z, and 8 groups of y that were coded with the same table, each at least a thousandth of y.
+    """
+    hyper = latents[0].z is not None
+    with torch.inference_mode():
+        level = None if quality is None else torch.tensor([quality / 100], device=model.device)
+        gain = model.hyper_gain_at(level) if hyper else model.gain_at(level)
+        rows, first = model.prior.pmfs(gain[0, :, 0, 0], model.prior.support())
+    parts = [latent.z[0] if hyper else latent.y[0] for latent in latents]  # (C, h, w) each
+    channels = np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+    name = "z, channel" if hyper else "channel"
+    shown = plot.by_spread(channels, len(channels))[:4] if hyper else plot.by_spread(channels)
+    panels = [plot.Panel(f"{name} {c}", channels[c], first[c] + np.arange(len(rows[c])), rows[c]) for c in shown]
+    if hyper:
+        y, index = (np.concatenate([getattr(latent, part).ravel() for latent in latents]) for part in ("y", "index"))
+        tables = [i for i, count in enumerate(np.bincount(index)) if count >= y.size / 1000]
+        groups = [y[index == i] for i in tables]
+        rows, first = model.conditional.pmfs()
+        for g in plot.by_spread(groups, 8):
+            i = tables[g]
+            values = first[i] + np.arange(len(rows[i]))
+            panels.append(plot.Panel(f"y, scale {model.conditional.scales[i]:.2f}", groups[g], values, rows[i]))
+    return panels
+
+
 def plot_latents(codec: Codec, images: Sequence[tuple[str, object]], path: Path) -> None:
-    """Plot the symbols of up to 24 images at the middle one of the codec's qualities, under their learned densities."""
+    """Plot the symbols of up to 24 images at the middle one of the codec's qualities, under the model's densities."""
     quality = codec.qualities[len(codec.qualities) // 2]
-    latents = [codec.model.estimate(load_image(image), quality).symbols for _, image in images[:24]]  # (C, h, w) each
-    symbols = np.concatenate([latent.reshape(len(latent), -1) for latent in latents], axis=1)
+    latents = [codec.model.latent(to_tensor(load_image(image)), quality) for _, image in images[:24]]
     title = f"Latents of {codec.name}" + ("" if quality is None else f" at quality {quality}")
-    densities = codec.model.densities(quality)
-    plot.latent_histograms(symbols, densities.__getitem__, path, title)
+    plot.latent_histograms(latent_panels(codec.model, latents, quality), path, title)
 
 
 def fresh_folder() -> Path:

@@ -6,12 +6,17 @@
     python train.py --out runs/mine --resume            go on where it stopped, also after a crash
 
 The run folder holds the resolved config.toml, log.jsonl (every number), tb/ (TensorBoard), last.pt (the newest state),
-best.pt (the best on the validation images) and, when the schedule is through, model.safetensors with rd.png.
+constant.pt (the state before the learning rate began to fall), best.pt (the best on the validation images) and, when
+the schedule is through, model.safetensors with rd.png. Stretches of training add up:
+
+    python train.py --out runs/mine --resume constant.pt --steps 90000 --decay 0.5  a longer plateau, a new decay
+    python train.py --out runs/mine --resume --patch 256 --batch 3                  larger patches late
+    python train.py CONFIG.toml --init runs/mine/best.pt --out runs/next            another model that begins there
 """
 
 import argparse
+import copy
 import itertools
-import json
 import math
 import shlex
 import sys
@@ -20,20 +25,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 import codec
 from codec import config as configuration
 from codec import data
-from codec.checkpoint import export, load_checkpoint, load_model, save_checkpoint
+from codec.base import Codec
+from codec.checkpoint import export, load_checkpoint, load_model, load_weights, save_checkpoint
 from codec.config import Config, TrainConfig
-from codec.image import to_tensor, to_uint8
+from codec.log import Log
 from codec.metrics import psnr
-from codec.model import FactorizedCodec
+from codec.model import build
+
+VERSION = 2  # of training checkpoints
 
 
 def learning_rate(step: int, c: TrainConfig) -> float:
@@ -57,7 +62,7 @@ def draw(step: int, config: Config, device: torch.device) -> tuple[Tensor | None
     return quality.to(device), lmbda_of(quality, config.model.lmbda).to(device)
 
 
-def losses(model: FactorizedCodec, x: Tensor, quality: Tensor | None, lmbda: Tensor) -> dict[str, Tensor]:
+def losses(model: Codec, x: Tensor, quality: Tensor | None, lmbda: Tensor) -> dict[str, Tensor]:
     """Rate-distortion terms of a batch, each (B,): bpp, mse in [0, 1] units, and loss = bpp + lmbda * 255^2 * mse."""
     x_hat, bits = model(x, quality)
     bpp = bits / (x.shape[-1] * x.shape[-2])
@@ -65,16 +70,7 @@ def losses(model: FactorizedCodec, x: Tensor, quality: Tensor | None, lmbda: Ten
     return {"bpp": bpp, "mse": mse, "loss": bpp + lmbda * 255**2 * mse}
 
 
-@torch.no_grad()
-def measure_scale(model: FactorizedCodec, patches: data.Patches, device: torch.device) -> None:
-    """Set the unit of each channel's density to the mean magnitude of its latent on the first 64 patches."""
-    x = torch.stack([patches[n] for n in range(min(64, len(patches)))]).to(device) / 255
-    level = model.level(torch.full((len(x),), 50.0, device=device))
-    y, _ = model.analyse(x, level)
-    model.prior.scale.copy_(y.abs().mean(dim=(0, 2, 3)).clamp_min(1e-3))
-
-
-def validate(model: FactorizedCodec, images: list, config: Config) -> dict[str, float]:
+def validate(model: Codec, images: list, config: Config) -> dict[str, float]:
     """Code the validation images to real bytes and back: mean bpp, psnr, and the weighted RD loss, per quality and in
     all.
     """
@@ -93,7 +89,7 @@ def validate(model: FactorizedCodec, images: list, config: Config) -> dict[str, 
         name = "" if quality is None else f"_q{quality}"
         result |= {f"bpp{name}": float(np.mean(bpp)), f"psnr{name}": float(np.mean(db)), f"loss{name}": loss}
         total, weights = total + loss / math.sqrt(lmbda), weights + 1 / math.sqrt(lmbda)
-    model.tables = {}
+    model.tables_of = {}
     return result | {"rd_loss": total / weights}
 
 
@@ -104,7 +100,8 @@ class Run:
         torch.manual_seed(config.train.seed)
         self.config = config
         self.device = device
-        self.model = FactorizedCodec(config.model).to(device).use_bf16(config.train.precision)
+        self.model = build(config.model).to(device).use_bf16(config.train.precision)
+        self.average = copy.deepcopy(self.model).requires_grad_(False).eval()  # what is validated and exported
         self.lr_scale = {"shortcut": config.train.shortcut_lr, "prior": config.train.prior_lr, "": 1.0}
         parts: dict[str, list[Tensor]] = {part: [] for part in self.lr_scale}
         for name, parameter in self.model.named_parameters():
@@ -114,7 +111,7 @@ class Run:
             groups, lr=config.train.lr, weight_decay=config.train.weight_decay, fused=True
         )
         if config.train.compile:
-            self.model.prior.likelihood = torch.compile(self.model.prior.likelihood)
+            self.model.bits = torch.compile(self.model.bits)
         self.step = 0
         self.skipped = 0  # steps whose gradient was not finite
         self.first = math.nan  # validation RD loss at step 0
@@ -122,15 +119,37 @@ class Run:
 
     def state(self) -> dict:
         return {
-            "version": 1, "config": configuration.to_dict(self.config), "step": self.step, "skipped": self.skipped,
-            "first": self.first, "best": self.best, "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "version": VERSION, "config": configuration.to_dict(self.config), "step": self.step,
+            "skipped": self.skipped, "first": self.first, "best": self.best, "model": self.model.state_dict(),
+            "average": self.average.state_dict(), "optimizer": self.optimizer.state_dict(),
         }  # fmt: skip
 
     def load(self, state: dict) -> None:
+        if state["version"] != VERSION:
+            raise ValueError(f"a checkpoint of version {state['version']}; this program continues version {VERSION}")
         self.step, self.skipped, self.first, self.best = (state[k] for k in ("step", "skipped", "first", "best"))
         self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+    @torch.no_grad()
+    def begin(self, x: Tensor) -> str:
+        """Before step 0, with a batch (B, 3, H, W) in [0, 1]: take over weights where `init` names some, fit the
+        densities that are new. Returns what was taken.
+        """
+        taken = ""
+        kept: dict[str, Tensor] = {}
+        if self.config.train.init:
+            own = self.model.state_dict()
+            given = load_weights(self.config.train.init)
+            kept = {name: t for name, t in given.items() if name in own and t.shape == own[name].shape}
+            self.model.load_state_dict(kept, strict=False)
+            new = sorted({name.split(".")[0] for name in own.keys() - kept.keys()})
+            taken = f"{len(kept)} of {len(own)} tensors from {self.config.train.init}; new: {', '.join(new) or 'none'}"
+        if not any(name.startswith("prior.") for name in kept):
+            self.model.fit(x)
+        self.average.load_state_dict(self.model.state_dict())
+        return taken
 
     def update(self, x: Tensor) -> dict[str, Tensor]:
         """One optimiser step on a batch (B, 3, H, W) in [0, 1]; returns figures as tensors: nothing waits."""
@@ -144,6 +163,9 @@ class Run:
         terms["grad_norm"] = torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)
         if torch.isfinite(terms["grad_norm"]):
             self.optimizer.step()
+            follow = 1 - min(c.ema, (1 + self.step) / (10 + self.step))  # an average over few steps at the beginning
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), follow)
         else:
             self.skipped += 1
         self.optimizer.zero_grad()
@@ -151,51 +173,13 @@ class Run:
         return terms
 
 
-class Log:
-    """Where the figures of a run go: log.jsonl, TensorBoard, and lines or a progress bar on the terminal."""
-
-    def __init__(self, folder: Path, step: int, steps: int):
-        self.file = open(folder / "log.jsonl", "a", buffering=1)
-        self.board = SummaryWriter(folder / "tb", purge_step=step)
-        self.bar = tqdm(
-            initial=step, total=steps, unit="step", dynamic_ncols=True, disable=None
-        )  # None: only on a terminal
-
-    def numbers(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """Write figures of one kind (train, val): every one of them to the file and the board, all in one line."""
-        self.file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        for name, value in values.items():
-            self.board.add_scalar(f"{kind}/{name}", value, step)
-        self.say(f"{kind} {step}: " + " ".join(f"{name} {value:.5g}" for name, value in values.items()))
-
-    def say(self, text: str) -> None:
-        tqdm.write(text)
-
-    def close(self) -> None:
-        self.file.close()
-        self.board.close()
-        self.bar.close()
-
-
-@torch.no_grad()
-def picture(log: Log, run: Run, image: Image.Image) -> None:
-    """Input and reconstruction of a validation image, and histograms of weights and latent, for TensorBoard."""
-    x = to_tensor(image)[..., :512, :512].to(run.device)
-    quality = torch.full((1,), 50.0, device=run.device) if run.config.model.variable_rate else None
-    x_hat = run.model(x, quality).x_hat
-    log.board.add_images("val/input_and_reconstruction", to_uint8(torch.cat((x, x_hat))), run.step)
-    log.board.add_histogram("latent", run.model.symbols(x, 50 if quality is not None else None), run.step)
-    for name, parameter in run.model.named_parameters():
-        log.board.add_histogram(name, parameter, run.step)
-
-
 def train(run: Run, out: Path, minutes: float) -> bool:
     """The loop: until the schedule is through (True) or the minutes are over (False). Saves last.pt and best.pt."""
     config, c = run.config, run.config.train
     started = time.monotonic()
-    patches = data.Patches(
-        data.training_images(config.data), data.patch_transform(config.data), c.seed, c.steps * c.batch
-    )
+    resident = run.device if config.data.workers == 0 else "cpu"  # photographs that fit stay on the GPU
+    images = data.training_images(config.data, resident)
+    patches = data.Patches(images, data.patch_transform(config.data), c.seed, c.steps * c.batch)
     held_out = data.validation_images(config.data)
     log = Log(out, run.step, c.steps)
     log.say(
@@ -205,9 +189,9 @@ def train(run: Run, out: Path, minutes: float) -> bool:
     )
 
     def check() -> None:
-        result = validate(run.model, held_out, config)
+        result = validate(run.average, held_out, config)
         log.numbers("val", run.step, result)
-        picture(log, run, held_out[0])
+        log.picture(run.average, run.step, held_out[0])
         if run.step == 0:
             run.first = result["rd_loss"]
         if result["rd_loss"] < run.best:
@@ -215,11 +199,14 @@ def train(run: Run, out: Path, minutes: float) -> bool:
             save_checkpoint(out / "best.pt", run.state())
 
     if run.step == 0:
-        measure_scale(run.model, patches, run.device)
+        x = torch.stack([patches[n] for n in range(min(64, len(patches)))]).to(run.device) / 255
+        if taken := run.begin(x):
+            log.say(taken)
         check()
     loader = DataLoader(
         Subset(patches, range(run.step * c.batch, len(patches))), c.batch, num_workers=config.data.workers,
-        multiprocessing_context="spawn" if config.data.workers else None, pin_memory=run.device.type == "cuda",
+        multiprocessing_context="spawn" if config.data.workers else None,
+        pin_memory=config.data.workers > 0 and run.device.type == "cuda",
     )  # fmt: skip
     run.model.train()
     sums: dict[str, Tensor] = {}
@@ -233,10 +220,13 @@ def train(run: Run, out: Path, minutes: float) -> bool:
             figures = {name: (total / count).item() for name, total in sums.items()}
             figures["psnr"] = -10 * math.log10(max(figures["mse"], 1e-10))
             figures["lr"] = learning_rate(run.step, c)
-            figures["img_s"] = count * c.batch / (time.monotonic() - since)
+            speed = count / (time.monotonic() - since)
+            figures |= {"steps_s": speed, "img_s": speed * c.batch, "mpx_s": speed * c.batch * x.shape[-1] ** 2 / 1e6}
             log.numbers("train", run.step, figures)
             sums, since, logged = {}, time.monotonic(), run.step
         over = (time.monotonic() - started) / 60 > minutes
+        if run.step == round(c.steps * (1 - c.decay)):
+            save_checkpoint(out / "constant.pt", run.state())
         if run.step % c.val_every == 0 or run.step == c.steps:
             check()
             since = time.monotonic()
@@ -260,7 +250,7 @@ def finish(run: Run, out: Path, command: str) -> None:
 
     run.load(load_checkpoint(out / "best.pt"))
     path = out / "model.safetensors"
-    id = export(run.model, path, {"command": command, "steps": str(run.step)})
+    id = export(run.average, path, {"command": command, "steps": str(run.step)})
     images = [(f"val{i:02d}", image) for i, image in enumerate(data.validation_images(run.config.data))]
     model = load_model(path, run.device, run.config.train.precision)
     results = evaluate([lic_codec(model), rival_codec("jpeg")], images, out / "rd", ms_ssim=False)
@@ -279,7 +269,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", nargs="?", help="TOML file; none: the defaults below")
     parser.add_argument("--out", type=Path, help="run folder, new or empty (default: the first free runs/NNN)")
-    parser.add_argument("--resume", action="store_true", help="continue from OUT/last.pt with the configuration in it")
+    parser.add_argument(
+        "--resume", nargs="?", const="last.pt", metavar="CHECKPOINT",
+        help="continue from OUT/CHECKPOINT (default: last.pt) with the configuration in it; options given beside it, "
+        "such as --steps, --decay, --patch and --batch, replace what is in [data] and [train]",
+    )  # fmt: skip
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="stop after so many minutes with everything saved"
     )
@@ -296,7 +290,7 @@ def main(argv: list[str] | None = None) -> int:
     command = "python train.py " + shlex.join(sys.argv[1:] if argv is None else argv)
     try:
         out = args.out or free_folder()
-        state = load_checkpoint(out / "last.pt") if args.resume else None
+        state = load_checkpoint(out / args.resume) if args.resume else None
         values = state["config"] if state else configuration.load(args.config) if args.config else {}
         config = configuration.from_dict(configuration.merge_options(values, args))
         if state and configuration.to_dict(config)["model"] != state["config"]["model"]:

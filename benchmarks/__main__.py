@@ -1,8 +1,9 @@
 """Ours beside its peers, measured in one run.
 
-    python -m benchmarks                    everything below with its defaults
+    python -m benchmarks                    everything below with its defaults (gpu only where there is one)
     python -m benchmarks codecs             images to bytes and back, and the start-up of the command line
     python -m benchmarks entropy            integers to bytes and back
+    python -m benchmarks gpu                1920x1080 on one GPU, pipelined; exits with 1 where there is none
         --data DIR         photographs (default: the samples in scikit-image's wheel)
         --model NAME|FILE  our model (default: the shipped one)
         --rounds N         turns of every contender
@@ -18,16 +19,18 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import codecs, entropy
+import torch
+
+from benchmarks import codecs, entropy, gpu
 from codec.checkpoint import DEFAULT
 
-BENCHMARKS = {"codecs": codecs, "entropy": entropy}
+BENCHMARKS = {"codecs": codecs, "entropy": entropy, "gpu": gpu}
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="python -m benchmarks", description="Ours beside its peers, in one run.")
-    commands = top.add_subparsers(dest="name", metavar="codecs|entropy")
+    commands = top.add_subparsers(dest="name", metavar="|".join(BENCHMARKS))
     for name, module in BENCHMARKS.items():
         sub = commands.add_parser(name, help=module.__doc__.partition("\n")[0])
         sub.add_argument("--data", type=Path, metavar="DIR", help="photographs (default: samples in scikit-image)")
@@ -41,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one benchmark, or all; returns the exit code."""
     args = parser().parse_args(argv)
     if args.name is None:
-        return max(main([name]) for name in BENCHMARKS)
+        return max(main([name]) for name in BENCHMARKS if name != "gpu" or torch.cuda.is_available())
     try:
         if args.rounds < 1:
             raise ValueError(f"--rounds {args.rounds}: at least 1 is needed")

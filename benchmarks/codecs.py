@@ -1,29 +1,32 @@
-"""Image codecs: time from a PIL image to bytes and back, ours beside compressai's and Pillow's; and start-up.
+"""Image codecs: time from a PIL image to bytes and back, ours beside compressai's and Pillow's; memory; start-up.
 
     python -m benchmarks codecs [--data DIR] [--model NAME|FILE] [--rounds N] [--out DIR]
 
 All of it is on the processor and in memory: conversion to tensors, transforms, entropy coding, framing, conversion to
-8-bit pixels. Each round takes the next photograph. The start-up table is of whole processes, files included.
+8-bit pixels. Each round takes the next photograph. Ours and the codecs of Pillow run at the highest quality that brings
+the first photographs to at most 0.5 bpp; the learned peers have random weights, scaled to about that (peers.py).
 
-The learned peer is bmshj2018-factorized (Ballé, Minnen, Singh, Hwang and Johnston, 2018) of compressai, N = 128 and
-M = 192, which its zoo uses up to quality 5. Its trained weights would have to be downloaded, so they are random here,
-scaled to latents and densities of a usual rate: how long it takes does not depend on them, what it shows does.
+BD-rates are those that eval.py wrote into benchmarks/results/kodak; a codec that it has not measured has none. Memory
+is the peak resident set of a fresh process that makes the codec and codes one photograph to bytes and back.
 """
 
+import json
+import multiprocessing
 import os
-import struct
+import re
+import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import codec
-from benchmarks import startup
+from benchmarks import peers, startup
 from benchmarks.measure import (
     SIZE,
     Report,
@@ -36,129 +39,140 @@ from benchmarks.measure import (
     table,
     take_turns,
 )
+from codec.base import fit_size, has_native_bf16
 from codec.checkpoint import find_model
-from codec.image import to_image, to_tensor
-from codec.model import FactorizedCodec, has_native_bf16
 from codec.rivals import RIVALS
 
 ROUNDS = 15
-QUALITY = 50  # of ours
-RIVAL_QUALITY = {"jpeg": 40, "webp": 50, "avif": 55}  # 0.5 to 0.65 bpp on the sample photographs
-LOGISTIC_SCALE = 0.22  # of the untrained peer's latents and densities: 0.5 bpp on the sample photographs
+TARGET = 0.5  # bpp
+SAMPLES = 4  # photographs that qualities are chosen with
+RESULTS = Path(__file__).parent / "results" / "kodak"
+# How many times as long AVIF takes to encode, and mbt2018-mean in fp32 to encode and decode, at least, of these models
+GOALS = {"fast": (4, 8), "high": (1, 3)}
+
+
+class Entry(NamedTuple):
+    """What a process needs to know to make a contender."""
+
+    kind: str
+    """lic, or a name of PEERS or RIVALS."""
+    dtype: str
+    """What most of the arithmetic is in: bf16, fp32 or int."""
+    threads: int
+    """As many as it may use."""
+    model: Path
+    """Ours."""
+    quality: int | None = None
+    """None for what has none."""
 
 
 @dataclass(frozen=True)
 class Contender:
     """A codec that takes part."""
 
+    entry: Entry
     name: str
     about: str
     """Settings, for the reader of the table."""
-    dtype: str
-    """What most of the arithmetic is in."""
-    threads: int
-    """As many as it may use."""
+    key: str
+    """The name or model id under which results know it."""
     encode: Callable[[Image.Image], bytes]
     decode: Callable[[bytes], Image.Image]
-    kmac: tuple[float, float] | None = None
-    """Thousand multiply-accumulates per pixel of encoder and decoder; None for a classical codec."""
 
 
-def ours(model: FactorizedCodec, threads: int) -> Contender:
-    """Our codec with an exported model."""
-    quality = QUALITY if model.config.variable_rate else None
-    return Contender(
-        f"lic {model.precision}",
-        f"model {model.id}, quality {quality}, {model.parameter_count() / 1e6:.2f} M parameters",
-        model.precision,
-        threads,
-        lambda image: model.compress(image, quality),
-        model.decompress,
-        model.kmac(),
-    )
-
-
-def untrained_peer(image: Image.Image) -> nn.Module:
-    """compressai's FactorizedPrior with random weights, its latents of `image` distributed as its densities say."""
-    from compressai.models import FactorizedPrior
-
-    torch.manual_seed(0)
-    net = FactorizedPrior(128, 192).eval()
-    net.entropy_bottleneck = type(net.entropy_bottleneck)(192, init_scale=LOGISTIC_SCALE).eval()
-    with torch.no_grad():
-        for bias in net.entropy_bottleneck.biases:
-            bias.zero_()  # centred densities, all of them logistic of the scale given
-        std, mean = torch.std_mean(net.g_a(to_tensor(image)), dim=(0, 2, 3))
-        factor = LOGISTIC_SCALE * torch.pi / 3**0.5 / std
-        net.g_a[-1].weight.mul_(factor[:, None, None, None])
-        net.g_a[-1].bias.sub_(mean).mul_(factor)
-    net.entropy_bottleneck.update(force=True, update_quantiles=True)
-    return net
-
-
-def transform_kmac(transform: nn.Module, sample: Tensor, pixels: int) -> float:
-    """Thousand multiply-accumulates per pixel of a transform, counted by torch."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        transform(sample)
-    return counter.get_total_flops() / 2 / pixels / 1000
-
-
-def compressai_peer(net: nn.Module, bf16: bool, threads: int) -> Contender:
-    """The peer as it ships, or helped: bf16 autocast and channels_last. Files are the latent's shape and its string."""
-    layout = torch.channels_last if bf16 else torch.contiguous_format
-    net = net.to(memory_format=layout)
-
-    def autocast() -> torch.autocast:
-        return torch.autocast("cpu", torch.bfloat16, enabled=bf16)
-
-    @torch.inference_mode()
-    def encode(image: Image.Image) -> bytes:
-        with autocast():
-            coded = net.compress(to_tensor(image).contiguous(memory_format=layout))
-        return struct.pack("<HH", *coded["shape"]) + coded["strings"][0][0]
-
-    @torch.inference_mode()
-    def decode(data: bytes) -> Image.Image:
-        with autocast():
-            x_hat = net.decompress([[data[4:]]], struct.unpack_from("<HH", data))["x_hat"]
-        return to_image(x_hat.float(), "RGB")
-
-    x = torch.zeros(1, 3, 256, 256)
-    y = torch.zeros(1, 192, 16, 16)
-    kmac = transform_kmac(net.g_a, x, 256**2), transform_kmac(net.g_s, y, 256**2)
-    name = "compressai bmshj2018-factorized " + ("bf16, channels_last" if bf16 else "fp32")
-    about = f"N 128, M 192, random weights, {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters"
-    return Contender(name, about, "bf16" if bf16 else "fp32", threads, encode, decode, kmac)
-
-
-def rival(name: str) -> Contender:
-    """A codec of Pillow; OSError where this Pillow lacks it."""
-    rival, quality = RIVALS[name], RIVAL_QUALITY[name]
+def make(entry: Entry, image: Image.Image) -> Contender:
+    """The contender of an entry; a peer is scaled to `image`. ImportError or OSError where it is not at hand."""
+    kind, quality = entry.kind, entry.quality
+    if kind == "lic":
+        model = codec.load(str(entry.model), "cpu", "fp32" if entry.dtype == "fp32" else "auto")
+        name = f"lic {entry.model.stem} {model.precision}"
+        about = f"model {model.id}, quality {quality}, {model.parameter_count() / 1e6:.2f} M parameters"
+        return Contender(entry, name, about, model.id, lambda image: model.compress(image, quality), model.decompress)
+    if kind in peers.PEERS:
+        net = peers.untrained(kind, image)
+        about = f"N 128, M 192, random weights, {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters"
+        name = f"compressai {kind} {entry.dtype}" + (", channels_last" if entry.dtype == "bf16" else "")
+        return Contender(entry, name, about, kind, *peers.coder(net, entry.dtype == "bf16"))
+    rival = RIVALS[kind]
     rival.check()
-    threads = (os.cpu_count() or 1) if name == "avif" else 1  # Pillow's default
     about = f"quality {quality}, {rival.settings}"
-    return Contender(name, about, "int", threads, lambda image: rival.encode(image, quality), rival.decode)
+    return Contender(entry, kind, about, kind, lambda image: rival.encode(image, quality), rival.decode)
 
 
-def contenders(model: Path, image: Image.Image) -> tuple[list[Contender], dict[str, str]]:
+def choose_quality(encode: Callable[[Image.Image, int], bytes], images: list[Image.Image]) -> int:
+    """The highest quality that brings the first images to at most TARGET bpp on average."""
+    sample = images[:SAMPLES]
+    most = TARGET / 8 * sum(image.width * image.height for image in sample)
+    return fit_size(lambda _, quality: b"".join(encode(image, quality) for image in sample), sample[0], most)[1]
+
+
+def contenders(path: Path, images: list[Image.Image]) -> tuple[list[Contender], dict[str, str]]:
     """Everyone who can take part, ours first, and why the others cannot. Networks run on all threads, and on one."""
-    native = has_native_bf16(torch.device("cpu"))
-    models = [codec.load(str(model), "cpu", precision) for precision in (("auto", "fp32") if native else ("auto",))]
-    absent = {}
-    try:
-        peers = [(untrained_peer(image), bf16) for bf16 in ((False, True) if native else (False,))]
-    except ImportError as error:
-        peers, absent["compressai"] = [], f"cannot be imported: {error}"
-    present = []
+    dtypes = ("bf16", "fp32") if has_native_bf16(torch.device("cpu")) else ("fp32",)
+    model = codec.load(str(path), "cpu")
+    quality = choose_quality(model.compress, images) if model.config.variable_rate else None
+    entries = []
     for threads in sorted({torch.get_num_threads(), 1}, reverse=True):
-        present += [ours(m, threads) for m in models]
-        present += [compressai_peer(net, bf16, threads) for net, bf16 in peers]
-    for name in RIVALS:
+        entries += [Entry("lic", dtype, threads, path, quality) for dtype in dtypes]
+        entries += [Entry(peer, dtype, threads, path) for peer in peers.PEERS for dtype in reversed(dtypes)]
+    present, absent = [], {}
+    for entry in entries:
         try:
-            present.append(rival(name))
+            present.append(make(entry, images[0]))
+        except ImportError as error:
+            absent[f"compressai {entry.kind}"] = f"cannot be imported: {error}"
+    for name, rival in RIVALS.items():
+        threads = (os.cpu_count() or 1) if name == "avif" else 1  # Pillow's default
+        try:
+            present.append(make(Entry(name, "int", threads, path, choose_quality(rival.encode, images)), images[0]))
         except OSError as error:
             absent[name] = str(error)
     return present, absent
+
+
+def kmac_per_pixel(contender: Contender) -> tuple[float, float] | None:
+    """Thousand multiply-accumulates per pixel of (encoder, decoder), everything that torch runs for a 256x256 image;
+    None for a classical codec.
+    """
+    image = Image.effect_noise((256, 256), 50).convert("RGB")  # nothing that could be kept without loss
+    with FlopCounterMode(display=False) as encoder:
+        data = contender.encode(image)
+    with FlopCounterMode(display=False) as decoder:
+        contender.decode(data)
+    flops = encoder.get_total_flops(), decoder.get_total_flops()
+    return tuple(n / 2 / 256**2 / 1000 for n in flops) if any(flops) else None
+
+
+def memory_here(entry: Entry, image: Image.Image) -> int:
+    """Peak resident set of this process in bytes, after it has coded an image to bytes and back."""
+    torch.set_num_threads(entry.threads)
+    contender = make(entry, image)
+    contender.decode(contender.encode(image))
+    try:  # getrusage alone would not do on Linux: a process inherits the peak of the one that started it
+        return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+    except OSError:
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def peak_memory(entry: Entry, image: Image.Image) -> int:
+    """The same of a fresh process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(memory_here, (entry, image))
+
+
+def bd_rates(folder: Path) -> tuple[str, dict[str, float]]:
+    """The anchor, and BD-rates in percent by codec name and by model id, as eval.py wrote them; none if it has not."""
+    try:
+        document = json.loads((folder / "bd_rate.json").read_text())
+    except FileNotFoundError:
+        return "-", {}
+    rates = {}
+    for name, percent in document["percent"].items():
+        about = json.loads((folder / f"{name}.json").read_text())["description"]
+        model = re.match(r"model (\w+),", about)
+        if isinstance(percent, float):  # otherwise it is the reason why there is none
+            rates[model[1] if model else name] = percent
+    return document["anchor"], rates
 
 
 def turn(contender: Contender, images: list[Image.Image]) -> Callable[[], Turn]:
@@ -169,7 +183,7 @@ def turn(contender: Contender, images: list[Image.Image]) -> Callable[[], Turn]:
         nonlocal count
         image = images[count % len(images)]
         count += 1
-        torch.set_num_threads(contender.threads)
+        torch.set_num_threads(contender.entry.threads)
         start = time.perf_counter()
         data = contender.encode(image)
         middle = time.perf_counter()
@@ -181,39 +195,62 @@ def turn(contender: Contender, images: list[Image.Image]) -> Callable[[], Turn]:
     return one
 
 
+def goals(turns: dict[Contender, list[Turn]]) -> list[str]:
+    """How many times as long the others take as ours at its best, in words, and how many times was aimed at."""
+    ours, lines = next(iter(turns)), []
+    wanted = GOALS.get(ours.entry.model.stem, (None, None))
+    for kind, dtype, what, least in (("avif", "int", "encode", wanted[0]), ("mbt2018-mean", "fp32", "both", wanted[1])):
+        other = next((c for c in turns if (c.entry.kind, c.entry.dtype) == (kind, dtype)), None)  # the most threads
+        if other is not None:
+            ratio = ratios((getattr(t, what) for t in turns[other]), (getattr(t, what) for t in turns[ours]))
+            doing = "encode" if what == "encode" else "encode + decode"
+            aim = "" if least is None else f" (wanted: at least {least})"
+            lines.append(f"- {doing}: {other.name} takes {ratio:.1f} times as long as {ours.name}{aim}")
+    return lines
+
+
 def run(data: Path | None, model: str, rounds: int) -> Report:
     """Measure; ModelError if there is no such model, OSError if there are no images."""
     about, path, images = machine(), find_model(model).resolve(), photographs(data)
-    present, absent = contenders(path, images[0])
+    present, absent = contenders(path, images)
     turns = take_turns({c: turn(c, images) for c in present}, rounds)
+    anchor, rates = bd_rates(RESULTS)
     starts = startup.command_line(path, images[0])
 
     rows, cells = [], []
     for c in present:
-        beside = next(turns[other] for other in present if other.threads == c.threads or c.kmac is None)
+        kmac, rate, memory = kmac_per_pixel(c), rates.get(c.key), peak_memory(c.entry, images[0])
+        beside = next(turns[other] for other in present if other.entry.threads == c.entry.threads or kmac is None)
         times = {name: Spread.of(1e3 * getattr(t, name) for t in turns[c]) for name in ("encode", "decode", "both")}
         ratio = ratios((t.both for t in turns[c]), (t.both for t in beside))
         size = sum(t.bytes for t in turns[c]) / rounds
-        kmac = "-" if c.kmac is None else f"{c.kmac[0]:.1f} / {c.kmac[1]:.1f}"
-        spreads = [f"{spread:.1f}" for spread in times.values()]
-        rows.append([c.name, str(c.threads), c.dtype, kmac, f"{size:.0f}", *spreads, f"{ratio:.2f}"])
-        cell = {"name": c.name, "about": c.about, "dtype": c.dtype, "threads": c.threads, "kmac_per_pixel": c.kmac}
+        rows.append(
+            [
+                c.name, str(c.entry.threads), c.entry.dtype, "-" if kmac is None else f"{kmac[0]:.1f} / {kmac[1]:.1f}",
+                "-" if rate is None else f"{rate:+.1f} %", f"{8 * size / (SIZE[0] * SIZE[1]):.2f}",
+                *(f"{spread:.1f}" for spread in times.values()), f"{ratio:.2f}", f"{memory / 1e6:.0f}",
+            ]
+        )  # fmt: skip
+        cell: dict[str, Any] = {"name": c.name, "about": c.about, "dtype": c.entry.dtype, "threads": c.entry.threads}
+        cell |= {"kmac_per_pixel": kmac, "bd_rate": rate, "bytes": size, "peak_memory_bytes": memory}
         cell |= {f"{name}_ms": spread._asdict() for name, spread in times.items()}
-        cells.append(cell | {"ratio": ratio._asdict(), "bytes": size, "turns": [t._asdict() for t in turns[c]]})
-    rows += [[name, *["-"] * 7, why] for name, why in absent.items()]
-    header = ["codec", "threads", "dtype", "kMAC/pixel enc / dec", "bytes", "encode ms", "decode ms"]
+        cells.append(cell | {"ratio": ratio._asdict(), "turns": [t._asdict() for t in turns[c]]})
+    rows += [[name, *["-"] * 9, why] for name, why in absent.items()]
+    header = ["codec", "threads", "dtype", "kMAC/pixel enc / dec", f"BD-rate against {anchor}", "bpp", "encode ms"]
     lines = [
         f"## Image codecs, {SIZE[0]}x{SIZE[1]}, PIL image -> bytes -> PIL image",
         machine_line(about),
-        table([*header, "encode + decode ms", "ratio to ours"], rows),
+        table([*header, "decode ms", "encode + decode ms", "ratio to ours", "peak memory MB"], rows),
         f"Median (quartiles) of {rounds} rounds over {len(images)} photographs in turn, all contenders interleaved in "
         "each round. Ratios are of encode + decode, round by round: of networks to ours with as many threads, of the "
-        "others to ours at its best.",
+        "others to ours at its best. BD-rates on Kodak, by eval.py. Memory is the peak of a whole process: the "
+        "rows of Pillow's codecs show what Python and PyTorch take without a network.",
         "\n".join(f"- {name}: {settings}" for name, settings in {c.name: c.about for c in present}.items()),
+        "\n".join(goals(turns)),
         "## Start-up",
         startup.start_table(starts),
         f"Median (quartiles) of {startup.ROUNDS} interleaved rounds of whole processes, one {SIZE[0]}x{SIZE[1]} "
         "photograph, PNG in and PNG out, warm kernel cache.",
     ]
     document = {"machine": about, "rounds": rounds, "images": len(images), "size": SIZE, "codecs": cells}
-    return Report("codecs", "\n\n".join(lines), document | {"absent": absent, "startup_s": starts})
+    return Report("codecs", "\n\n".join(lines), document | {"absent": absent, "bd_anchor": anchor, "startup_s": starts})

@@ -4,7 +4,8 @@ Three kinds of cases, each with a Kodak-sized and a 12-megapixel form:
 
     factorized   192 channels, Laplacian, 45 % of them almost always 0, 0.5 bit/symbol; a table per channel
     Gaussian     an index into 64 scales for every symbol, varying in space, 0.5 bit/symbol; a table per scale
-    trained      what a model makes of photographs at quality 50, under its own densities; a table per channel
+    trained      what a model makes of photographs at quality 50, under its own densities; a table per channel, or with
+                 a hyperprior the one that it told for each symbol of y
 
     case = factorized_case(KODAK, count=8)
     case.values[0], case.index[0], case.tables       what a coder needs
@@ -165,23 +166,36 @@ def trained_case(size: tuple[int, int], count: int, model: str, folder: Path | N
     import torch
 
     net = codec.load(str(find_model(model)), "cpu")
-    quality, channels = (QUALITY if net.config.variable_rate else None), net.config.M
+    quality = QUALITY if net.config.variable_rate else None
     images = [to_tensor(image) for image in photographs(folder)]
-    small = [net.symbols(image, quality)[0] for image in (images + [image.flip(-1) for image in images])[:16]]
-    rows, columns = -(-size[0] // KODAK[0]), -(-size[1] // KODAK[1])
-    values = []
-    for first in range(count):
-        tiles = [small[(first + i) % len(small)] for i in range(rows * columns)]
-        mosaic = [np.concatenate(tiles[i : i + columns], axis=2) for i in range(0, len(tiles), columns)]
-        values.append(np.ascontiguousarray(np.concatenate(mosaic, axis=1)[:, : size[0], : size[1]]))
+    small = [net.latent(image, quality) for image in (images + [image.flip(-1) for image in images])[:16]]
+    values = mosaics([latent.y[0] for latent in small], size, count)
+    reach = max(int(np.abs(v).max()) for v in values) + 1
+    if small[0].index is not None:
+        index = mosaics([latent.index[0] for latent in small], size, count)
+        reach = max(reach, -int(net.conditional.pmfs()[1].min()))
+        k = torch.arange(-reach, reach + 1, dtype=torch.float64)
+        mass = net.conditional.likelihood(k, torch.from_numpy(net.conditional.scales)[:, None])
+        return Case("trained", values, index, np.maximum(mass.numpy(), LIKELIHOOD_FLOOR), -reach, net.y_tables)
 
     with torch.inference_mode():
-        gain = net.gain_at(None if quality is None else torch.tensor([quality / 100])).reshape(channels)
+        gain = net.gain_at(None if quality is None else torch.tensor([quality / 100])).reshape(-1)
         low, high = (net.prior.quantiles(mass) * gain for mass in (NEGLIGIBLE / 2, 1 - NEGLIGIBLE / 2))
-        first = min(int(low.min()), *(int(v.min()) for v in values)) - 1
-        last = max(int(high.max()), *(int(v.max()) for v in values)) + 1
+        reach = max(reach, int(high.max()) + 1, -int(low.min()) + 1)
         width = 1 / gain.double()[:, None, None]  # of the interval that a symbol stands for
-        k = torch.arange(first, last + 1, dtype=torch.float64)
+        k = torch.arange(-reach, reach + 1, dtype=torch.float64)
         mass = net.prior.likelihood((k * width)[None], width)[0, :, 0]
     pmf = np.maximum(mass.numpy(), LIKELIHOOD_FLOOR)
-    return Case("trained", values, [channel_numbers(channels)] * count, pmf, first, net.tables[quality])
+    index = [channel_numbers(net.config.M)] * count
+    return Case("trained", values, index, pmf, -reach, net.tables_of[quality])
+
+
+def mosaics(tiles: list[NDArray], size: tuple[int, int], count: int) -> list[NDArray]:
+    """Arrays (C, *size) out of arrays (C, *KODAK), each beginning with the next of them."""
+    rows, columns = -(-size[0] // KODAK[0]), -(-size[1] // KODAK[1])
+    made = []
+    for first in range(count):
+        chosen = [tiles[(first + i) % len(tiles)] for i in range(rows * columns)]
+        mosaic = [np.concatenate(chosen[i : i + columns], axis=2) for i in range(0, len(chosen), columns)]
+        made.append(np.ascontiguousarray(np.concatenate(mosaic, axis=1)[:, : size[0], : size[1]]))
+    return made

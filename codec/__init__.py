@@ -17,13 +17,13 @@ from codec.bitstream import MAX_PIXELS, FormatError, read
 if TYPE_CHECKING:
     from PIL import Image
 
-    from codec.model import FactorizedCodec
+    from codec.base import Codec
 
 __version__ = "0.1.0.dev0"
 __all__ = ["FormatError", "decompress", "load"]
 
 
-def load(model: str | None = None, device: str = "auto", precision: str = "auto") -> FactorizedCodec:
+def load(model: str | None = None, device: str = "auto", precision: str = "auto") -> Codec:
     """An exported model by name or by path of its .safetensors file; none: the default model.
 
     `device` is auto (the GPU if there is one), cpu or cuda; `precision` auto runs the transforms' trunks in bfloat16
@@ -36,7 +36,7 @@ def load(model: str | None = None, device: str = "auto", precision: str = "auto"
 
 
 def decompress(
-    data: bytes, model: FactorizedCodec | None = None, device: str = "auto", max_pixels: int = MAX_PIXELS
+    data: bytes, model: Codec | None = None, device: str = "auto", max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
     """The image of a .lic file: RGB or L. FormatError if the bytes are damaged, ModelError if their model is not at
     hand.

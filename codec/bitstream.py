@@ -16,11 +16,19 @@ byte but the last, at most 5 bytes, no superfluous zero byte at the end. Fixed-s
                                    128 and above: ancillary, skipped where not known
                length     varint   bytes of payload
                payload    length bytes
-               checksum   4 bytes  CRC-32 (zlib's) of header + tag + length + payload
+               checksum   4 bytes  CRC-32 (zlib's) of all bytes of the file before it
 
-Nothing follows the last section. Tags: 1 = the latent y as one stream of entropy/rans.py, symbols in the order
-(channel, row, column), table = channel. How many symbols there are follows from width and height, never from the
-stream: M channels of ceil(height/16) x ceil(width/16).
+Nothing follows the last section. Tags, each at most once; the first two are streams of entropy/rans.py, of symbols in
+the order (channel, row, column):
+
+    1        the latent y: M channels of ceil(height/16) x ceil(width/16). Table of a symbol: its channel's, of the
+             file's quality; in a model with a hyperprior: the one whose number h_s gives for it
+    2        the hyper-latent z, of such a model only: K channels of ceil(h/4) x ceil(w/4), where h x w is the size of
+             y; symbols in -127..127; table: its channel's, of the file's quality
+    3        the whole image as lossless WebP (codec/lossless.py), instead of 1 and 2; then no model is needed
+
+How many symbols there are follows from width and height, never from the stream. h_s works on integers alone up to
+those numbers (codec/hyper.py, entropy/integer.py), which are thus the same wherever a file is decoded.
 
 Every error in the bytes is a FormatError. Checksums are verified before a model is looked for, and the size against
 `max_pixels` before anything is allocated.
@@ -35,8 +43,8 @@ VERSION = 1
 MAX_PIXELS = 128 * 2**20  # refuse larger images unless the caller allows them: a forged header must not fill the memory
 NO_QUALITY = 255
 MODES = ("RGB", "L")
-LATENT = 1  # tag of the latent's section
-KNOWN = {LATENT}
+LATENT, HYPER, LOSSLESS = 1, 2, 3  # tags of the sections
+KNOWN = {LATENT, HYPER, LOSSLESS}
 
 
 class FormatError(ValueError):
@@ -99,10 +107,12 @@ def write(header: Header, sections: list[Section]) -> bytes:
     head = MAGIC + bytes([VERSION]) + bytes.fromhex(header.model)
     quality = NO_QUALITY if header.quality is None else header.quality
     head += bytes([quality, MODES.index(header.mode), len(sections)]) + _varint(header.width) + _varint(header.height)
-    parts = [head]
+    parts, checksum = [head], zlib.crc32(head)
     for tag, payload in sections:
         body = bytes([tag]) + _varint(len(payload)) + payload
-        parts += [body, zlib.crc32(head + body).to_bytes(4, "little")]
+        digest = zlib.crc32(body, checksum).to_bytes(4, "little")
+        parts += [body, digest]
+        checksum = zlib.crc32(body + digest, checksum)
     return b"".join(parts)
 
 
@@ -121,15 +131,16 @@ def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, list[Sectio
     model = reader.take(8, "model id").hex()
     quality, mode, count = reader.take(3, "header")
     width, height = reader.varint("width"), reader.varint("height")
-    head = data[: reader.position]
-    sections = []
+    sections, checksum = [], zlib.crc32(data[: reader.position])
     for _ in range(count):
         start = reader.position
         tag = reader.take(1, "section tag")[0]
         payload = reader.take(reader.varint("section length"), "payload")
-        body = data[start : reader.position]
-        if int.from_bytes(reader.take(4, "checksum"), "little") != zlib.crc32(body, zlib.crc32(head)):
+        checksum = zlib.crc32(data[start : reader.position], checksum)
+        digest = reader.take(4, "checksum")
+        if int.from_bytes(digest, "little") != checksum:
             raise FormatError(f"damaged: the checksum of section {tag} is wrong")
+        checksum = zlib.crc32(digest, checksum)
         sections.append(Section(tag, payload))
     if reader.position != len(data):
         raise FormatError(f"{len(data) - reader.position} bytes after the last section")

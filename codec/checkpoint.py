@@ -21,13 +21,14 @@ import safetensors.torch
 import torch
 from safetensors import safe_open
 
-import entropy
+from codec.base import Codec
 from codec.config import ModelConfig
-from codec.model import FactorizedCodec
+from codec.model import build
 
 FORMAT = "lic-model-1"
 WEIGHTS = Path(__file__).parent / "weights"
 DEFAULT = "fast-factorized"
+OLDEST = {"prior": "factorized", "lapped": False}  # what models have whose configuration does not say
 
 
 class ModelError(ValueError):
@@ -80,11 +81,11 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
 
 def _compact(name: str, tensor: torch.Tensor) -> torch.Tensor:
     """Weights of the transforms in half precision: they are most of the file, and nothing exact depends on them."""
-    large = name.startswith(("g_a.", "g_s.")) and tensor.numel() >= 1024
+    large = name.startswith(("g_a.", "g_s.", "h_a.", "h_s.mean.")) and tensor.numel() >= 1024
     return tensor.half() if large else tensor
 
 
-def export(model: FactorizedCodec, path: Path | str, about: dict[str, str] | None = None) -> str:
+def export(model: Codec, path: Path | str, about: dict[str, str] | None = None) -> str:
     """Write a model as one .safetensors file and give it its id (16 hex digits), which is also returned.
 
     Weights are rounded as they are stored before the tables are made, so that what is in the file is what the tables
@@ -93,12 +94,7 @@ def export(model: FactorizedCodec, path: Path | str, about: dict[str, str] | Non
     state = {name: _compact(name, t.detach().cpu().contiguous()) for name, t in model.state_dict().items()}
     model.load_state_dict({name: tensor.to(torch.float32) for name, tensor in state.items()})
     model.build_tables()
-    tables = entropy.Tables.concatenate([model.tables[quality] for quality in model.qualities])
-    state |= {
-        "tables.freqs": torch.from_numpy(tables.freqs.copy()),
-        "tables.sizes": torch.from_numpy(tables.sizes.copy()),
-        "tables.offsets": torch.from_numpy(tables.offsets.copy()),
-    }
+    state |= model.tables()
     config = json.dumps(vars(model.config), sort_keys=True)
     model.id = _identify(config, {name: t.numpy() for name, t in state.items()})
     metadata = {"format": FORMAT, "config": config, "id": model.id, **(about or {})}
@@ -128,20 +124,33 @@ def about(path: Path | str) -> dict[str, str]:
     return metadata
 
 
-def load_model(path: Path | str, device: str | torch.device = "cpu", precision: str = "auto") -> FactorizedCodec:
+def load_model(path: Path | str, device: str | torch.device = "cpu", precision: str = "auto") -> Codec:
     """An exported model, ready to compress and decompress; its id is checked against its content."""
     metadata = about(path)
     with safe_open(path, framework="np") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if _identify(metadata["config"], tensors) != metadata["id"]:
         raise ModelError(f"{path} is damaged: its content does not have the id {metadata['id']}")
-    model = FactorizedCodec(ModelConfig(**json.loads(metadata["config"])))
-    tables = entropy.Tables(*(tensors.pop(f"tables.{part}") for part in ("freqs", "sizes", "offsets")))
-    model.load_state_dict({name: torch.from_numpy(t.astype(np.float32)) for name, t in tensors.items()})
-    for row, quality in enumerate(model.qualities):
-        model.tables[quality] = tables.rows(row * model.config.M, (row + 1) * model.config.M)
+    model = build(ModelConfig(**OLDEST | json.loads(metadata["config"])))
+    weights = {name: t for name, t in tensors.items() if not name.startswith("tables.")}
+    model.load_state_dict({name: torch.from_numpy(t.astype(np.float32)) for name, t in weights.items()})
+    model.eval().to(device).use_bf16(precision).load_tables(tensors)
     model.id = metadata["id"]
-    return model.eval().to(device).use_bf16(precision)
+    return model
+
+
+def load_weights(path: Path | str) -> dict[str, torch.Tensor]:
+    """The weights, by name, of an exported model or (the averaged ones) of a training checkpoint; ModelError if the
+    file is neither.
+    """
+    if Path(path).suffix == ".safetensors":
+        about(path)
+        state = safetensors.torch.load_file(path)
+        return {name: t.float() for name, t in state.items() if not name.startswith("tables.")}
+    state = load_checkpoint(path)
+    if not isinstance(state, dict) or "average" not in state:
+        raise ModelError(f"{path} is not a training checkpoint with averaged weights")
+    return state["average"]
 
 
 def shipped() -> Iterator[Path]:

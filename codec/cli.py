@@ -151,14 +151,20 @@ def compress(args: argparse.Namespace) -> int:
     jobs = plan(args.inputs, files, args.output, ".lic", args.force)
     announce_kernels()
     model = codec.load(args.model, args.device, args.precision)
-    quality = DEFAULT_QUALITY if args.quality is None and model.config.variable_rate else args.quality
+    default = DEFAULT_QUALITY if model.config.variable_rate else None
 
     def work(source: str, target: str) -> str:
         image = open_image(source, bitstream.MAX_PIXELS)
-        data = model.compress(image, quality)
+        pixels = image.width * image.height
+        if args.bpp is not None or args.size is not None:
+            data, quality = model.compress_to(image, args.bpp * pixels / 8 if args.size is None else args.size)
+        else:
+            quality = default if args.quality is None else args.quality
+            data = model.compress(image, quality)
         write_bytes(target, data, args.force)
-        bpp = 8 * len(data) / (image.width * image.height)
-        return f"{source} -> {target}: {image.width}x{image.height}, {len(data)} bytes, {bpp:.3f} bpp"
+        told = "" if quality is None else f", quality {quality}"
+        size = f"{image.width}x{image.height}, {len(data)} bytes, {8 * len(data) / pixels:.3f} bpp"
+        return f"{source} -> {target}: {size}{told}"
 
     return run_jobs(jobs, work, args.debug)
 
@@ -239,17 +245,18 @@ def info(args: argparse.Namespace) -> int:
 
 
 def models(args: argparse.Namespace) -> int:
+    """One entry per model; rates are the export's entry `rates`, or else the range of lambda."""
     from codec import checkpoint
 
     for path in checkpoint.shipped():
         model = checkpoint.load_model(path)
         encoder, decoder = model.kmac()
-        rates = "quality 0..100" if model.config.variable_rate else f"lambda {model.config.lmbda[0]:g}"
+        rates = checkpoint.about(path).get("rates", "lambda " + " to ".join(f"{v:g}" for v in model.config.lmbda))
         default = " (default)" if path.stem == checkpoint.DEFAULT else ""
         print(
-            f"{path.stem}{default}: id {model.id}, {path.stat().st_size / 1e6:.1f} MB, "
+            f"{path.stem}{default}: id {model.id}, {path.stat().st_size / 1e6:.1f} MB, {model.config.prior}, "
             f"{model.parameter_count() / 1e6:.2f} M parameters, {encoder:.1f} / {decoder:.1f} kMAC/pixel "
-            f"(encoder / decoder), {rates}\n  {path}"
+            f"(encoder / decoder), {'quality 0..100, ' if model.config.variable_rate else ''}{rates}\n  {path}"
         )
     return 0
 
@@ -281,7 +288,12 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     sub = commands.add_parser("compress", parents=[files], help="images -> .lic files")
-    sub.add_argument("-q", "--quality", type=int, help=f"0 (smallest) to 100 (best) (default: {DEFAULT_QUALITY})")
+    goal = sub.add_mutually_exclusive_group()
+    goal.add_argument("-q", "--quality", type=int, help=f"0 (smallest) to 100 (best) (default: {DEFAULT_QUALITY})")
+    goal.add_argument(
+        "--bpp", type=float, metavar="B", help="the best quality at which 8 * file bytes / pixels is at most B"
+    )
+    goal.add_argument("--size", type=int, metavar="BYTES", help="the best quality of at most BYTES per file")
     sub.add_argument(
         "--precision",
         choices=("auto", "fp32"),
@@ -300,7 +312,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="print JSON instead of a line per file")
     sub.set_defaults(run=info)
     sub = commands.add_parser(
-        "models", parents=[common], help="the models at hand: size, parameters, kMAC/pixel, rates"
+        "models", parents=[common], help="the models at hand: size, prior, parameters, kMAC/pixel, rates"
     )
     sub.set_defaults(run=models)
     sub = commands.add_parser(

@@ -30,6 +30,14 @@ class ModelConfig:
     M: int = _option(320, "channels of the latent y")
     blocks: list[int] = _option([1, 2], "fast: residual blocks at 1/8 and at 1/16 resolution")
     shortcut: bool = _option(True, "fast: linear shortcut, initialised as a block DCT")
+    lapped: bool = _option(True, "fast: the shortcut's blocks overlap (a lapped transform)")
+    prior: str = _option(
+        "mean-scale-hyperprior",
+        "of y: factorized, or given z: scale-hyperprior (densities around 0), mean-scale-hyperprior",
+    )
+    density: str = _option("laplace", "hyperprior: family of the densities of y, laplace or gaussian")
+    hyper_N: int = _option(96, "hyperprior: channels inside h_a and h_s")
+    hyper_M: int = _option(64, "hyperprior: channels of the hyper-latent z")
     lmbda: list[float] = _option(
         [0.0009, 0.18],
         "rate-distortion trade-off, loss = bpp + lmbda * 255^2 * mse; two values: the range of an all-rates model",
@@ -38,6 +46,12 @@ class ModelConfig:
     def __post_init__(self):
         if self.transform not in ("fast", "bmshj2018"):
             raise ValueError(f"transform must be fast or bmshj2018, not {self.transform!r}")
+        if self.prior not in ("factorized", "scale-hyperprior", "mean-scale-hyperprior"):
+            raise ValueError(f"prior must be factorized, scale-hyperprior or mean-scale-hyperprior, not {self.prior!r}")
+        if self.density not in ("laplace", "gaussian"):
+            raise ValueError(f"density must be laplace or gaussian, not {self.density!r}")
+        if min(self.hyper_N, self.hyper_M) < 1:
+            raise ValueError(f"hyper_N and hyper_M must be at least 1, not {self.hyper_N} and {self.hyper_M}")
         if len(self.lmbda) not in (1, 2) or min(self.lmbda) <= 0 or sorted(self.lmbda) != self.lmbda:
             raise ValueError(f"lmbda must be one positive value or an increasing pair, not {self.lmbda}")
         if len(self.blocks) != 2 or min(self.blocks) < 0:
@@ -87,6 +101,10 @@ class TrainConfig:
     prior_lr: float = _option(5.0, "learning rate of the densities, relative to lr")
     weight_decay: float = _option(0.0, "AdamW's decoupled weight decay")
     clip: float = _option(1.0, "largest norm of the gradient")
+    ema: float = _option(0.999, "decay a step of the averaged weights, which are what is validated and exported")
+    init: str = _option(
+        "", "exported model or training checkpoint whose weights of the same name and shape to begin with"
+    )
     precision: str = _option("auto", "auto: bf16 trunks where the device has bf16 natively; fp32: never")
     compile: bool = _option(
         False, "compile the densities with torch.compile: about 20 s, then a faster step; needs a C++ compiler"

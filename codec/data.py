@@ -43,10 +43,13 @@ class CIFAR10Images(Sequence):
 
 
 class FolderImages(Sequence):
-    """Image files as uint8 (3, H, W) tensors, decoded when asked for and kept if `cache`."""
+    """Image files as uint8 (3, H, W) tensors, decoded when asked for; if `cache`, kept on `device`, where they are then
+    cropped too.
+    """
 
-    def __init__(self, paths: list[Path], cache: bool):
+    def __init__(self, paths: list[Path], cache: bool, device: torch.device | str = "cpu"):
         self.paths = paths
+        self.device = device
         self.kept: dict[int, Tensor] | None = {} if cache else None
 
     def __len__(self) -> int:
@@ -58,19 +61,19 @@ class FolderImages(Sequence):
         with Image.open(self.paths[index]) as image:
             pixels = to_pixels(image)
         if self.kept is not None:
-            self.kept[index] = pixels
+            self.kept[index] = pixels = pixels.to(self.device)
         return pixels
 
 
-def training_images(config: DataConfig) -> Sequence:
-    """The images named by `data`: uint8 tensors (3, H, W)."""
+def training_images(config: DataConfig, device: torch.device | str = "cpu") -> Sequence:
+    """The images named by `data`: uint8 tensors (3, H, W); those of folders on `device` if they are kept at all."""
     if not config.data:
         return [to_pixels(photo) for _, photo in sample_images(TRAINING_SAMPLES)]
     if any(name.startswith("cifar10:") for name in config.data):
         if len(config.data) > 1:
             raise ValueError("cifar10:DIR stands alone in data")
         return CIFAR10Images(config.data[0].removeprefix("cifar10:"))
-    return FolderImages([path for folder in config.data for path in find_images(folder)], config.cache)
+    return FolderImages([path for folder in config.data for path in find_images(folder)], config.cache, device)
 
 
 def validation_images(config: DataConfig) -> list[Image.Image]:

@@ -10,7 +10,8 @@ from PIL import Image
 
 import codec
 from codec import plot
-from codec.evaluate import Codec, fit_size, lic_codec, rival_codec, run, table
+from codec.base import fit_size
+from codec.evaluate import Codec, lic_codec, rival_codec, run, table
 from codec.image import sample_images
 from codec.metrics import psnr
 
@@ -34,7 +35,7 @@ def compare_crops(codecs: list[Codec], images: list[tuple[str, Image.Image]], pa
         row = [(f"{name}\noriginal", image.crop(box))]
         ours = codecs[0].encode(image, CROP_QUALITY)
         for contender in codecs:
-            data = ours if contender is codecs[0] else fit_size(contender, image, len(ours))[1]
+            data = ours if contender is codecs[0] else fit_size(contender.encode, image, len(ours))[0]
             decoded = contender.decode(data)
             row.append((f"{contender.name}\n{len(data)} bytes, {psnr(image, decoded):.2f} dB", decoded.crop(box)))
         rows.append(row)

@@ -34,7 +34,7 @@ from codec.rivals import RIVALS
 QUALITIES = tuple(range(0, 101, 10))  # of an all-rates model
 # A file may exceed its estimated bits by the coder's loss and by its header and checksums; beyond that, the rate model
 # that was trained is not the one that codes.
-ESTIMATE_FACTOR, ESTIMATE_BYTES = 1.005, 48
+ESTIMATE_FACTOR, ESTIMATE_BYTES = 1.005, 64
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,12 @@ class Row:
     estimated_bytes: float | None = None
     """Estimated bits / 8: -log2 of the model's float densities in evaluation mode (learned codecs only)."""
     cross_entropy: float | None = None
-    """Bits per symbol under the model, of the symbols that were coded."""
+    """Estimated bits per symbol of the latent, those of a hyper-latent counted in."""
     empirical_entropy: float | None = None
-    """Bits per symbol under the symbols' own histogram, channel by channel: what perfect densities would cost."""
+    """Bits per symbol under the latent's own histogram, channel by channel: what perfect densities per channel would
+    cost. A hyperprior, whose densities follow the image, can stay below."""
+    block_edges: float = math.nan
+    """metrics.block_edge_ratio of the decoded image."""
 
     @property
     def exceeds_estimate(self) -> bool:
@@ -240,6 +243,7 @@ def _code(codec: Codec, image: Image.Image, quality: int | None, file: Path, ms_
         "ms_ssim": metrics.ms_ssim(original, decoded) if ms_ssim else math.nan,
         "encoding_time": encoding_time,
         "decoding_time": decoding_time,
+        "block_edges": metrics.block_edge_ratio(decoded),
     }
     if codec.model is not None:
         estimate = codec.model.estimate(image, quality)
@@ -249,20 +253,6 @@ def _code(codec: Codec, image: Image.Image, quality: int | None, file: Path, ms_
             "empirical_entropy": estimate.empirical_entropy,
         }
     return numbers
-
-
-def fit_size(codec: Codec, image: Image.Image, n_bytes: int) -> tuple[int, bytes]:
-    """Return the highest quality (0..100) that takes at most `n_bytes`, and its file, by bisection; 0 if none does."""
-    quality, data = 0, codec.encode(image, 0)
-    low, high = 1, 100
-    while low <= high:
-        middle = (low + high) // 2
-        attempt = codec.encode(image, middle)
-        if len(attempt) <= n_bytes:
-            quality, data, low = middle, attempt, middle + 1
-        else:
-            high = middle - 1
-    return quality, data
 
 
 def load_image(source: Image.Image | Path) -> Image.Image:
@@ -280,19 +270,19 @@ def load_image(source: Image.Image | Path) -> Image.Image:
 
 
 def table(results: Sequence[Result]) -> str:
-    """The means of every codec as text: a line of settings, then one line per quality."""
+    """The means of every codec as text: a line of settings, then one line per quality; edges is block_edge_ratio."""
     lines = []
     for result in results:
         lines.append(f"{result.name}: {result.description}")
         lines.append(f"  {len(result.images)} images coded; times on {result.device}")
         learned = any(row.estimated_bytes is not None for row in result.rows)
         lines.append(
-            "  quality     bpp    PSNR  MS-SSIM  enc ms  dec ms"
+            "  quality     bpp    PSNR  MS-SSIM  edges  enc ms  dec ms"
             + ("  file bytes  estimated  bits/symbol: model  empirical" if learned else "")
         )
         for p in result.means():
             quality = "-" if p["quality"] is None else p["quality"]
-            line = f"  {quality:>7}  {p['bpp']:6.3f}  {p['psnr']:6.2f}  {p['ms_ssim']:7.4f}"
+            line = f"  {quality:>7}  {p['bpp']:6.3f}  {p['psnr']:6.2f}  {p['ms_ssim']:7.4f}  {p['block_edges']:5.3f}"
             line += f"  {1e3 * p['encoding_time']:6.1f}  {1e3 * p['decoding_time']:6.1f}"
             if learned:
                 line += f"  {p['bytes']:10.1f}  {p['estimated_bytes']:9.1f}"

@@ -4,6 +4,8 @@ Every convolution mirrors its input at the border (no zeros, no wrap), on the up
 smaller than the padding. Feature maps are (B, C, H, W) floats.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -105,6 +107,45 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.mix(x)
         return x + self.feed(x)
+
+
+def lapping(scale: float = 1.2) -> Tensor:
+    """The pre-filter that makes a block transform of 16 samples a lapped one: (16, 16) float64, across a block border.
+
+    Tran, Liang and Tu, "Lapped transform via time-domain pre- and post-filtering" (2003), section III: butterflies, and
+    V = J C2^T diag(scale, 1, ...) C4 J on the differences (C2, C4 DCTs of types II and IV). The transform is orthogonal
+    for scale 1; 1.2 gave the best rate and distortion on photographs among 1, 1.2, 1.4 and 1.6.
+    """
+    k = torch.arange(8, dtype=torch.float64)
+    type_2 = torch.cos(math.pi / 8 * (k + 0.5) * k[:, None]) * 0.5
+    type_2[0] /= math.sqrt(2)
+    type_4 = torch.cos(math.pi / 8 * (k + 0.5) * (k[:, None] + 0.5)) * 0.5
+    identity, reverse = torch.eye(8, dtype=torch.float64), torch.eye(8, dtype=torch.float64).flip(0)
+    unequal = identity.clone()
+    unequal[0, 0] = scale
+    v = reverse @ type_2.T @ unequal @ type_4 @ reverse
+    butterfly = torch.cat((torch.cat((identity, reverse), 1), torch.cat((reverse, -identity), 1)))
+    return butterfly @ torch.block_diag(identity, v) @ butterfly / 2
+
+
+class Lapped(nn.Module):
+    """A linear filter across the borders of 16x16 blocks, 8 samples on each side: (B, C, H, W) -> the same shape.
+
+    H and W are multiples of 16; the outer 8 samples of the image stay as they are. Before a block transform and, with
+    `inverse`, after its inverse, it takes away the edges between blocks, and some of the bits.
+    """
+
+    def __init__(self, inverse: bool):
+        super().__init__()
+        matrix = lapping()
+        self.weight = nn.Parameter((torch.linalg.inv(matrix) if inverse else matrix).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, C, H, W = x.shape
+        inner = x[:, :, 8:-8].reshape(B, C, -1, 16, W)
+        x = torch.cat((x[:, :, :8], (self.weight @ inner).reshape(B, C, H - 16, W), x[:, :, -8:]), dim=2)
+        inner = x[..., 8:-8].reshape(B, C, H, -1, 16)
+        return torch.cat((x[..., :8], (inner @ self.weight.T).reshape(B, C, H, W - 16), x[..., -8:]), dim=3)
 
 
 class Knots(nn.Module):

@@ -87,6 +87,27 @@ def ms_ssim(a, b) -> float:
         torch.set_num_threads(threads)
 
 
+def block_edge_ratio(image, size: int = 16) -> float:
+    """How visible a grid of `size` pixels is in an 8-bit image (PIL or array): 1 where its lines are like any others.
+
+    It is the mean absolute difference of neighbouring samples across the lines of the grid, between pixels
+    k * size - 1 and k * size, over that at all other positions; both directions, all channels together. NaN where the
+    image has no line of the grid or is flat.
+    """
+    pixels = np.asarray(image).astype(np.int16)
+    sums, counts = np.zeros(2), np.zeros(2)  # inside the blocks, across the lines
+    for axis in (0, 1):
+        steps = np.abs(np.diff(pixels, axis=axis))
+        line = np.arange(1, pixels.shape[axis]) % size == 0
+        for i, chosen in enumerate((~line, line)):
+            part = np.compress(chosen, steps, axis=axis)
+            sums[i] += part.sum()
+            counts[i] += part.size
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inside, across = sums / counts
+        return float(across / inside)
+
+
 def bpp(n_bytes: int, width: int, height: int) -> float:
     """Return the bits per pixel of a file of `n_bytes` bytes, everything in it counted."""
     return 8 * n_bytes / (width * height)

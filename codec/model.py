@@ -1,310 +1,171 @@
-"""READ FIRST. The factorized codec: one forward pass for training, the same lines for compressing and decompressing.
+"""READ FIRST. The codecs: one forward pass for training, the same lines for compressing and decompressing.
 
-    x --normalise, mirror pad--> g_a --> y --* gain--> quantize --> y_q --rANS, one table per channel--> bytes
-    x_hat <--crop, denormalise-- g_s <-- y_hat <--dequantize, / gain-- y_q
+The factorized codec, Ballé, Laparra and Simoncelli, "End-to-end optimized image compression" (2017), and section 3.1 of
+Ballé, Minnen, Singh, Hwang and Johnston, "Variational image compression with a scale hyperprior" (2018):
 
-Ballé, Laparra and Simoncelli, "End-to-end optimized image compression" (2017), and section 3.1 of Ballé, Minnen, Singh,
-Hwang and Johnston (2018). The rate-distortion loss
+    x --normalise, mirror pad--> g_a --> y --* gain--> v --quantize--> y_q --rANS, one table per channel--> bytes
+    x_hat <--crop, denormalise-- g_s <--/ gain-- y_q
 
-    L = E[-log2 p(y_noisy)] / pixels + lmbda * 255^2 * E[(x - x_hat)^2]
+The hyperprior codec, section 3.2 of the latter, and with a mean Minnen, Ballé and Toderici, "Joint autoregressive and
+hierarchical priors for learned image compression" (2018), without its context model:
+
+    v --> h_a --> z --* gain, round--> z_q --rANS, one table per channel--> bytes
+                                       z_q --> h_s --> index (exact integers), mean (float)
+    v - mean --quantize--> y_q --rANS, table = index--> bytes
+    x_hat <-- g_s <--/ gain-- y_q + mean
+
+The rate-distortion loss
+
+    L = E[-log2 p(y_noisy) - log2 p(z_noisy)] / pixels + lmbda * 255^2 * E[(x - x_hat)^2]
 
 is, up to constants, the negative evidence lower bound of a variational autoencoder: the approximate posterior of the
-latent is the uniform density of width 1 around y (additive noise; its own entropy is zero), the prior is the learned
+latent is the uniform density of width 1 around v (additive noise; its own entropy is zero), the prior is the learned
 density, so the rate is the KL divergence between the two, and the squared error is the negative log-likelihood of a
 Gaussian with variance 3 / (2 ln 2 * lmbda * 255^2) per colour sample.
-
-One model serves all rates (Cui et al., "Asymmetric gained deep image compression", 2021): quality q in 0..100 means
-lmbda(q) = lmbda_0 * (lmbda_1 / lmbda_0)^(q/100); the latent is multiplied by a gain per channel that can only grow with
-q, and the density stays in the domain before the gain. With a single lmbda in the configuration the gain is 1.
 """
 
-import contextlib
 import math
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 import entropy
 from codec import bitstream
 from codec import image as img
+from codec.base import Codec, Gain, Latent, Output
 from codec.config import ModelConfig
-from codec.layers import Knots, interpolate
+from codec.hyper import HYPER_TRANSFORMS, INDEX_BITS, REACH, Rows
+from codec.layers import Knots
 from codec.quantize import add_noise, lower_bound, round_ste
-from codec.transforms import TRANSFORMS
+from entropy.conditional import GaussianConditional, LaplaceConditional
 from entropy.factorized import FactorizedPrior
+from entropy.integer import straight_through
 
 RDOQ = 0.045  # squared steps a bit is worth to the encoder; 0.03 and 0.06 are 0.1-0.2 % worse on validation images
 LIKELIHOOD_FLOOR = 1e-9  # as in compressai and tensorflow-compression: in training a symbol costs at most 30 bits
 
 
-class Output(NamedTuple):
-    """What one forward pass gives."""
-
-    x_hat: Tensor  # (B, 3, H, W), not clamped
-    bits: Tensor  # (B,), estimated bits of each image
+def bits_of(likelihood: Tensor) -> Tensor:
+    """-log2 of probabilities, of any shape."""
+    return -torch.log2(lower_bound(likelihood, LIKELIHOOD_FLOOR))
 
 
-class Estimate(NamedTuple):
-    """What the model expects of one image at one quality, without coding it."""
+def nearer_to_zero(v: Tensor, saved: Tensor) -> Tensor:
+    """v (B, M, h, w) rounded, or the integer next to that towards zero where it pays: integers as floats.
 
-    bits: float  # -log2 of the float densities of evaluation-mode forward, all symbols
-    cross_entropy: float  # the same in bits per symbol
-    empirical_entropy: float  # bits per symbol of an ideal coder that knew each channel's histogram in this image
-    symbols: np.ndarray  # (M, h, w) int32
-
-
-def has_native_bf16(device: torch.device) -> bool:
-    """Whether bf16 arithmetic is an instruction of this device and not an emulation."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= 8
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-
-
-SHORTCUT_SCALE = 8.0  # the latent of an all-rates model is 8 times the orthonormal DCT of [0, 1] pixels
-
-
-class Gain(nn.Module):
-    """Per-channel step sizes of the latent: 9 knots over the quality range, log-linear in between, never decreasing."""
-
-    def __init__(self, channels: int, lmbda: list[float]):
-        super().__init__()
-        growth = 0.5 * math.log(lmbda[1] / lmbda[0]) / (Knots.COUNT - 1)  # a step is proportional to lmbda^(-1/2)
-        self.first = nn.Parameter(torch.full((1, channels), math.log(step_gain(lmbda[0]))))
-        self.growth = nn.Parameter(torch.full((Knots.COUNT - 1, channels), math.log(math.expm1(growth))))
-
-    def forward(self, level: Tensor) -> Tensor:
-        """level (B,) in [0, 1] -> gain (B, C, 1, 1)."""
-        log_gain = torch.cat((self.first, self.first + nn.functional.softplus(self.growth).cumsum(dim=0)))
-        return interpolate(log_gain, level).exp()
-
-
-def step_gain(lmbda: float) -> float:
-    """Gain over the latent (8 x orthonormal DCT) whose unit step is optimal for a DCT coder at high rate.
-
-    With distortion step^2/12 per coefficient and rate -log2(step), d/dstep (bpp + lmbda 255^2 mse) = 0 for three
-    colours at step^2 = 18 / (ln 2 * lmbda * 255^2).
+    Rate-distortion optimised quantization, an old encoder's tool (Ramchandran and Vetterli, 1994): k becomes k - 1 if
+    the squared error that this adds is below RDOQ times the bits it saves. saved (4, ...) are the bits that -2 -> -1,
+    -1 -> 0, 1 -> 0 and 2 -> 1 save, each broadcastable to v; all k beyond 2 are taken to save as much as 2.
     """
-    return math.sqrt(math.log(2) * lmbda * 255**2 / 18) / SHORTCUT_SCALE
+    k = torch.round(v).clamp(-(2.0**24), 2.0**24)  # integers that float32 holds exactly
+    gain = torch.where(k > 0, torch.where(k > 1, saved[3], saved[2]), torch.where(k < -1, saved[0], saved[1]))
+    added = 2 * (v.abs() - k.abs()) + 1
+    return torch.where((k != 0) & (added < RDOQ * gain), k - torch.sign(k), k)
 
 
-class FactorizedCodec(nn.Module):
-    """g_a, g_s, the gain and the factorized prior. Images are (B, 3, H, W) in [0, 1] of any size from 1x1."""
+def savings(bits: Tensor) -> Tensor:
+    """Bits (5, ...) of the symbols -2..2 -> what a step towards zero saves for -2, -1, 1 and 2: (4, ...)."""
+    return torch.stack((bits[0] - bits[1], bits[1] - bits[2], bits[3] - bits[2], bits[4] - bits[3]))
+
+
+def to_symbols(x: Tensor) -> np.ndarray:
+    """Integers in a float tensor as int32 on the CPU, same shape."""
+    return x.to(torch.int32).contiguous().cpu().numpy()
+
+
+def pack(tables: list[entropy.Tables], prefix: str = "tables.") -> dict[str, Tensor]:
+    """Tables one after another, as named tensors."""
+    whole = entropy.Tables.concatenate(tables)
+    return {prefix + part: torch.from_numpy(getattr(whole, part).copy()) for part in ("freqs", "sizes", "offsets")}
+
+
+def unpack(tensors: dict[str, np.ndarray], prefix: str = "tables.") -> entropy.Tables:
+    """The inverse of `pack`, still in one."""
+    return entropy.Tables(*(tensors[prefix + part] for part in ("freqs", "sizes", "offsets")))
+
+
+def channels(count: int) -> np.ndarray:
+    """The table of each symbol of a latent with one table per channel: (1, count, 1, 1) uint16."""
+    return np.arange(count, dtype=np.uint16)[None, :, None, None]
+
+
+class FactorizedCodec(Codec):
+    """One learned density per channel of y. It stays in the domain before the gain: one for all rates."""
 
     def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.config = config
-        scale = SHORTCUT_SCALE * (1.0 if config.variable_rate else step_gain(config.lmbda[0]))
-        analysis, synthesis = TRANSFORMS[config.transform]
-        options = dict(
-            N=config.N, M=config.M, blocks=config.blocks, shortcut=config.shortcut, scale=scale,
-            conditioned=config.variable_rate,
-        )  # fmt: skip
-        self.g_a = analysis(**options)
-        self.g_s = synthesis(**options)
+        super().__init__(config)
         self.prior = FactorizedPrior(config.M)
-        self.gain = Gain(config.M, config.lmbda) if config.variable_rate else None
-        self.shrink = Knots(config.M)
-        self.bf16 = False  # run the trunks of g_a and g_s in bfloat16
-        self.id = "0" * 16  # set by export and load: hash of configuration, weights and tables
-        self.tables: dict[int | None, entropy.Tables] = {}  # by quality; None is the only key of a fixed-lambda model
+        self.tables_of: dict[int | None, entropy.Tables] = {}  # by quality; None is the only key of a fixed lambda
 
-    def level(self, quality: Tensor | None) -> Tensor | None:
-        """quality (B,) in 0..100 -> level (B,) in [0, 1]; None for a fixed lambda."""
-        return quality / 100 if self.config.variable_rate else None
+    def bits(self, v: Tensor, gain: Tensor) -> Tensor:
+        """Estimated bits of each sample of v (B, M, h, w), rounded or with noise."""
+        return bits_of(self.prior.likelihood(v / gain, 1 / gain))
 
-    def autocast(self, x: Tensor) -> torch.autocast:
-        return torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16)
+    def quantize(self, v: Tensor, gain: Tensor) -> Tensor:
+        """Symbols of v (B, M, h, w), as floats."""
+        points = torch.arange(-2.0, 3.0, device=v.device).view(1, 1, 5, 1)
+        return nearer_to_zero(v, savings(self.bits(points, gain).permute(2, 0, 1, 3)[..., None]))
 
-    def analyse(self, x: Tensor, level: Tensor | None) -> tuple[Tensor, Tensor]:
-        """x (B, 3, H, W) -> y (B, M, ceil(H/16), ceil(W/16)) and its gain (B, M, 1, 1)."""
-        with self.autocast(x):
-            y = self.g_a(img.pad(img.normalise(x)), level)
-        return y, self.gain_at(level)
-
-    def gain_at(self, level: Tensor | None) -> Tensor:
-        """Gain (B, M, 1, 1) at a level (B,); (1, M, 1, 1) ones for a fixed lambda."""
-        return torch.ones(1, self.config.M, 1, 1, device=self.device) if level is None else self.gain(level)
-
-    def bits(self, y: Tensor, gain: Tensor) -> Tensor:
-        """Estimated bits of each sample of y (B, M, h, w), quantized to steps of 1 / gain or with noise as wide."""
-        return -torch.log2(lower_bound(self.prior.likelihood(y, 1 / gain), LIKELIHOOD_FLOOR))
-
-    def quantize(self, y: Tensor, gain: Tensor) -> Tensor:
-        """Symbols (B, M, h, w), as floats: y * gain rounded, or the integer next to that towards zero where it pays.
-
-        Rate-distortion optimised quantization, an old encoder's tool (Ramchandran and Vetterli, 1994): k becomes k - 1
-        if the squared error that this adds is below RDOQ times the bits it saves, which are taken to be those of 1 -> 0
-        for k = 1 and those of 2 -> 1 for all larger k (and likewise below zero).
+    def dequantize(self, y_q: Tensor, level: Tensor | None) -> Tensor:
+        """Symbols (B, M, h, w) as floats -> where v is put back: a little nearer to zero than the centre of the
+        interval, where a peaked density has its mean.
         """
-        v = y * gain
-        k = torch.round(v).clamp(-(2.0**24), 2.0**24)  # integers that float32 holds exactly
-        points = torch.arange(-2.0, 3.0, device=y.device).view(1, 1, 5, 1)
-        bits = self.bits(points / gain, gain)  # (B, M, 5, 1), of the symbols -2..2
-        up, down = bits[:, :, 3:] - bits[:, :, 2:4], bits[:, :, :2] - bits[:, :, 1:3]  # saved by 1, 2; by -2, -1
-        saved_up = torch.where(k > 1, up[:, :, 1:], up[:, :, :1])
-        saved_down = torch.where(k < -1, down[:, :, :1], down[:, :, 1:])
-        saved = torch.where(k > 0, saved_up, saved_down)
-        added = 2 * (v.abs() - k.abs()) + 1
-        return torch.where((k != 0) & (added < RDOQ * saved), k - torch.sign(k), k)
-
-    def synthesise(self, y_q: Tensor, gain: Tensor, level: Tensor | None, size: tuple[int, int]) -> Tensor:
-        """Symbols (B, M, h, w) as floats -> x_hat (B, 3, *size).
-
-        A symbol is put back a little nearer to zero than its centre, where a peaked density has its mean.
-        """
-        shrink = self.shrink(level if level is not None else torch.zeros(len(y_q), device=y_q.device))
-        y_hat = (y_q - shrink * torch.sign(y_q.detach())) / gain
-        with self.autocast(y_hat):
-            x_hat = img.denormalise(self.g_s(y_hat, level))
-        return img.crop(x_hat, *size)
+        return y_q - self.shrink_at(level) * torch.sign(y_q.detach())
 
     def forward(self, x: Tensor, quality: Tensor | None = None) -> Output:
-        """Reconstruction and estimated bits; train(): straight-through, noise for the rate; eval(): quantize()."""
         level = self.level(quality)
-        y, gain = self.analyse(x, level)
+        v, gain = self.analyse(x, level), self.gain_at(level)
         if self.training:
-            y_q, y_rate = round_ste(y * gain), add_noise(y * gain)
+            y_q, y_rate = round_ste(v), add_noise(v)
         else:
-            y_q = y_rate = self.quantize(y, gain)
-        bits = self.bits(y_rate / gain, gain).sum(dim=(1, 2, 3))
-        return Output(self.synthesise(y_q, gain, level, x.shape[-2:]), bits)
+            y_q = y_rate = self.quantize(v, gain)
+        x_hat = self.synthesise(self.dequantize(y_q, level), level, x.shape[-2:])
+        return Output(x_hat, self.bits(y_rate, gain).sum(dim=(1, 2, 3)))
 
-    # ---- from here on: images and bytes, always in evaluation mode, without gradients ----
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        level = self.level(torch.full((len(x),), 50.0, device=x.device))
+        y = self.analyse(x, level) / self.gain_at(level)
+        self.prior.scale.copy_(y.abs().mean(dim=(0, 2, 3)).clamp_min(1e-3))
 
-    @property
-    def device(self) -> torch.device:
-        return self.prior.scale.device
+    def _latent(self, x: Tensor, quality: int | None) -> Latent:
+        level = self.level(self._batch_of(quality, len(x)))
+        return Latent(to_symbols(self.quantize(self.analyse(x, level), self.gain_at(level))))
 
-    @property
-    def precision(self) -> str:
-        """What the trunks of g_a and g_s run in: bf16 or fp32."""
-        return "bf16" if self.bf16 else "fp32"
+    def _dequantize(self, latent: Latent, level: Tensor | None) -> Tensor:
+        return self.dequantize(torch.from_numpy(latent.y).to(self.device).float(), level)
 
-    def parameter_count(self) -> int:
-        return sum(p.numel() for p in self.parameters())
+    def _encode(self, latent: Latent, quality: int | None) -> list[bitstream.Section]:
+        stream = entropy.encode([(latent.y, channels(self.config.M), self._tables(quality))])
+        return [bitstream.Section(bitstream.LATENT, stream)]
 
-    def kmac(self) -> tuple[float, float]:
-        """Thousand multiply-accumulates per pixel of (encoder, decoder): every convolution, the shortcut included."""
-        from torch.utils.flop_counter import FlopCounterMode
-
-        level = self.level(self._batch_of(50 if self.config.variable_rate else None, 1))
-        x = torch.zeros(1, 3, 256, 256, device=self.device)
-        counts = []
-        for transform, sample in ((self.g_a, x), (self.g_s, self.g_a(x, level).detach())):
-            with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                transform(sample, level)
-            counts.append(counter.get_total_flops() / 2 / 256**2 / 1000)
-        return counts[0], counts[1]
-
-    def use_bf16(self, precision: str = "auto") -> "FactorizedCodec":
-        """Precision of the trunks: `auto` is bf16 where the device has it natively, `fp32` never."""
-        self.bf16 = precision == "auto" and has_native_bf16(self.device)
-        return self
-
-    @property
-    def qualities(self) -> list[int | None]:
-        """Every quality this model can be asked for."""
-        return list(range(101)) if self.config.variable_rate else [None]
-
-    def build_tables(self, qualities: list[int | None] | None = None) -> None:
-        """Make the integer tables from the densities: at export for all qualities, in validation for those wanted."""
-        with torch.no_grad():
-            support = self.prior.support()
-            for quality in self.qualities if qualities is None else qualities:
-                level = self.level(self._batch_of(quality, 1))
-                self.tables[quality] = self.prior.tables(self.gain_at(level)[0, :, 0, 0], support)
-
-    def _batch_of(self, quality: int | None, count: int) -> Tensor | None:
-        if self.config.variable_rate:
-            if type(quality) is not int or not 0 <= quality <= 100:
-                raise ValueError(f"quality must be an integer in 0..100, not {quality!r}")
-            return torch.full((count,), float(quality), device=self.device)
-        if quality is not None:
-            raise ValueError(f"this model was trained for one lambda and has no quality, but got {quality!r}")
-        return None
-
-    @contextlib.contextmanager
-    def _coding(self):
-        """Evaluation mode without gradients, the mode of every module restored afterwards."""
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
-            with torch.inference_mode():
-                yield
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-
-    def symbols(self, x: Tensor, quality: int | None = None) -> np.ndarray:
-        """The quantized latent of x (B, 3, H, W) in [0, 1]: (B, M, ceil(H/16), ceil(W/16)) int32."""
-        with self._coding():
-            y, gain = self.analyse(x.to(self.device), self.level(self._batch_of(quality, len(x))))
-            return self.quantize(y, gain).to(torch.int32).contiguous().cpu().numpy()
-
-    def reconstruct(self, symbols: np.ndarray, size: tuple[int, int], quality: int | None = None) -> Tensor:
-        """x_hat (B, 3, *size) of symbols (B, M, h, w), not clamped."""
-        with self._coding():
-            level = self.level(self._batch_of(quality, len(symbols)))
-            y_q = torch.from_numpy(symbols).to(self.device).float()
-            return self.synthesise(y_q, self.gain_at(level), level, size)
-
-    def encode(self, symbols: np.ndarray, quality: int | None, mode: str, size: tuple[int, int]) -> bytes:
-        """Symbols (M, h, w) of one image of `size` (height, width) -> the bytes of a file."""
-        stream = entropy.encode([(symbols, self._channels(), self._tables(quality))])
-        header = bitstream.Header(self.id, quality, mode, width=size[1], height=size[0])
-        return bitstream.write(header, [bitstream.Section(bitstream.LATENT, stream)])
-
-    def decode(self, header: bitstream.Header, sections: list[bitstream.Section]) -> np.ndarray:
-        """The symbols (M, h, w) of a file that `bitstream.read` has accepted; FormatError if they are not intact."""
-        if header.model != self.id:
-            raise bitstream.FormatError(f"written by model {header.model}, but this is model {self.id}")
-        if (header.quality is None) == self.config.variable_rate:
-            raise bitstream.FormatError(f"quality {header.quality} does not fit this model")
-        shape = (self.config.M, -(-header.height // img.STRIDE), -(-header.width // img.STRIDE))
-        try:
-            decoder = entropy.Decoder(bitstream.find(sections, bitstream.LATENT))
-            symbols = decoder.decode(self._channels(), self._tables(header.quality), shape)
-            decoder.finish()
-        except entropy.StreamError as error:
-            raise bitstream.FormatError(f"damaged: {error}") from error
-        return symbols
-
-    def _channels(self) -> np.ndarray:
-        return np.arange(self.config.M, dtype=np.uint16)[:, None, None]
+    def _decode(self, sections: list[bitstream.Section], quality: int | None, shape: tuple[int, int]) -> Latent:
+        if any(section.tag == bitstream.HYPER for section in sections):
+            raise bitstream.FormatError("a section of the hyper-latent, which this model does not have")
+        decoder = entropy.Decoder(bitstream.find(sections, bitstream.LATENT))
+        y = decoder.decode(channels(self.config.M), self._tables(quality), (1, self.config.M, *shape))
+        decoder.finish()
+        return Latent(y)
 
     def _tables(self, quality: int | None) -> entropy.Tables:
-        if quality not in self.tables:
+        if quality not in self.tables_of:
             raise ValueError("this model has no tables: export it first (train.py does), or call build_tables()")
-        return self.tables[quality]
+        return self.tables_of[quality]
 
-    def compress(self, image: Image.Image, quality: int | None = None) -> bytes:
-        """A PIL image (RGB or L) as the bytes of a .lic file; quality 0..100, None for a fixed-lambda model."""
-        if image.mode not in bitstream.MODES:
-            raise ValueError(f"images are RGB or L, not {image.mode}: convert with image.convert('RGB') first")
-        if image.width == 0 or image.height == 0:
-            raise ValueError("the image has no pixels")
-        symbols = self.symbols(img.to_tensor(image), quality)[0]
-        return self.encode(symbols, quality, image.mode, (image.height, image.width))
+    @torch.no_grad()
+    def build_tables(self, qualities: list[int | None] | None = None) -> None:
+        support = self.prior.support()
+        for quality in self.qualities if qualities is None else qualities:
+            gain = self.gain_at(self.level(self._batch_of(quality, 1)))
+            self.tables_of[quality] = self.prior.tables(gain[0, :, 0, 0], support)
 
-    def decompress(self, data: bytes, max_pixels: int = bitstream.MAX_PIXELS) -> Image.Image:
-        """The image of a .lic file written by this model; FormatError if the file is damaged or another model's."""
-        header, sections = bitstream.read(data, max_pixels)
-        symbols = self.decode(header, sections)
-        x_hat = self.reconstruct(symbols[None], (header.height, header.width), header.quality)
-        return img.to_image(x_hat, header.mode)
+    def tables(self) -> dict[str, Tensor]:
+        return pack([self.tables_of[quality] for quality in self.qualities])
 
-    def estimate(self, image: Image.Image, quality: int | None = None) -> Estimate:
-        """Bits that forward expects for an image, beside the entropy of the symbols themselves."""
-        x = img.to_tensor(image).to(self.device)
-        with self._coding():
-            bits = self(x, self._batch_of(quality, 1)).bits.item()
-        symbols = self.symbols(x, quality)[0]
-        counts = [np.unique(channel, return_counts=True)[1] for channel in symbols]
-        own = sum(float((c * np.log2(c.sum() / c)).sum()) for c in counts)
-        return Estimate(bits, bits / symbols.size, own / symbols.size, symbols)
+    def load_tables(self, tensors: dict[str, np.ndarray]) -> None:
+        whole, M = unpack(tensors), self.config.M
+        self.tables_of = {quality: whole.rows(i * M, (i + 1) * M) for i, quality in enumerate(self.qualities)}
 
     def densities(self, quality: int | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
         """Symbols and their probabilities under the learned density of each channel."""
@@ -312,3 +173,173 @@ class FactorizedCodec(nn.Module):
             gain = self.gain_at(self.level(self._batch_of(quality, 1)))[0, :, 0, 0]
             rows, first = self.prior.pmfs(gain, self.prior.support())
         return [(start + np.arange(len(row)), row) for start, row in zip(first, rows, strict=True)]
+
+
+class HyperpriorCodec(Codec):
+    """A density for each symbol of y - mean, its scale and mean told by z; a learned one for each channel of z."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
+        h_a, h_s = HYPER_TRANSFORMS[config.transform]
+        options = dict(M=config.M, N=config.hyper_N, K=config.hyper_M, mean=config.prior == "mean-scale-hyperprior")
+        self.h_a = h_a(**options)
+        self.h_s = h_s(**options)
+        self.prior = FactorizedPrior(config.hyper_M)
+        self.conditional = LaplaceConditional() if config.density == "laplace" else GaussianConditional()
+        self.centroid = nn.Parameter(torch.zeros(self.conditional.levels, 3))
+        self.hyper_gain = Gain(config.hyper_M, 1.0, 2.0) if config.variable_rate else None
+        self.y_tables: entropy.Tables | None = None
+        self.tables_of: dict[int | None, tuple[entropy.Tables, Rows]] = {}  # of z, by quality
+
+    def hyper_gain_at(self, level: Tensor | None) -> Tensor:
+        """Gain of z (B, K, 1, 1) at a level (B,); (1, K, 1, 1) ones for a fixed lambda."""
+        return torch.ones(1, self.config.hyper_M, 1, 1, device=self.device) if level is None else self.hyper_gain(level)
+
+    def analyse_hyper(self, v: Tensor, level: Tensor | None) -> Tensor:
+        """v (B, M, h, w) -> w (B, K, ceil(h/4), ceil(w/4)), z times its gain: a step is 1."""
+        with self.autocast(v):
+            z = self.h_a(v, _or_zeros(level, v))
+        return z * self.hyper_gain_at(level)
+
+    def derive(self, z_q: Tensor, rows: Rows, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Index (B, M, *shape), float64 integers, and mean of y from the symbols of z."""
+        rows = Rows(*(part.to(z_q.device) for part in rows))  # the stored ones do not move with the model
+        index, mean = self.h_s(z_q, rows, self.conditional.levels)
+        index = index.nan_to_num(0)  # training skips a step that is not finite, but indexing would not survive it
+        mean = torch.zeros_like(index, dtype=torch.float32) if mean is None else mean
+        return img.crop(index, *shape), img.crop(mean, *shape)
+
+    def bits(self, v: Tensor, index: Tensor) -> Tensor:
+        """Estimated bits of each sample of v - mean (B, M, h, w), rounded or with noise."""
+        return bits_of(self.conditional.likelihood(v, self.conditional.scale_of(index)))
+
+    def hyper_bits(self, w: Tensor, gain: Tensor) -> Tensor:
+        """Estimated bits of each sample of z times its gain (B, K, h', w'), rounded or with noise."""
+        return bits_of(self.prior.likelihood(w / gain, 1 / gain))
+
+    @torch.no_grad()
+    def quantize(self, v: Tensor, index: Tensor) -> Tensor:
+        """Symbols of v - mean (B, M, h, w), as floats."""
+        levels = torch.arange(self.conditional.levels, device=v.device)
+        points = torch.arange(-2.0, 3.0, device=v.device)[:, None].expand(-1, len(levels))
+        return nearer_to_zero(v, savings(self.bits(points, levels))[:, index.int()])
+
+    def dequantize(self, y_q: Tensor, index: Tensor, mean: Tensor | float, level: Tensor | None) -> Tensor:
+        """Symbols (B, M, h, w) as floats -> where v is put back: each at the learned centroid of its interval, which
+        depends on its channel, on its table and on whether it is 1, 2 or more.
+        """
+        magnitude = y_q.detach().abs().clamp(1, 3).nan_to_num(1).long() - 1
+        shift = self.shrink_at(level) - self.centroid[index.long(), magnitude]
+        return y_q - shift * torch.sign(y_q.detach()) + mean
+
+    def rows_at(self, level: Tensor | None) -> Rows:
+        """What the exact path needs to know of the level (B,)."""
+        gain = self.hyper_gain_at(level)
+        return self.h_s.rows(_or_zeros(level, gain), gain)
+
+    def forward(self, x: Tensor, quality: Tensor | None = None) -> Output:
+        level = self.level(quality)
+        v = self.analyse(x, level)
+        w = self.analyse_hyper(v, level)
+        z_q = clamp_ste(round_ste(w))
+        index, mean = self.derive(z_q, self.rows_at(level), v.shape[-2:])
+        y_q = straight_through(v - mean, self.quantize(v - mean, index))
+        bits = self.bits(y_q.detach(), index)  # teaches h_s the scale of what is coded, after quantize()
+        if self.training:
+            noisy = self.bits(add_noise(v - mean), index.detach())  # teaches the transforms and the mean
+            bits = bits + noisy - noisy.detach()
+        z_rate = add_noise(w) if self.training else z_q
+        z_bits = self.hyper_bits(z_rate, self.hyper_gain_at(level))
+        bits = bits.sum(dim=(1, 2, 3)) + z_bits.sum(dim=(1, 2, 3))
+        return Output(self.synthesise(self.dequantize(y_q, index, mean, level), level, x.shape[-2:]), bits)
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        knots = self.h_s.outer.values
+        unit = 2**INDEX_BITS * math.log(self.conditional.scales[1] / self.conditional.scales[0])
+        for i in range(Knots.COUNT):
+            level = self.level(torch.full((len(x),), 100.0 * i / (Knots.COUNT - 1), device=x.device))
+            v = self.analyse(x, level)
+            deviation = v.std(dim=(0, 2, 3), correction=0)  # 0, and not NaN, of a single sample
+            knots[i] = torch.log(deviation.clamp_min(self.conditional.least) / self.conditional.least) / unit
+        w = self.analyse_hyper(v, level)
+        self.prior.scale.copy_((w / self.hyper_gain_at(level)).abs().mean(dim=(0, 2, 3)).clamp_min(1e-3))
+
+    def _latent(self, x: Tensor, quality: int | None) -> Latent:
+        level = self.level(self._batch_of(quality, len(x)))
+        v = self.analyse(x, level)
+        z_q = clamp_ste(torch.round(self.analyse_hyper(v, level)))
+        rows = self.tables_of[quality][1] if quality in self.tables_of else self.rows_at(level)
+        index, mean = self.derive(z_q, rows, v.shape[-2:])
+        y_q = self.quantize(v - mean, index)
+        return Latent(to_symbols(y_q), to_symbols(z_q), index.to(torch.uint8).cpu().numpy(), mean)
+
+    def _dequantize(self, latent: Latent, level: Tensor | None) -> Tensor:
+        y_q, index = (torch.from_numpy(part).to(self.device) for part in (latent.y, latent.index))
+        return self.dequantize(y_q.float(), index, latent.mean, level)
+
+    def _encode(self, latent: Latent, quality: int | None) -> list[bitstream.Section]:
+        z = entropy.encode([(latent.z, channels(self.config.hyper_M), self._tables(quality)[0])])
+        y = entropy.encode([(latent.y, latent.index, self.y_tables)])
+        return [bitstream.Section(bitstream.HYPER, z), bitstream.Section(bitstream.LATENT, y)]
+
+    def _decode(self, sections: list[bitstream.Section], quality: int | None, shape: tuple[int, int]) -> Latent:
+        tables, rows = self._tables(quality)
+        decoder = entropy.Decoder(bitstream.find(sections, bitstream.HYPER))
+        size = (1, self.config.hyper_M, *(-(-side // 4) for side in shape))
+        z = decoder.decode(channels(self.config.hyper_M), tables, size)
+        decoder.finish()
+        if np.any(np.abs(z, dtype=np.int64) > REACH):
+            raise bitstream.FormatError(f"damaged: a symbol of the hyper-latent is beyond {REACH}")
+        index, mean = self.derive(torch.from_numpy(z).to(self.device), rows, shape)
+        index = index.to(torch.uint8).cpu().numpy()
+        decoder = entropy.Decoder(bitstream.find(sections, bitstream.LATENT))
+        y = decoder.decode(index, self.y_tables)
+        decoder.finish()
+        return Latent(y, z, index, mean)
+
+    def _tables(self, quality: int | None) -> tuple[entropy.Tables, Rows]:
+        if quality not in self.tables_of:
+            raise ValueError("this model has no tables: export it first (train.py does), or call build_tables()")
+        return self.tables_of[quality]
+
+    @torch.no_grad()
+    def build_tables(self, qualities: list[int | None] | None = None) -> None:
+        self.y_tables = self.conditional.tables()
+        support = self.prior.support()
+        for quality in self.qualities if qualities is None else qualities:
+            level = self.level(self._batch_of(quality, 1))
+            gain, rows = self.hyper_gain_at(level), self.rows_at(level)
+            self.h_s.check_bounds(rows.step.max().item())
+            self.tables_of[quality] = self.prior.tables(gain[0, :, 0, 0], support), rows
+
+    def tables(self) -> dict[str, Tensor]:
+        of_z, rows = zip(*(self.tables_of[quality] for quality in self.qualities), strict=True)
+        stacked = {
+            f"tables.{name}": torch.cat([getattr(row, name) for row in rows])[:, :, 0, 0].to(torch.int32)
+            for name in Rows._fields
+        }
+        return pack(list(of_z)) | pack([self.y_tables], "tables.y_") | stacked
+
+    def load_tables(self, tensors: dict[str, np.ndarray]) -> None:
+        whole, K = unpack(tensors), self.config.hyper_M
+        self.y_tables = unpack(tensors, "tables.y_")
+        stacked = [torch.from_numpy(tensors[f"tables.{name}"]).double()[:, :, None, None] for name in Rows._fields]
+        for i, quality in enumerate(self.qualities):
+            rows = Rows(*(part[i : i + 1].to(self.device) for part in stacked))
+            self.tables_of[quality] = whole.rows(i * K, (i + 1) * K), rows
+
+
+def clamp_ste(z_q: Tensor) -> Tensor:
+    """Hyper-symbols kept in -REACH..REACH, with a gradient that can lead back."""
+    return -lower_bound(-lower_bound(z_q, -REACH), -REACH)
+
+
+def _or_zeros(level: Tensor | None, like: Tensor) -> Tensor:
+    """The level (B,), or the first for a fixed lambda."""
+    return torch.zeros(len(like), device=like.device) if level is None else level
+
+
+def build(config: ModelConfig) -> Codec:
+    """The untrained codec of a configuration."""
+    return FactorizedCodec(config) if config.prior == "factorized" else HyperpriorCodec(config)

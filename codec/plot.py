@@ -7,8 +7,9 @@ Figures are drawn without pyplot, so that nothing here depends on a display or o
 are readable in grey: a curve differs from its neighbours by marker and dashes, and its name stands at its end.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -89,42 +90,51 @@ def _name_ends(axes, ends: Sequence[tuple[float, float, str, dict]]) -> None:
         axes.text(1.05, level, name, transform=axes.transAxes, color=style["color"], fontsize=9, va="center")
 
 
-def latent_histograms(
-    symbols: np.ndarray, pmf: Callable[[int], tuple[np.ndarray, np.ndarray]], path: Path | str, title: str = ""
-) -> None:
-    """Write how often each symbol occurs, channel by channel, under the probability that the model gives it, as a PNG.
+class Panel(NamedTuple):
+    """Symbols that share one density, for `latent_histograms`."""
 
-    symbols: (C, n) integers, as quantized. pmf(channel) -> (values, probabilities) of that channel's learned density.
-    Of more than 12 channels, 12 are shown: from the most to the least spread, evenly ranked among those that are not
-    always zero. Both are in log scale, down to one symbol in ten times as many as there are.
+    name: str
+    symbols: np.ndarray  # (n,) integers, as quantized
+    values: np.ndarray  # (m,) consecutive integers,
+    probabilities: np.ndarray  # and what the model gives them
+
+
+def by_spread(groups: Sequence[np.ndarray], count: int = 12) -> list[int]:
+    """The numbers of at most `count` groups of symbols, from the most to the least spread, evenly ranked among those
+    that are not always zero; of the first group if there are none.
     """
-    symbols = np.asarray(symbols)
-    ranked = np.argsort(-symbols.astype(np.float64).var(axis=1), kind="stable")
-    alive = [int(c) for c in ranked if symbols[c].any()] or [int(ranked[0])]
-    shown = [alive[i] for i in np.unique(np.linspace(0, len(alive) - 1, min(12, len(alive))).round().astype(int))]
-    columns = min(4, len(shown))
-    rows = -(-len(shown) // columns)
+    spread = [group.astype(np.float64).var() if group.any() else -1.0 for group in groups]
+    alive = [int(i) for i in np.argsort(-np.array(spread), kind="stable") if spread[i] >= 0] or [0]
+    return [alive[i] for i in np.unique(np.linspace(0, len(alive) - 1, min(count, len(alive))).round().astype(int))]
+
+
+def latent_histograms(panels: Sequence[Panel], path: Path | str, title: str = "") -> None:
+    """Write how often each symbol occurs under the probability that the model gives it, panel by panel, as a PNG.
+
+    Both are in log scale, down to one symbol in ten times as many as the largest panel has.
+    """
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
     figure = _figure(2.6 * columns + 0.7, 2.0 * rows + 1.1)
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    floor = 0.1 / symbols.shape[1]
-    for axes in grid.flat[len(shown) :]:
+    floor = 0.1 / max(panel.symbols.size for panel in panels)
+    for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
-    for axes, channel in zip(grid.flat, shown, strict=False):
-        values, counts = np.unique(symbols[channel], return_counts=True)
-        model_values, probabilities = pmf(channel)
-        inside = (model_values >= values[0] - 2) & (model_values <= values[-1] + 2)
-        axes.bar(values, counts / counts.sum(), width=1, color="0.78", label="symbols of the images")
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        occurring, counts = np.unique(panel.symbols, return_counts=True)
+        inside = (panel.values >= occurring[0] - 2) & (panel.values <= occurring[-1] + 2)
+        axes.bar(occurring, counts / counts.sum(), width=1, color="0.78", label="symbols of the images")
         axes.plot(
-            model_values[inside],
-            probabilities[inside],
+            panel.values[inside],
+            panel.probabilities[inside],
             color="black",
             marker="." if inside.sum() < 40 else None,
             linewidth=1,
-            label="learned density",
+            label="density of the model",
         )
         axes.set_yscale("log")
         axes.set_ylim(floor, 2)
-        axes.set_title(f"channel {channel}", fontsize=9)
+        axes.set_title(panel.name, fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.tick_params(labelsize=8)
     figure.suptitle(title, fontsize=11, x=0.02, ha="left")

@@ -8,17 +8,7 @@ of the rounded value's probability mass, and the reconstruction sees the rounded
 import torch
 from torch import Tensor
 
-
-class _RoundSTE(torch.autograd.Function):
-    """y = round(x), dy/dx := 1 (the straight-through estimator of Bengio, Léonard and Courville, 2013)."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        return torch.round(x)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        return grad
+from entropy.integer import straight_through
 
 
 class _LowerBound(torch.autograd.Function):
@@ -38,7 +28,7 @@ class _LowerBound(torch.autograd.Function):
 
 def round_ste(x: Tensor) -> Tensor:
     """Round half to even, gradient 1; same shape and dtype as x."""
-    return _RoundSTE.apply(x)
+    return straight_through(x, torch.round(x))
 
 
 def add_noise(x: Tensor) -> Tensor:

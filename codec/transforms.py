@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codec.layers import GDN, Block, Conv2d, ConvTranspose2d, Knots
+from codec.layers import GDN, Block, Conv2d, ConvTranspose2d, Knots, Lapped
 
 
 def fold(x: Tensor, size: int) -> Tensor:
@@ -86,7 +86,9 @@ class FastAnalysis(nn.Module):
     shortcut.
     """
 
-    def __init__(self, N: int, M: int, blocks: list[int], shortcut: bool, scale: float, conditioned: bool):
+    def __init__(
+        self, N: int, M: int, blocks: list[int], shortcut: bool, scale: float, conditioned: bool, lapped: bool
+    ):
         super().__init__()
         self.stem = Conv2d(3 * 64, N, 1)
         self.condition = Knots(2 * N) if conditioned else None
@@ -95,6 +97,7 @@ class FastAnalysis(nn.Module):
         self.sixteenth = nn.Sequential(*(Block(2 * N) for _ in range(blocks[1])))
         self.head = Conv2d(2 * N, M, 1)
         self.shortcut = nn.Conv2d(3, M, 16, stride=16, bias=False) if shortcut else None
+        self.shortcut_lapped = Lapped(inverse=False) if shortcut and lapped else None
         if shortcut:
             self.shortcut.weight = nn.Parameter(dct_basis(M) * scale)
             nn.init.zeros_(self.head.weight)
@@ -110,13 +113,15 @@ class FastAnalysis(nn.Module):
         if self.shortcut is None:
             return y
         with torch.autocast(x.device.type, enabled=False):
-            return y + self.shortcut(x)
+            return y + self.shortcut(x if self.shortcut_lapped is None else self.shortcut_lapped(x))
 
 
 class FastSynthesis(nn.Module):
     """g_s of the fast family, the mirror image of its g_a."""
 
-    def __init__(self, N: int, M: int, blocks: list[int], shortcut: bool, scale: float, conditioned: bool):
+    def __init__(
+        self, N: int, M: int, blocks: list[int], shortcut: bool, scale: float, conditioned: bool, lapped: bool
+    ):
         super().__init__()
         self.stem = Conv2d(M, 2 * N, 1)
         self.condition = Knots(4 * N) if conditioned else None
@@ -125,6 +130,7 @@ class FastSynthesis(nn.Module):
         self.eighth = nn.Sequential(*(Block(N) for _ in range(blocks[0])))
         self.head = Conv2d(N, 3 * 64, 1)
         self.shortcut = nn.ConvTranspose2d(M, 3, 16, stride=16, bias=False) if shortcut else None
+        self.shortcut_lapped = Lapped(inverse=True) if shortcut and lapped else None
         if shortcut:
             self.shortcut.weight = nn.Parameter(dct_basis(M) / scale)
             nn.init.zeros_(self.head.weight)
@@ -141,7 +147,8 @@ class FastSynthesis(nn.Module):
             return x
         with torch.autocast(y.device.type, enabled=False):
             basis = self.shortcut.weight.flatten(1).t()[:, :, None, None]  # (768, M, 1, 1)
-            return x + F.pixel_shuffle(F.conv2d(y, basis), 16)  # the same as shortcut(y), in a third of the time
+            blocks = F.pixel_shuffle(F.conv2d(y, basis), 16)  # the same as shortcut(y), in a third of the time
+            return x + (blocks if self.shortcut_lapped is None else self.shortcut_lapped(blocks))
 
 
 TRANSFORMS = {

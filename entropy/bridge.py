@@ -41,7 +41,7 @@ from compressai.models import CompressionModel, FactorizedPrior, MeanScaleHyperp
 from numpy.typing import NDArray
 from torch import Tensor
 
-from entropy.rans import Decoder, StreamError, _read_varint, _varint, encode
+from entropy.rans import Decoder, StreamError, encode, read_varint, varint
 from entropy.tables import Tables
 
 MAGIC = b"\x89LCA"
@@ -79,8 +79,8 @@ class Bridge:
         if x.ndim != 4 or 0 in x.shape or x.shape[2] % factor or x.shape[3] % factor:
             raise ValueError(f"x has shape {tuple(x.shape)}; (B, 3, H, W) with multiples of {factor} is needed: pad it")
         coded = self._twin.compress(x)
-        parts = [MAGIC + bytes([VERSION]) + self._digest + b"".join(map(_varint, (len(x), *coded["shape"])))]
-        parts += [_varint(len(string)) + string for strings in coded["strings"] for string in strings]
+        parts = [MAGIC + bytes([VERSION]) + self._digest + b"".join(map(varint, (len(x), *coded["shape"])))]
+        parts += [varint(len(string)) + string for strings in coded["strings"] for string in strings]
         frame, checksum = [], 0
         for part in parts:
             checksum = zlib.crc32(part, checksum)
@@ -101,9 +101,9 @@ class Bridge:
         """Number of images, shape of what is coded first, and all strings of a frame."""
         if data[:5] != MAGIC + bytes([VERSION]):
             raise StreamError("the data does not begin as a frame of version 1 does")
-        images, position = _read_varint(data, 13)
-        height, position = _read_varint(data, position)
-        width, position = _read_varint(data, position)
+        images, position = read_varint(data, 13)
+        height, position = read_varint(data, position)
+        width, position = read_varint(data, position)
         checksum = _check(data, 0, position, 0)
         if data[5:13] != self._digest:
             raise StreamError("the frame was made with another model: its tables are not those of this one")
@@ -113,7 +113,7 @@ class Bridge:
         strings = []
         for _ in range(images * self._coded):
             start = position + 4
-            length, begin = _read_varint(data, start)
+            length, begin = read_varint(data, start)
             position = begin + length
             checksum = _check(data, start, position, checksum)
             strings.append(data[begin:position])

@@ -21,12 +21,12 @@ def numba_or_none():
 class Kernel:
     """A function that numba compiles on its first call, or that runs as it is where there is no numba.
 
-    signature: numba's, of the only types it is ever called with; "Array(t, n, 'C', True)" also takes read-only arrays.
+    signatures: numba's, of the only types it is ever called with; "Array(t, n, 'C', True)" also takes read-only arrays.
     Machine code is kept in numba's cache folder; where that cannot be used, it is compiled for this process alone.
     """
 
-    def __init__(self, function: Callable, signature: str):
-        self.function, self.signature = function, signature
+    def __init__(self, function: Callable, *signatures: str):
+        self.function, self.signatures = function, signatures
         functools.update_wrapper(self, function)
 
     def __call__(self, *arguments):
@@ -37,13 +37,9 @@ class Kernel:
         if numba_or_none() is None:
             return self.function
         try:
-            dispatcher = self._dispatcher(cache=True)
-            dispatcher.compile(self.signature)
+            return self._compile(cache=True)
         except Exception:  # no folder, no space, a damaged file; an error in the code itself is raised again below
-            dispatcher = self._dispatcher(cache=False)
-            dispatcher.compile(self.signature)
-        dispatcher.disable_compile()  # or each mixture of read-only and writable arrays would be compiled anew
-        return dispatcher
+            return self._compile(cache=False)
 
     @property
     def cached(self) -> bool:
@@ -56,10 +52,17 @@ class Kernel:
         name = f"{Path(code.co_filename).stem}.{self.function.__qualname__}-{code.co_firstlineno}"
         return any(folder.glob(f"{name}.py{sys.version_info[0]}{sys.version_info[1]}*.nbi"))
 
+    def _compile(self, cache: bool) -> Callable:
+        dispatcher = self._dispatcher(cache)
+        for signature in self.signatures:
+            dispatcher.compile(signature)
+        dispatcher.disable_compile()  # or each mixture of read-only and writable arrays would be compiled anew
+        return dispatcher
+
     def _dispatcher(self, cache: bool):
         return numba_or_none().njit(self.function, cache=cache, nogil=True, error_model="numpy")
 
 
-def kernel(signature: str) -> Callable[[Callable], Kernel]:
-    """Decorator: `Kernel(function, signature)`."""
-    return lambda function: Kernel(function, signature)
+def kernel(*signatures: str) -> Callable[[Callable], Kernel]:
+    """Decorator: `Kernel(function, *signatures)`."""
+    return lambda function: Kernel(function, *signatures)

@@ -51,7 +51,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from entropy.kernel import kernel, numba_or_none
-from entropy.tables import BUCKET_BITS, PRECISION, Tables
+from entropy.tables import BUCKET_BITS, PRECISION, RECIPROCAL_BITS, TOTAL, Tables
 
 SUBSTREAM = 1 << 20  # symbols; states and lengths (some 30 bytes) cost 0.04 % of that many at half a bit each
 MAX_LANES = 64
@@ -79,18 +79,21 @@ def encode(
         values = np.require(values, requirements="CA")
         if values.dtype != np.int32:
             raise ValueError(f"values are {values.dtype}; int32 is needed")
-        flat.append((values.reshape(-1), tables.row_of_each(index, values.shape), tables))
+        flat.append((values.reshape(-1), tables.runs(index, values.shape), tables))
     if lanes is None:
         symbols = sum(values.size for values, _, _ in flat)
         lanes = 1 if symbols < 1 << 14 else 4 if symbols < 1 << 20 else 8
     if not 1 <= lanes <= MAX_LANES:
         raise ValueError(f"{lanes} lanes; 1 to {MAX_LANES} are possible")
+    encode_parts = _encode_python if numba_or_none() is None else _encode_numba
+
+    def encode_substream(cut: slice) -> bytes:
+        return encode_parts([(values[cut], runs.each(cut), tables) for values, runs, tables in flat], lanes)
+
     cuts = _cuts(max((values.size for values, _, _ in flat), default=0))
-    parts = [[(values[cut], index[cut], tables) for values, index, tables in flat] for cut in cuts]
-    encode_part = _encode_python if numba_or_none() is None else _encode_numba
-    coded = _parallel(lambda part: encode_part(part, lanes), parts, threads)
-    lengths = [_varint(len(substream)) for substream in coded[:-1]]
-    return b"".join([_varint(MAX_LANES * len(cuts) + lanes - 1), *lengths, *coded])
+    coded = _parallel(encode_substream, cuts, threads)
+    lengths = [varint(len(substream)) for substream in coded[:-1]]
+    return b"".join([varint(MAX_LANES * len(cuts) + lanes - 1), *lengths, *coded])
 
 
 class Decoder:
@@ -103,13 +106,13 @@ class Decoder:
     def __init__(self, data: bytes, threads: int | None = None):
         self._threads = threads
         data = np.frombuffer(data, np.uint8)
-        head, begin = _read_varint(data, 0)
+        head, begin = read_varint(data, 0)
         self._count, lanes = head // MAX_LANES, head % MAX_LANES + 1
         if self._count * (1 + 4 * lanes) > data.size:
             raise StreamError(f"{self._count} substreams of {lanes} lanes do not fit {data.size} bytes")
         ends = [0]
         for _ in range(self._count - 1):
-            length, begin = _read_varint(data, begin)
+            length, begin = read_varint(data, begin)
             ends.append(ends[-1] + length)
         rest = data[begin:]
         if ends[-1] > rest.size:
@@ -125,13 +128,13 @@ class Decoder:
         Raises ValueError as `encode` does, StreamError for damaged data.
         """
         values = np.empty(np.shape(index) if shape is None else shape, np.int32)
-        index, flat = tables.row_of_each(index, values.shape), values.reshape(-1)
+        runs, flat = tables.runs(index, values.shape), values.reshape(-1)
         cuts = _cuts(flat.size)
         if len(cuts) > self._count:
             raise StreamError(f"{flat.size} symbols need {len(cuts)} substreams; there are {self._count}")
         self._substreams += islice(self._others, max(0, len(cuts) - len(self._substreams)))
-        jobs = [(substream, index[cut], flat[cut]) for substream, cut in zip(self._substreams, cuts, strict=False)]
-        _parallel(lambda job: job[0].decode(job[1], tables, job[2]), jobs, self._threads)
+        jobs = list(zip(self._substreams, cuts, strict=False))
+        _parallel(lambda job: job[0].decode(runs.each(job[1]), tables, flat[job[1]]), jobs, self._threads)
         return values
 
     def finish(self) -> None:
@@ -151,7 +154,7 @@ class _Substream:
     """Where the decoding of one substream has got to: its states, and where to read words and escapes."""
 
     def __init__(self, data: NDArray[np.uint8], lanes: int):
-        side, escapes = _read_varint(data, 0)
+        side, escapes = read_varint(data, 0)
         states = escapes + side
         words = states + 4 * lanes
         if words > data.size:
@@ -162,10 +165,11 @@ class _Substream:
             raise StreamError(f"a state is {self.states.min()}, below {_LOWER}")
         self.cursor = np.array([words, escapes, states], np.int64)  # next word, next escape, end of escapes
 
-    def decode(self, index: NDArray[np.uint16], tables: Tables, values: NDArray[np.int32]) -> None:
+    def decode(self, index: NDArray, tables: Tables, values: NDArray[np.int32]) -> None:
+        progress = self.states, self.cursor, self.data, values
         if numba_or_none() is None:
-            _decode_python(index, tables, self.data, self.states, self.cursor, values)
-        elif not _decode_kernel(index, *tables.arrays, tables.buckets, self.data, self.states, self.cursor, values):
+            _decode_python(index, tables, *progress)
+        elif not _decode_kernel(index, tables.spans, tables.entries, tables.buckets, *progress):
             raise StreamError("the stream ends early, or an escaped value is damaged")
 
     def finish(self) -> None:
@@ -183,20 +187,33 @@ def _parallel(function: Callable, jobs: list, threads: int | None) -> list:
         threads = min(os.cpu_count() or 1, 8)
     if threads < 1:
         raise ValueError(f"{threads} threads; at least 1 is needed")
-    if min(threads, len(jobs)) <= 1:
+    others = min(threads, len(jobs)) - 1  # this thread works too: to start one takes as long as 30,000 symbols
+    if others <= 0:
         return [function(job) for job in jobs]
-    with ThreadPoolExecutor(min(threads, len(jobs))) as pool:
-        return list(pool.map(function, jobs))
+    results, numbers = [None] * len(jobs), iter(range(len(jobs)))
+
+    def work() -> None:
+        for i in numbers:  # shared by all threads: each takes the next job as soon as it is free
+            results[i] = function(jobs[i])
+
+    with ThreadPoolExecutor(others) as pool:
+        futures = [pool.submit(work) for _ in range(others)]
+        work()
+    for future in futures:
+        future.result()  # raises what was raised there
+    return results
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
+    """A number >= 0 as a varint of the format above."""
     digits = [number & 127]
     while number := number >> 7:
         digits.append(number & 127 | 128)
     return bytes(reversed(digits))
 
 
-def _read_varint(data: NDArray[np.uint8] | bytes, begin: int) -> tuple[int, int]:
+def read_varint(data: NDArray[np.uint8] | bytes, begin: int) -> tuple[int, int]:
+    """The number at a place and the place after it; StreamError where there is none of at most 10 bytes."""
     number = 0
     for position in range(begin, min(begin + _MAX_VARINT, len(data))):
         digit = int(data[position])
@@ -208,93 +225,99 @@ def _read_varint(data: NDArray[np.uint8] | bytes, begin: int) -> tuple[int, int]
     raise StreamError(f"the number at byte {begin} does not end")
 
 
-def _encode_numba(parts: list[tuple], lanes: int) -> bytes:
+def _encode_numba(parts: list[tuple[NDArray[np.int32], NDArray, Tables]], lanes: int) -> bytes:
     symbols = sum(values.size for values, _, _ in parts)
-    words = np.empty(2 * symbols, np.uint8)  # a symbol emits at most one word; memory that stays untouched is free
+    words = np.empty(symbols, np.uint16)  # a symbol emits at most one word; memory that stays untouched is free
     escapes = np.empty(5 * symbols, np.uint8)  # 33 bits are 5 digits
     cursor = np.array([words.size, escapes.size], np.int64)  # both are filled from the end
     states = np.full(lanes, _LOWER, np.uint32)
     for values, index, tables in reversed(parts):
-        _encode_kernel(values, index, *tables.arrays, states, words, escapes, cursor)
+        _encode_kernel(values, index, tables.spans, tables.entries, tables.reciprocals, states, cursor, words, escapes)
     words, escapes = words[cursor[0] :], escapes[cursor[1] :]
-    return b"".join([_varint(escapes.size), escapes, states.astype("<u4"), words])
+    return b"".join([varint(escapes.size), escapes, states.astype("<u4"), words.astype("<u2", copy=False)])
 
 
-# The kernels; `_encode_python` and `_decode_python` say the same plainly.  Constants, lane and symbol are unsigned,
-# because numba tests signed indices for their sign, for 10 % of the time.
+# The kernels; `_encode_python` and `_decode_python` say the same plainly.  Constants and places are unsigned, because
+# numba tests signed indices for their sign, for 10 % of the time.
 _P, _REST, _HALF, _BYTE = (np.uint32(n) for n in (PRECISION, 32 - PRECISION, 16, 8))
 _BUCKET, _SLOTS, _FREQ = (np.uint32(n) for n in (PRECISION - BUCKET_BITS, (1 << PRECISION) - 1, 0xFFFF))
-_ONE = np.uint64(1)
-_IN = "Array({}, 1, 'C', True)".format  # read-only or not
-_TABLES = ", ".join(map(_IN, ("uint32", "uint32", "int32", "uint32")))
-_BUCKETS = "Array(uint16, 2, 'C', True)"
+_TOTAL = np.uint32(TOTAL)
+_ZERO, _ONE, _TWO, _FIVE, _RECIPROCAL = (np.uint64(n) for n in (0, 1, 2, 5, RECIPROCAL_BITS))
+_U8, _U16, _U32, _U64, _I32 = (f"Array({t}, 1, 'C', True)" for t in ("uint8", "uint16", "uint32", "uint64", "int32"))
+_SPANS, _BUCKETS = (f"Array({t}, 2, 'C', True)" for t in ("int64", "uint16"))  # "True" also takes read-only arrays
+_CODER = "uint32[::1], int64[::1]"  # states, cursor
 
 
-@kernel(f"void({_IN('int32')}, {_IN('uint16')}, {_TABLES}, uint32[::1], uint8[::1], uint8[::1], int64[::1])")
-def _encode_kernel(values, index, starts, lasts, offsets, entries, states, words, escapes, cursor):
-    word, escape = cursor
+@kernel(*(f"void({_I32}, {t}, {_SPANS}, {_U32}, {_U64}, {_CODER}, uint16[::1], uint8[::1])" for t in (_U8, _U16)))
+def _encode_kernel(values, index, spans, entries, reciprocals, states, cursor, words, escapes):
+    word, escape = np.uint64(cursor[0]), np.uint64(cursor[1])
     lanes = np.uint64(states.size)
     lane = np.uint64(values.size) % lanes
-    for i in range(values.size - 1, -1, -1):
+    i = np.uint64(values.size)
+    while i:
+        i -= _ONE
         lane = (lane if lane else lanes) - _ONE
         table = index[i]
-        distance = np.int64(values[i]) - offsets[table]
+        start, last, offset = np.uint64(spans[table, 0]), np.uint64(spans[table, 1]), spans[table, 2]
+        distance = values[i] - offset
         symbol = np.uint64(distance)  # modulo 2**64, which takes what is below the offset beyond the last symbol
-        if symbol >= lasts[table]:
-            symbol = np.uint64(lasts[table])
-            code = 2 * (distance - np.int64(symbol)) if distance >= 0 else 2 * (-1 - distance) + 1
-            escape -= 1
+        if symbol >= last:
+            symbol = last
+            code = 2 * (distance - np.int64(last)) if distance >= 0 else 2 * (-1 - distance) + 1
+            escape -= _ONE
             escapes[escape] = code & 127
             while code > 127:
                 code >>= 7
-                escape -= 1
+                escape -= _ONE
                 escapes[escape] = code & 127 | 128
-        entry = entries[starts[table] + symbol]
+        place = start + symbol
+        reciprocal = reciprocals[place]
+        entry = entries[place]
         freq = entry & _FREQ
         x = states[lane]
         if x >> _REST >= freq:
-            word -= 2
-            words[word] = np.uint8(x)
-            words[word + 1] = np.uint8(x >> _BYTE)
+            word -= _ONE
+            words[word] = np.uint16(x)
             x >>= _HALF
-        quotient = x // freq
-        states[lane] = (quotient << _P) + (entry >> _HALF) + (x - quotient * freq)
+        quotient = np.uint32(np.uint64(x) * reciprocal >> _RECIPROCAL)  # x // freq takes 5-10 % more of the time
+        states[lane] = x + (entry >> _HALF) + quotient * (_TOTAL - freq)  # for x % f is x - x // f * f
     cursor[0], cursor[1] = word, escape
 
 
-@kernel(f"boolean({_IN('uint16')}, {_TABLES}, {_BUCKETS}, {_IN('uint8')}, uint32[::1], int64[::1], int32[::1])")
-def _decode_kernel(index, starts, lasts, offsets, entries, buckets, data, states, cursor, out):
-    word, escape, escapes_end = cursor
-    lanes, lane = np.uint64(states.size), np.uint64(0)
-    for i in range(out.size):
+@kernel(*(f"boolean({t}, {_SPANS}, {_U32}, {_BUCKETS}, {_CODER}, {_U8}, int32[::1])" for t in (_U8, _U16)))
+def _decode_kernel(index, spans, entries, buckets, states, cursor, data, out):
+    word, escape, escapes_end = np.uint64(cursor[0]), np.uint64(cursor[1]), np.uint64(cursor[2])
+    lanes, lane = np.uint64(states.size), _ZERO
+    for i in range(np.uint64(out.size)):
         table = index[i]
+        start, last, offset = np.uint64(spans[table, 0]), np.uint64(spans[table, 1]), spans[table, 2]
         x = states[lane]
         slot = x & _SLOTS
         symbol = np.uint64(buckets[table, slot >> _BUCKET])
-        entry = entries[starts[table] + symbol]
+        entry = entries[start + symbol]
         while slot - (entry >> _HALF) >= entry & _FREQ:
             symbol += _ONE
-            entry = entries[starts[table] + symbol]
+            entry = entries[start + symbol]
         x = (entry & _FREQ) * (x >> _P) + (slot - (entry >> _HALF))
         if x >> _HALF == 0:
-            if word + 2 > data.size:
+            if word + _TWO > np.uint64(data.size):
                 return False
-            x = x << _HALF | np.uint32(data[word + 1]) << _BYTE | np.uint32(data[word])
-            word += 2
+            x = x << _HALF | np.uint32(data[word + _ONE]) << _BYTE | np.uint32(data[word])
+            word += _TWO
         states[lane] = x
         lane += _ONE
         if lane == lanes:
-            lane = np.uint64(0)
-        value = offsets[table] + np.int64(symbol)
-        if symbol == lasts[table]:
+            lane = _ZERO
+        value = offset + np.int64(symbol)
+        if symbol == last:
             code, digit, first = 0, 128, escape
             while digit > 127:
-                if escape == escapes_end or escape == first + 5 or code == 0 and escape > first:
+                if escape == escapes_end or escape == first + _FIVE or code == 0 and escape > first:
                     return False  # no end, too long for 33 bits, or a leading zero
                 digit = np.int64(data[escape])
                 code = code << 7 | digit & 127
-                escape += 1
-            value = offsets[table] - 1 - (code >> 1) if code & 1 else value + (code >> 1)
+                escape += _ONE
+            value = offset - 1 - (code >> 1) if code & 1 else value + (code >> 1)
             if value != np.int32(value):
                 return False
         out[i] = value
@@ -302,37 +325,38 @@ def _decode_kernel(index, starts, lasts, offsets, entries, buckets, data, states
     return True
 
 
-def _encode_python(parts: list[tuple], lanes: int) -> bytes:
+def _encode_python(parts: list[tuple[NDArray[np.int32], NDArray, Tables]], lanes: int) -> bytes:
     """The same bytes as `_encode_numba`, written plainly."""
     states, words, escapes = [_LOWER] * lanes, [], []
     for values, index, tables in reversed(parts):
-        starts, lasts, offsets, entries = (array.tolist() for array in tables.arrays)
-        for i, value, table in zip(
-            reversed(range(values.size)), values[::-1].tolist(), index[::-1].tolist(), strict=True
-        ):
-            symbol, last = value - offsets[table], lasts[table]
+        spans, entries = tables.spans.tolist(), tables.entries.tolist()
+        each = zip(range(values.size), values.tolist(), index.tolist(), strict=True)
+        for i, value, table in reversed(list(each)):
+            start, last, offset = spans[table]
+            symbol = value - offset
             if symbol < 0 or symbol >= last:
-                escapes.append(_varint(2 * (-1 - symbol) + 1 if symbol < 0 else 2 * (symbol - last)))
+                escapes.append(varint(2 * (-1 - symbol) + 1 if symbol < 0 else 2 * (symbol - last)))
                 symbol = last
-            before, freq = divmod(entries[starts[table] + symbol], 1 << 16)
+            before, freq = divmod(entries[start + symbol], 1 << 16)
             x = states[i % lanes]
             if x >= freq << 18:
                 words.append(x & 0xFFFF)
                 x >>= 16
             states[i % lanes] = (x // freq << PRECISION) + before + x % freq
     side = b"".join(reversed(escapes))
-    return _varint(len(side)) + side + struct.pack(f"<{lanes}I{len(words)}H", *states, *reversed(words))
+    return varint(len(side)) + side + struct.pack(f"<{lanes}I{len(words)}H", *states, *reversed(words))
 
 
-def _decode_python(index, tables, data, states, cursor, out) -> None:
+def _decode_python(index, tables, states, cursor, data, out) -> None:
     """The same values as `_decode_kernel`, written plainly; raises StreamError where that returns False."""
-    starts, lasts, offsets, entries = (array.tolist() for array in tables.arrays)
+    spans, entries = tables.spans.tolist(), tables.entries.tolist()
     word, escape, escapes_end = cursor.tolist()
     data, side, lanes, values = data.tobytes(), data[:escapes_end].tobytes(), states.tolist(), []
     for i, table in enumerate(index.tolist()):
+        start, last, offset = spans[table]
         x = lanes[i % len(lanes)]
-        slot, start = x % (1 << PRECISION), starts[table]
-        place = bisect_right(entries, slot << 16 | 0xFFFF, start, starts[table + 1]) - 1  # the last that begins by slot
+        slot = x % (1 << PRECISION)
+        place = bisect_right(entries, slot << 16 | 0xFFFF, start, start + last + 1) - 1  # the last that begins by slot
         before, freq = divmod(entries[place], 1 << 16)
         x = freq * (x >> PRECISION) + slot - before
         if x < _LOWER:
@@ -341,11 +365,11 @@ def _decode_python(index, tables, data, states, cursor, out) -> None:
             x = x << 16 | int.from_bytes(data[word : word + 2], "little")
             word += 2
         lanes[i % len(lanes)] = x
-        symbol = place - start
-        if symbol == lasts[table]:
-            code, escape = _read_varint(side, escape)
-            symbol = -1 - (code >> 1) if code & 1 else symbol + (code >> 1)
-            if not -(1 << 31) <= offsets[table] + symbol < 1 << 31:
-                raise StreamError(f"an escaped value is {offsets[table] + symbol}, beyond int32")
-        values.append(offsets[table] + symbol)
+        value = offset + place - start
+        if place == start + last:
+            code, escape = read_varint(side, escape)
+            value = offset - 1 - (code >> 1) if code & 1 else value + (code >> 1)
+            if not -(1 << 31) <= value < 1 << 31:
+                raise StreamError(f"an escaped value is {value}, beyond int32")
+        values.append(value)
     out[:], states[:], cursor[:] = values, lanes, (word, escape, escapes_end)

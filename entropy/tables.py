@@ -23,8 +23,10 @@ and a stream cannot be decoded with other tables.
 import functools
 import hashlib
 import heapq
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,6 +35,7 @@ from entropy.kernel import kernel
 
 PRECISION = 14
 TOTAL = 1 << PRECISION  # the sum of every table
+RECIPROCAL_BITS = 46
 BUCKET_BITS = 8  # the decoder jumps to the first symbol of one of 2**8 buckets, then scans: 512 B a table stay in cache
 
 # A tail of less than a quarter of one count is cheaper escaped: keeping all mass above 1e-9 costs 0.09-0.18 % of the
@@ -40,6 +43,20 @@ BUCKET_BITS = 8  # the decoder jumps to the first symbol of one of 2**8 buckets,
 TAIL = 0.25 / TOTAL
 
 _TOLERANCE = 1e-6  # float32 probabilities may sum to a little more than 1
+
+
+class Runs(NamedTuple):
+    """Which table codes which symbol: index[i // run] codes symbol i, so that channels stay a few numbers for long."""
+
+    index: NDArray  # uint8 or uint16, 1-d
+    run: int
+
+    def each(self, cut: slice) -> NDArray:
+        """The tables of symbols cut.start to cut.stop, one by one."""
+        first, skip = divmod(cut.start, self.run)
+        rows = self.index[first : -(-cut.stop // self.run), None]
+        each = np.broadcast_to(rows, (rows.size, self.run)).reshape(-1)  # copies only where run > 1
+        return np.require(each[skip : skip + cut.stop - cut.start], requirements="CA")
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,52 +163,62 @@ class Tables:
 
         index: uint8 or uint16, broadcastable to values.shape, below T; raises ValueError otherwise.
         """
-        rows, values = self.row_of_each(index, values.shape), values.reshape(-1)
+        runs, values = self.runs(index, values.shape), values.reshape(-1)
         bits = 0.0
         for begin in range(0, values.size, 1 << 20):  # in pieces, because the steps below take some 60 bytes a symbol
-            row = rows[begin : begin + (1 << 20)]
-            distance = values[begin : begin + (1 << 20)] - self.offsets[row].astype(np.int64)
-            last = self.lasts[row].astype(np.int64)
+            cut = slice(begin, begin + (1 << 20))
+            start, last, offset = self.spans[runs.each(cut)].T
+            distance = values[cut] - offset
             escaped = (distance < 0) | (distance >= last)
-            freqs = self.freqs[self.starts[row] + np.where(escaped, last, distance)]
+            freqs = self.freqs[start + np.where(escaped, last, distance)]
             beyond = np.where(distance < 0, -1 - distance, distance - last)[escaped]
             length = np.frexp(2.0 * beyond + (distance[escaped] < 0))[1]  # bits of the number that stands for the value
             bits += (PRECISION - np.log2(freqs, dtype=np.float64)).sum() + 8 * np.maximum(1, -(-length // 7)).sum()
         return float(bits)
 
-    def row_of_each(self, index: NDArray, shape: tuple[int, ...]) -> NDArray[np.uint16]:
-        """`index` broadcast to `shape` and flattened, uint16; raises ValueError for a wrong dtype, shape or number."""
+    def runs(self, index: NDArray, shape: tuple[int, ...]) -> Runs:
+        """`index` broadcast to `shape` and flattened; raises ValueError for a wrong dtype, shape or number."""
         index = np.asarray(index)
         if index.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"index is {index.dtype}; uint8 or uint16 is needed")
         if index.size and index.max() >= len(self):
             raise ValueError(f"index holds {index.max()} but there are {len(self)} tables")
         try:
-            index = np.broadcast_to(index.astype(np.uint16, copy=False), shape)
+            whole = np.broadcast_to(index, shape)
         except ValueError:
             raise ValueError(f"index of shape {index.shape} cannot be broadcast to {shape}") from None
-        return np.require(index, requirements="CA").reshape(-1)
-
-    @property
-    def arrays(self) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-        """What the kernels need to know of the tables, as their arguments."""
-        return self.starts, self.lasts, self.offsets, self.entries
+        axis = whole.ndim
+        while axis and whole.strides[axis - 1] == 0:  # the index is the same all along this axis
+            axis -= 1
+        rows = whole[(..., *[slice(1)] * (whole.ndim - axis))].reshape(-1)
+        if axis < whole.ndim and len(self) <= 256:
+            rows = rows.astype(np.uint8)  # half of what there will be to write for each symbol
+        return Runs(rows, max(1, math.prod(whole.shape[axis:])))
 
     @functools.cached_property
-    def starts(self) -> NDArray[np.uint32]:
+    def starts(self) -> NDArray[np.int64]:
         """(T + 1,) where each table begins in freqs."""
-        return np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.uint32)
+        return np.concatenate([[0], np.cumsum(self.sizes, dtype=np.int64)])
 
     @functools.cached_property
-    def lasts(self) -> NDArray[np.uint32]:
-        """(T,) the escape symbol of each table, which is also the number of its other symbols."""
-        return (self.sizes - 1).astype(np.uint32)
+    def spans(self) -> NDArray[np.int64]:
+        """(T, 3) of each table: where it begins in freqs, its escape symbol (the number of its others), its offset."""
+        return np.stack([self.starts[:-1], self.sizes - np.int64(1), self.offsets], axis=1)
 
     @functools.cached_property
     def entries(self) -> NDArray[np.uint32]:
         """Cumulative frequency << 16 | frequency of each entry."""
         before = np.cumsum(self.freqs, dtype=np.int64) - self.freqs
         return ((before % TOTAL) << 16 | self.freqs).astype(np.uint32)  # every table before this one adds 2**14
+
+    @functools.cached_property
+    def reciprocals(self) -> NDArray[np.uint64]:
+        """r = ceil(2**46 / f) of each entry, for which x // f == x * r >> 46 whenever x < f << 18.
+
+        r * f exceeds 2**46 by less than f, so x * r / 2**46 exceeds x / f by less than x / 2**46 < f / 2**28 <= 1 / f,
+        which is too little to reach the next integer.  And x * r < 2**64.
+        """
+        return ((1 << RECIPROCAL_BITS) + self.freqs.astype(np.uint64) - 1) // self.freqs
 
     @functools.cached_property
     def buckets(self) -> NDArray[np.uint16]:

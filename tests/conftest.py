@@ -1,4 +1,4 @@
-"""What the tests share: photographs, and two tiny models that are not trivial."""
+"""What the tests share: photographs, and four tiny models that are not trivial."""
 
 import pickle
 from pathlib import Path
@@ -12,7 +12,7 @@ from PIL import Image
 from codec.checkpoint import export, load_model
 from codec.config import ModelConfig
 from codec.image import to_tensor
-from codec.model import FactorizedCodec
+from codec.model import Codec, build
 
 torch.set_num_threads(1)  # the networks here are too small for more
 settings.register_profile("lic", deadline=None)  # a first example may wait for a compiler, any for a busy machine
@@ -34,38 +34,74 @@ def photo(photos) -> Image.Image:
     return photos[0]
 
 
-def tiny_model(photo: Image.Image, lmbda: list[float]) -> FactorizedCodec:
+FACTORIZED, HYPER = "factorized", "mean-scale-hyperprior"
+
+
+def tiny_model(photo: Image.Image, lmbda: list[float], prior: str = FACTORIZED, **options) -> Codec:
     """An untrained small codec, moved off its start so that no weight is zero and every layer has an effect."""
     torch.manual_seed(7)
-    model = FactorizedCodec(ModelConfig(N=16, M=24, blocks=[1, 1], lmbda=lmbda))
+    sizes = dict(N=16, M=24, blocks=[1, 1], hyper_N=12, hyper_M=10)
+    model = build(ModelConfig(**sizes | options, lmbda=lmbda, prior=prior))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += torch.randn_like(parameter) * (0.1 * parameter.std() if parameter.any() else 0.001)
-        quality = torch.full((1,), 50.0) if model.config.variable_rate else None
-        y, _ = model.analyse(to_tensor(photo), model.level(quality))
-        model.prior.scale.copy_(y.abs().mean(dim=(0, 2, 3)))
+        if prior != FACTORIZED:  # a hyper-latent that says something, and an index and a mean that listen
+            list(model.h_a.parameters())[-2].mul_(40)
+            model.h_s.scale.weight.normal_(std=0.1)
+            model.h_s.inner.values.normal_(std=0.1)
+            model.centroid.normal_(std=0.05)
+            for parameter in () if model.h_s.mean is None else model.h_s.mean.parameters():
+                parameter += 0.05 * torch.randn_like(parameter)
+        model.fit(to_tensor(photo))
     return model
 
 
 @pytest.fixture(scope="session")
 def models(photo, tmp_path_factory) -> Path:
-    """A folder with two exported models: tiny (all rates) and fixed (one lambda)."""
+    """A folder with four exported models: of all rates tiny and hyper, of one lambda fixed and hyper_fixed."""
     folder = tmp_path_factory.mktemp("models")
-    export(tiny_model(photo, [0.0009, 0.18]), folder / "tiny.safetensors")
-    export(tiny_model(photo, [0.013]), folder / "fixed.safetensors")
+    for name, lmbda, prior in (
+        ("tiny", [0.0009, 0.18], FACTORIZED), ("fixed", [0.013], FACTORIZED),
+        ("hyper", [0.0009, 0.18], HYPER), ("hyper_fixed", [0.013], HYPER),
+    ):  # fmt: skip
+        export(tiny_model(photo, lmbda, prior), folder / f"{name}.safetensors")
     return folder
 
 
 @pytest.fixture
-def tiny(models) -> FactorizedCodec:
-    """The all-rates model, in fp32."""
+def tiny(models) -> Codec:
+    """The all-rates model with a factorized prior, in fp32."""
     return load_model(models / "tiny.safetensors", precision="fp32")
 
 
 @pytest.fixture
-def fixed(models) -> FactorizedCodec:
-    """The model of one lambda, in fp32."""
+def fixed(models) -> Codec:
+    """The model of one lambda with a factorized prior, in fp32."""
     return load_model(models / "fixed.safetensors", precision="fp32")
+
+
+@pytest.fixture
+def hyper(models) -> Codec:
+    """The all-rates model with a hyperprior, in fp32."""
+    return load_model(models / "hyper.safetensors", precision="fp32")
+
+
+@pytest.fixture
+def hyper_fixed(models) -> Codec:
+    """The model of one lambda with a hyperprior, in fp32."""
+    return load_model(models / "hyper_fixed.safetensors", precision="fp32")
+
+
+@pytest.fixture(params=["tiny", "hyper"])
+def model(models, request) -> Codec:
+    """Each of the all-rates models, in fp32."""
+    return load_model(models / f"{request.param}.safetensors", precision="fp32")
+
+
+@pytest.fixture(params=["fixed", "hyper_fixed"])
+def model_fixed(models, request) -> Codec:
+    """Each of the models of one lambda, in fp32."""
+    return load_model(models / f"{request.param}.safetensors", precision="fp32")
 
 
 @pytest.fixture

@@ -139,8 +139,8 @@ def numbers_of_stream(data: bytes, first: int) -> list[Number]:
     numbers = []
 
     def read(begin: int) -> int:
-        value, after = rans._read_varint(data, begin)
-        numbers.append(Number(begin, after, value, rans._varint))
+        value, after = rans.read_varint(data, begin)
+        numbers.append(Number(begin, after, value, rans.varint))
         return after
 
     begin = read(first)
@@ -181,9 +181,8 @@ def stamp(data: bytes) -> bytes:
     """The file with right checksums, up to where it is truncated."""
     _, sections = sections_of_file(data)
     stamped = bytearray(data)
-    for begin, _, end in sections:
-        checksum = zlib.crc32(data[begin : end - 4], zlib.crc32(data[: sections[0][0]]))
-        stamped[end - 4 : end] = checksum.to_bytes(4, "little")
+    for _, _, end in sections:
+        stamped[end - 4 : end] = zlib.crc32(stamped[: end - 4]).to_bytes(4, "little")
     return bytes(stamped)
 
 
@@ -212,7 +211,7 @@ def swap_substreams(rng: Generator, data: bytes) -> bytes:
     parts = [data[i:j] for i, j in pairwise([*begins, len(data)])]
     first, second = rng.choice(len(parts), 2, replace=False)
     parts[first], parts[second] = parts[second], parts[first]
-    return data[: numbers[0].end] + b"".join(rans._varint(len(part)) for part in parts[:-1]) + b"".join(parts)
+    return data[: numbers[0].end] + b"".join(rans.varint(len(part)) for part in parts[:-1]) + b"".join(parts)
 
 
 def damage(rng: Generator, kind: str, sample: Sample, is_file: bool) -> bytes:
@@ -238,7 +237,8 @@ def damage(rng: Generator, kind: str, sample: Sample, is_file: bool) -> bytes:
     if is_file:
         numbers, sections = sections_of_file(data)
         if kind == "forge":
-            return forge(rng, data, numbers + numbers_of_stream(data, sections[1][1]))
+            streams = [payload for begin, payload, _ in sections if data[begin] < 128]
+            return forge(rng, data, sum((numbers_of_stream(data, payload) for payload in streams), numbers))
         whole = rng.random() < 0.5  # sections, or only their lengths and payloads
         return swap(rng, data, [(i, k) if whole else (i + 1, k - 4) for i, _, k in sections])
     if kind == "forge":

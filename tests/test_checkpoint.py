@@ -1,20 +1,24 @@
 """Models on disk: exported once, the same for ever, and no damage or foreign code gets in."""
 
+import json
 import os
 import pickle
 import random
 
+import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import FACTORIZED, HYPER, tiny_model
+from safetensors import safe_open
 
 from codec import checkpoint, load
-from codec.checkpoint import ModelError, export, find_model, load_checkpoint, load_model
+from codec.checkpoint import WEIGHTS, ModelError, export, find_model, load_checkpoint, load_model, load_weights
 
 
+@pytest.mark.parametrize("prior", [FACTORIZED, HYPER, "scale-hyperprior"])
 @pytest.mark.parametrize("lmbda, quality", [([0.0009, 0.18], 60), ([0.013], None)])
-def test_the_loaded_model_is_the_exported_one(photo, tmp_path, lmbda, quality):
-    model = tiny_model(photo, lmbda)
+def test_the_loaded_model_is_the_exported_one(photo, tmp_path, lmbda, quality, prior):
+    model = tiny_model(photo, lmbda, prior)
     id = export(model, tmp_path / "a.safetensors", {"command": "python train.py"})
     loaded = load_model(tmp_path / "a.safetensors", precision="fp32")
     assert loaded.id == model.id == id and loaded.config == model.config
@@ -29,6 +33,39 @@ def test_the_id_belongs_to_weights_and_tables(photo, tmp_path, fixed):
     with torch.no_grad():
         model.g_s.stem.bias[0] += 0.01
     assert export(model, tmp_path / "a.safetensors") != fixed.id
+
+
+def test_the_exact_path_is_stored_in_full_precision(models):
+    with safe_open(models / "hyper.safetensors", framework="np") as file:
+        dtypes = {name: file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118
+    exact = [name for name in dtypes if name.startswith("h_s.") and not name.startswith("h_s.mean.")]
+    assert len(exact) > 10 and {dtypes[name] for name in exact} == {np.dtype(np.float32)}
+    assert np.float16 in dtypes.values() and dtypes["tables.outer"] == np.int32
+
+
+def test_a_model_from_before_there_were_hyperpriors_is_factorized_and_not_lapped():
+    path = WEIGHTS / "fast-factorized.safetensors"
+    assert not {"prior", "lapped"} & json.loads(checkpoint.about(path)["config"]).keys()
+    config = load_model(path).config
+    assert (config.prior, config.lapped) == ("factorized", False)
+
+
+def test_weights_are_read_from_exported_models_and_from_checkpoints(models, tmp_path):
+    exported = load_weights(models / "hyper.safetensors")
+    own = load_model(models / "hyper.safetensors").state_dict()
+    assert exported.keys() == own.keys() and all(torch.equal(exported[name], own[name]) for name in own)
+    checkpoint.save_checkpoint(tmp_path / "a.pt", {"model": {}, "average": own})
+    assert load_weights(tmp_path / "a.pt").keys() == own.keys()
+
+
+def test_what_holds_no_weights_is_an_error(tmp_path):
+    (tmp_path / "text.safetensors").write_text("not a model")
+    (tmp_path / "text.pt").write_text("not a checkpoint")
+    checkpoint.save_checkpoint(tmp_path / "other.pt", {"model": {}})
+    torch.save(torch.zeros(3), tmp_path / "tensor.pt")
+    for name in ("text.safetensors", "text.pt", "other.pt", "tensor.pt"):
+        with pytest.raises(ModelError, match=name):
+            load_weights(tmp_path / name)
 
 
 def test_every_flipped_bit_and_truncation_of_a_model_is_an_error(models, tmp_path):

@@ -14,7 +14,7 @@ from PIL import Image, features
 
 import entropy
 from codec import bitstream
-from codec.checkpoint import load_model
+from codec.checkpoint import export, load_model
 from codec.cli import main
 
 
@@ -83,6 +83,31 @@ def test_the_default_quality_is_50_and_a_model_of_one_lambda_has_none(lic, fails
     assert bitstream.read(open("b.lic", "rb").read())[0].quality is None
     assert lic("decompress", "b.lic")[0] == 0
     assert "one lambda" in fails("compress", "a.png", "-o", "c.lic", "-m", "fixed", "-q", 50)
+
+
+def test_a_target_holds_for_each_of_several_inputs(lic, here, tiny, photos):
+    os.makedirs("in")
+    images = {"in/a": photos[0], "in/b": photos[1].crop((0, 0, 50, 60)), "c": photos[2]}
+    for name, image in images.items():
+        image.save(f"{name}.png")
+    for option, bpp, size in (("--bpp", 1.5, None), ("--size", None, 600)):
+        options = ("-o", "out", "-f", "-m", "tiny", "--precision", "fp32", option, bpp or size)
+        code, _, err = lic("compress", "in", "c.png", *options)
+        assert code == 0 and files(here / "out") == ["a.lic", "b.lic", "c.lic"]
+        for line, (name, image) in zip(err, images.items(), strict=False):
+            pixels = image.width * image.height
+            data, quality = tiny.compress_to(image, size or bpp * pixels / 8)
+            assert (here / f"out/{name[-1]}.lic").read_bytes() == data
+            assert line.endswith(f"{len(data)} bytes, {8 * len(data) / pixels:.3f} bpp, quality {quality}")
+
+
+def test_a_target_that_cannot_be_met_is_an_error_that_tells_the_least(fails, tiny, photo):
+    photo.save("a.png")
+    least = len(tiny.compress(photo, 0))
+    for target in (("--size", least - 1), ("--size", -5), ("--bpp", 0.001), ("--bpp", "nan")):
+        error = fails("compress", "a.png", "-m", "tiny", "--precision", "fp32", *target)
+        assert f"quality 0 takes {least} bytes" in error
+    assert "one lambda" in fails("compress", "a.png", "--size", 5000, "-m", "fixed")
 
 
 def test_a_dash_is_stdin_and_stdout(photo):
@@ -259,11 +284,11 @@ def test_a_gpu_that_is_not_there_is_an_error(fails, photo, small):
 
 
 @pytest.mark.parametrize(
-    "argv", [[], ["shrink"], ["compress"], ["compress", "a.png", "-q", "high"], ["info", "a.lic", "--unknown"]]
+    "line", ["", "shrink", "compress a -q high", "compress a -q 9 --bpp 1", "compress a --size big", "info a --unknown"]
 )
-def test_a_command_line_that_makes_no_sense_exits_with_2(argv, capsys):
+def test_a_command_line_that_makes_no_sense_exits_with_2(line, capsys):
     with pytest.raises(SystemExit) as exit:
-        main(argv)
+        main(line.split())
     assert exit.value.code == 2 and "usage:" in capsys.readouterr().err
 
 
@@ -301,9 +326,17 @@ def test_compiling_the_coder_is_announced(lic, photo, monkeypatch):
 def test_models_lists_each_model_with_its_id_and_rates(lic, models):
     code, out, _ = lic("models")
     assert code == 0
-    for name, rates in (("tiny", "quality 0..100"), ("fixed", "lambda 0.013")):
+    for name, prior in (("tiny", "factorized"), ("hyper", "mean-scale-hyperprior"), ("fixed", "factorized")):
         model = load_model(models / f"{name}.safetensors")
-        assert any(line.startswith(f"{name}: id {model.id}") and rates in line for line in out.splitlines())
+        (line,) = (line for line in out.splitlines() if line.startswith(f"{name}: id {model.id}, "))
+        assert f", {prior}, " in line
+        assert line.endswith("lambda 0.013" if name == "fixed" else "quality 0..100, lambda 0.0009 to 0.18")
+
+
+def test_models_tells_the_rates_that_the_export_was_told(lic, here, tiny, monkeypatch):
+    export(tiny, here / "told.safetensors", {"rates": "0.11 to 2.3 bpp on Kodak"})
+    monkeypatch.setenv("LIC_MODELS", str(here))
+    assert "quality 0..100, 0.11 to 2.3 bpp on Kodak\n" in lic("models")[1]
 
 
 def test_a_foreign_file_among_the_models_does_not_hide_them(lic, here, models, small, monkeypatch):

@@ -26,7 +26,14 @@ def options(*argv: str) -> argparse.Namespace:
 texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]))
 configs = st.builds(
     Config,
-    st.builds(ModelConfig, N=st.integers(8, 999), shortcut=st.booleans(), lmbda=st.just([1e-5]) | st.just([0.1, 3.0])),
+    st.builds(
+        ModelConfig,
+        N=st.integers(8, 999),
+        shortcut=st.booleans(),
+        prior=st.sampled_from(["factorized", "scale-hyperprior", "mean-scale-hyperprior"]),
+        density=st.sampled_from(["laplace", "gaussian"]),
+        lmbda=st.just([1e-5]) | st.just([0.1, 3.0]),
+    ),
     st.builds(DataConfig, data=st.lists(texts), resize=st.just([]) | st.just([40, 50])),
     st.builds(
         TrainConfig, lr=st.floats(1e-9, 1), clip=st.just(float("inf")) | st.floats(0.1, 9), decay=st.floats(0, 1)
@@ -45,7 +52,16 @@ def test_every_shipped_configuration_is_valid(path):
 
 
 def test_some_configurations_are_shipped():
-    assert {"smoke", "cifar10", "fast-factorized"} <= {path.stem for path in SHIPPED}
+    assert {"smoke", "cifar10", "fast", "fast-factorized"} <= {path.stem for path in SHIPPED}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_configuration_is_what_its_name_says(path):
+    model = from_dict(load(path)).model
+    assert ("factorized" in path.stem) <= (model.prior == "factorized")
+    assert ("bmshj2018" in path.stem or "mbt2018" in path.stem) == (model.transform == "bmshj2018")
+    assert path.stem != "bmshj2018-hyperprior" or model.prior == "scale-hyperprior"
+    assert path.stem not in ("mbt2018-mean", "fast", "high") or model.prior == "mean-scale-hyperprior"
 
 
 @pytest.mark.parametrize(
@@ -60,6 +76,10 @@ def test_some_configurations_are_shipped():
         ({"model": {"shortcut": 1}}, r"\[model\] shortcut must be bool, not 1"),
         ({"model": {"blocks": [1, "2"]}}, r"\[model\] blocks must be int, not '2'"),
         ({"model": {"transform": "slow"}}, "transform.*'slow'"),
+        ({"model": {"prior": "gaussian"}}, "prior.*'gaussian'"),
+        ({"model": {"density": "cauchy"}}, "density.*'cauchy'"),
+        ({"model": {"hyper_N": 0}}, "hyper_N.*0 and 64"),
+        ({"model": {"hyper_M": 0}}, "hyper_M.*96 and 0"),
         ({"model": {"lmbda": [0.2, 0.1]}}, "lmbda"),
         ({"model": {"lmbda": []}}, "lmbda"),
         ({"model": {"lmbda": -1.0}}, "lmbda"),

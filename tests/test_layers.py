@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codec.layers import GDN, Block, Conv2d, ConvTranspose2d, Knots, mirror_pad
+from codec.layers import GDN, Block, Conv2d, ConvTranspose2d, Knots, Lapped, lapping, mirror_pad
 
 sides = st.integers(1, 7)
 amounts = st.integers(0, 20)
@@ -96,3 +96,42 @@ def test_gdn_loads_compressais_state_and_equals_it_in_value_and_gradient(inverse
 def test_gdn_and_its_inverse_start_as_the_same_norm():
     x = torch.randn(1, 4, 3, 3)
     torch.testing.assert_close(GDN(4)(x) * GDN(4, inverse=True)(x), x * x)
+
+
+def test_the_lapped_filter_is_orthogonal_if_nothing_is_scaled():
+    matrix = lapping(1.0)
+    torch.testing.assert_close(matrix @ matrix.T, torch.eye(16, dtype=torch.float64), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("height, width", [(16, 16), (16, 64), (48, 16), (64, 32)])
+@torch.no_grad()
+def test_the_inverse_undoes_the_lapped_filter_in_either_order(height, width):
+    x = torch.rand(2, 3, height, width)
+    forward, inverse = Lapped(inverse=False), Lapped(inverse=True)
+    torch.testing.assert_close(inverse(forward(x)), x, atol=1e-5, rtol=0)
+    torch.testing.assert_close(forward(inverse(x)), x, atol=1e-5, rtol=0)
+    assert forward(x).shape == x.shape
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+@torch.no_grad()
+def test_the_lapped_filter_keeps_a_constant_image_and_an_image_of_one_block(inverse):
+    lapped = Lapped(inverse)
+    flat, block = torch.full((1, 3, 48, 64), 0.7), torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(lapped(flat), flat, atol=1e-6, rtol=0)
+    assert torch.equal(lapped(block), block)
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+@torch.no_grad()
+def test_the_lapped_filter_works_across_block_borders_and_leaves_the_rim_of_the_image(inverse):
+    lapped = Lapped(inverse)
+    x = torch.rand(1, 1, 64, 16)  # one block wide: filtered vertically alone
+    assert torch.equal(lapped(x)[..., :8, :], x[..., :8, :]) and torch.equal(lapped(x)[..., -8:, :], x[..., -8:, :])
+    torch.testing.assert_close(lapped(x.transpose(2, 3)), lapped(x).transpose(2, 3))
+    for row, first in ((7, 7), (8, 8), (23, 8), (24, 24), (55, 40), (56, 56)):
+        impulse = torch.zeros_like(x)
+        impulse[..., row, :] = 1
+        changed = lapped(impulse)[0, 0, :, 0].abs() > 1e-6
+        reach = slice(first, first + 16) if 8 <= row < 56 else slice(row, row + 1)
+        assert changed[reach].any() and not torch.cat((changed[: reach.start], changed[reach.stop :])).any()

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from codec.metrics import BD_POINTS, MS_SSIM_SIDE, Curve, bd_rate, bpp, ms_ssim, psnr, read_curve
+from codec.metrics import BD_POINTS, MS_SSIM_SIDE, Curve, bd_rate, block_edge_ratio, bpp, ms_ssim, psnr, read_curve
 
 
 def curve(name="test", factor=1.0, low=27.0, high=40.0, points=12):
@@ -55,6 +55,32 @@ def test_ms_ssim_is_the_librarys_and_falls_with_damage():
 def test_ms_ssim_is_nan_where_it_is_not_defined():
     assert math.isnan(ms_ssim(photo(MS_SSIM_SIDE - 1, 200), photo(MS_SSIM_SIDE - 1, 200)))
     assert not math.isnan(ms_ssim(photo(MS_SSIM_SIDE, 200), photo(MS_SSIM_SIDE, 200)))
+
+
+def test_block_edges_are_the_formula():
+    a = np.random.default_rng(0).integers(0, 256, (21, 35, 3), dtype=np.uint8)
+    steps = {True: [], False: []}
+    for y in range(21):
+        for x in range(35):
+            if y:
+                steps[y % 16 == 0].append(abs(a[y].astype(int) - a[y - 1])[x].mean())
+            if x:
+                steps[x % 16 == 0].append(abs(a[y, x].astype(int) - a[y, x - 1]).mean())
+    assert block_edge_ratio(a) == pytest.approx(np.mean(steps[True]) / np.mean(steps[False]), rel=1e-12)
+
+
+def test_block_edges_are_1_without_a_grid_and_grow_with_one():
+    a = photo(192, 192)
+    assert block_edge_ratio(a) == pytest.approx(1, abs=0.05)
+    means = a.reshape(12, 16, 12, 16, 3).mean(axis=(1, 3), keepdims=True)
+    blocky = (0.7 * a + 0.3 * np.broadcast_to(means, (12, 16, 12, 16, 3)).reshape(a.shape)).astype(np.uint8)
+    assert block_edge_ratio(blocky) > 1.1
+    assert block_edge_ratio(blocky[5:, 7:]) < 1  # the steps are at other positions now
+    assert block_edge_ratio(blocky, size=8) > 1
+    flat = np.zeros((32, 32, 3), np.uint8)
+    assert math.isnan(block_edge_ratio(flat)) and math.isnan(block_edge_ratio(a[:16, :16]))
+    flat[16:] = 255
+    assert block_edge_ratio(flat) == math.inf
 
 
 def test_bpp_counts_every_byte():

@@ -60,26 +60,33 @@ def test_points_that_are_not_finite_are_left_out(tmp_path):
         plot.rd_curves([Curve("a", [0.1], [math.nan])], tmp_path / "none.png")
 
 
-@pytest.mark.parametrize("channels, shape", [(1, (495, 465)), (5, (1665, 765)), (40, (1665, 1065))])
-def test_latent_histograms(tmp_path, channels, shape):
+def panels(groups):
+    values = np.arange(-40, 41)
+    probabilities = np.exp(-abs(values)) / np.exp(-abs(values)).sum()
+    return [plot.Panel(f"channel {n}", group, values, probabilities) for n, group in enumerate(groups)]
+
+
+@pytest.mark.parametrize("count, shape", [(1, (495, 465)), (5, (1665, 765)), (12, (1665, 1065))])
+def test_latent_histograms(tmp_path, count, shape):
     rng = np.random.default_rng(0)
-    symbols = np.round(rng.laplace(0, np.geomspace(0.1, 9, channels)[:, None], (channels, 500))).astype(np.int32)
-    asked = []
-
-    def pmf(channel):
-        asked.append(channel)
-        values = np.arange(-40, 41)
-        return values, np.exp(-abs(values)) / np.exp(-abs(values)).sum()
-
-    plot.latent_histograms(symbols, pmf, tmp_path / "latents.png", "Latents")
+    groups = [np.round(rng.laplace(0, scale, 100 * count)).astype(np.int32) for scale in np.geomspace(9, 0.1, count)]
+    plot.latent_histograms(panels(groups), tmp_path / "latents.png", "Latents")
     assert Image.open(tmp_path / "latents.png").size == shape
     assert drawn(tmp_path / "latents.png") > 0.05
-    assert len(asked) == len(set(asked)) == min(channels, 12)
-    assert asked[0] == channels - 1  # the most spread first
+
+
+def test_groups_are_chosen_by_their_spread():
+    groups = [np.array([0, k, -k]) for k in range(40)]
+    chosen = plot.by_spread(groups)
+    assert len(chosen) == 12 and chosen == sorted(chosen, reverse=True) and (chosen[0], chosen[-1]) == (39, 1)
+    assert plot.by_spread(groups[:3]) == [2, 1]
+    assert plot.by_spread([np.array([0]), np.array([5]), np.array([0, 1, 2])]) == [2, 1]  # always 5 is not always zero
 
 
 def test_latents_that_are_all_zero_are_drawn(tmp_path):
-    plot.latent_histograms(np.zeros((3, 9), int), lambda channel: (np.array([0]), np.array([1.0])), tmp_path / "l.png")
+    groups = np.zeros((3, 9), int)
+    assert plot.by_spread(groups) == [0]
+    plot.latent_histograms(panels(groups[:1]), tmp_path / "l.png")
     assert drawn(tmp_path / "l.png") > 0.05
 
 

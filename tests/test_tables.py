@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import entropy.tables
 from entropy import Tables
 from entropy.kernel import Kernel
-from entropy.tables import TAIL, TOTAL
+from entropy.tables import RECIPROCAL_BITS, TAIL, TOTAL
 
 GOLDEN_DIGEST = "65c33812b8ec79092d8613f4a14e8ed042565073402ddb8d543fcccf2048ff9c"
 
@@ -138,6 +138,35 @@ def test_every_slot_belongs_to_the_symbol_the_decoder_finds(batch):
         owner = np.repeat(np.arange(freqs.size), freqs)
         assert np.array_equal(entries >> 16, np.cumsum(freqs) - freqs) and np.array_equal(entries & 0xFFFF, freqs)
         assert np.array_equal(tables.buckets[t], owner[slots % 64 == 0])
+
+
+def test_reciprocals_divide_every_state_exactly():
+    sizes = np.full(TOTAL // 2, 3, np.int32)  # all frequencies from 1 to 2**14 - 2 and back
+    freqs = np.stack(
+        [np.arange(1, TOTAL // 2 + 1), np.arange(TOTAL - 2, TOTAL // 2 - 2, -1), np.ones(TOTAL // 2)], axis=1
+    )
+    tables = Tables(freqs.astype(np.uint16).reshape(-1), sizes, np.zeros_like(sizes))
+    freqs, bits = tables.freqs.astype(np.uint64), np.uint64(RECIPROCAL_BITS)
+    for quotient in np.array([1, 2, 3, 12345, 2**17, 2**18 - 1, 2**18], np.uint64):
+        assert np.array_equal((quotient * freqs - 1) * tables.reciprocals >> bits, np.full(freqs.size, quotient - 1))
+        if quotient < 2**18:
+            assert np.array_equal(quotient * freqs * tables.reciprocals >> bits, np.full(freqs.size, quotient))
+    assert Tables.from_pmfs([[1.0]], [0]).reciprocals.tolist() == [-(-(2**46) // 16383), 2**46]
+
+
+@given(
+    st.lists(st.integers(0, 4), max_size=4), st.integers(0, 15), st.integers(0, 4), st.sampled_from([3, 300]), st.data()
+)
+def test_runs_are_the_broadcast_index(shape, ones, missing, count, data):
+    shape = tuple(shape)
+    narrow = tuple(1 if ones >> axis & 1 else n for axis, n in enumerate(shape))[missing:]
+    index = np.random.default_rng(0).integers(0, count, narrow).astype(np.uint8 if count == 3 else np.uint16)
+    tables = Tables(np.full(count, TOTAL, np.uint16), np.ones(count, np.int32), np.zeros(count, np.int32))
+    whole = np.broadcast_to(index, shape).reshape(-1)
+    begin = data.draw(st.integers(0, whole.size))
+    cut = slice(begin, data.draw(st.integers(begin, whole.size)))
+    each = tables.runs(index, shape).each(cut)
+    assert np.array_equal(each, whole[cut]) and each.dtype == index.dtype and each.flags.c_contiguous
 
 
 @given(st.lists(pmfs(most=20), min_size=1, max_size=4), st.integers(0, 2**32), st.integers(0, 200))

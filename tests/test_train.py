@@ -10,11 +10,13 @@ import torch
 from PIL import Image
 
 import train
-from codec.checkpoint import load_checkpoint, load_model
+from codec.checkpoint import export, load_checkpoint, load_model, save_checkpoint
 from codec.config import Config, DataConfig, ModelConfig, TrainConfig
+from codec.model import build
 
 CPU = torch.device("cpu")
-TINY = dict(N=8, M=16, blocks=[1, 0])
+TINY = dict(N=8, M=16, blocks=[1, 0], hyper_N=8, hyper_M=4)
+SPEEDS = dict.fromkeys(("img_s", "steps_s", "mpx_s"), 0)
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def here(tmp_path, monkeypatch, photos):
 
 def start(out: str, *options) -> int:
     """Train a tiny fixed-lambda model, unless the options say otherwise, for 4 steps with a validation after 2."""
-    model = "--N 8 --M 16 --blocks 1 0 --lmbda 0.013"
+    model = "--N 8 --M 16 --blocks 1 0 --hyper_N 8 --hyper_M 4 --lmbda 0.013"
     setup = "--data data --val val --patch 32 --batch 2 --steps 4 --warmup 0 --val_every 2 --log_every 1"
     return train.main([*model.split(), *setup.split(), "--out", out, *map(str, options)])
 
@@ -51,12 +53,13 @@ def equal(a, b) -> bool:
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
+@pytest.mark.parametrize("prior", ["factorized", "mean-scale-hyperprior"])
 @pytest.mark.parametrize("lmbda", [[0.013], [0.0009, 0.18]])
-def test_a_run_leaves_a_usable_model_and_everything_about_it(here, photo, capsys, lmbda):
-    assert start("run", "--lmbda", *lmbda) == 0
+def test_a_run_leaves_a_usable_model_and_everything_about_it(here, photo, capsys, prior, lmbda):
+    assert start("run", "--prior", prior, "--lmbda", *lmbda) == 0
     out = capsys.readouterr().out
     assert "tensorboard --logdir run/tb" in out and "-m run/model.safetensors" in out
-    kept = {"config.toml", "log.jsonl", "last.pt", "best.pt", "model.safetensors", "rd.png", "tb"}
+    kept = {"config.toml", "log.jsonl", "last.pt", "constant.pt", "best.pt", "model.safetensors", "rd.png", "tb"}
     assert kept <= {path.name for path in (here / "run").iterdir()}
     assert tomllib.loads((here / "run/config.toml").read_text())["model"]["lmbda"] == lmbda
     assert [row["step"] for row in log("run", "train")] == [1, 2, 3, 4]
@@ -65,11 +68,19 @@ def test_a_run_leaves_a_usable_model_and_everything_about_it(here, photo, capsys
     assert all(map(math.isfinite, sum(figures, [])))
     Image.open("run/rd.png").verify()
     model = load_model("run/model.safetensors")
-    assert model.config == ModelConfig(**TINY, lmbda=lmbda)
+    assert model.config == ModelConfig(**TINY, prior=prior, lmbda=lmbda)
     assert model.decompress(model.compress(photo, model.qualities[-1])).size == photo.size
 
 
-@pytest.mark.parametrize("options", [("--lmbda", 0.001, 0.1), ("--transform", "bmshj2018"), ("--shortcut", "false")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--lmbda", 0.001, 0.1),
+        ("--transform", "bmshj2018", "--prior", "scale-hyperprior"),
+        ("--prior", "factorized", "--shortcut", "false"),
+        ("--ema", 0, "--lapped", "false"),
+    ],
+)
 def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(here, options):
     assert start("whole", *options) == 0
     assert start("parts", "--minutes", 0, *options) == 0
@@ -80,7 +91,7 @@ def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(here, options):
         assert equal(load_checkpoint(f"whole/{name}"), load_checkpoint(f"parts/{name}"))
     assert load_model("whole/model.safetensors").id == load_model("parts/model.safetensors").id
     for kind in ("train", "val"):
-        rows = [[{**row, "img_s": 0} for row in log(out, kind)] for out in ("whole", "parts")]
+        rows = [[{**row, **SPEEDS} for row in log(out, kind)] for out in ("whole", "parts")]
         assert rows[0] == rows[1]
 
 
@@ -100,6 +111,100 @@ def test_a_finished_run_can_be_extended(here):
     assert [row["step"] for row in log("run", "train")] == [1, 2, 3]
 
 
+def test_stretches_of_training_add_up(here):
+    """From constant.pt on, a longer schedule is what it would have been from the beginning; patches may change too."""
+    for out, steps, decay in (("short", 10, 0.8), ("long", 20, 0.5)):
+        start(out, "--steps", steps, "--decay", decay, "--batch", 16, "--minutes", 0)
+        for _ in range(3):
+            train.main(f"--out {out} --resume --minutes 0".split())
+    assert load_checkpoint("short/constant.pt")["step"] == 2
+    assert not equal(*(load_checkpoint(f"{out}/last.pt")["model"] for out in ("short", "long")))
+    assert train.main("--out short --resume constant.pt --steps 20 --decay 0.5 --minutes 0".split()) == 0
+    assert train.main("--out short --resume --minutes 0".split()) == 0
+    short, long = (load_checkpoint(f"{out}/last.pt") for out in ("short", "long"))
+    assert short["step"] == long["step"] == 4
+    assert equal(short["model"], long["model"]) and equal(short["average"], long["average"])
+    assert train.main("--out short --resume --patch 48 --batch 1 --minutes 0".split()) == 0
+    assert load_checkpoint("short/last.pt")["step"] == 5
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_weights_are_averaged_over_the_steps(ema):
+    config = Config(ModelConfig(**TINY, lmbda=[0.01]), DataConfig(patch=32), TrainConfig(batch=2, warmup=0, ema=ema))
+    run = train.Run(config, CPU)
+    run.begin(torch.rand(2, 3, 32, 32))
+    expected = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+    for step in range(12):
+        run.update(torch.rand(2, 3, 32, 32))
+        keep = min(ema, (1 + step) / (10 + step))
+        expected = {name: keep * e + (1 - keep) * run.model.state_dict()[name] for name, e in expected.items()}
+    for name, tensor in run.average.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name])
+    assert equal(run.average.state_dict(), run.model.state_dict()) == (ema == 0)
+    assert not any(p.requires_grad or p.grad_fn for p in run.average.parameters())  # or every step would be remembered
+
+
+def begun(**options) -> tuple[train.Run, str]:
+    """A run at step 0, and what it took over; `init` and `prior` and the like are options of the configuration."""
+    model = TINY | {"lmbda": [0.01]} | {name: options.pop(name) for name in ("prior", "N") if name in options}
+    run = train.Run(Config(ModelConfig(**model), DataConfig(patch=32), TrainConfig(**options)), CPU)
+    return run, run.begin(torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+
+
+def trained(path: str, **options) -> dict[str, torch.Tensor]:
+    """Averaged weights of a run of which none is what it was at step 0, and its checkpoint at `path`."""
+    run, taken = begun(**options)
+    assert taken == ""
+    with torch.no_grad():
+        for parameter in (*run.model.parameters(), *run.average.parameters()):
+            parameter += 0.01 * torch.randn_like(parameter)
+    save_checkpoint(path, run.state())
+    return run.state()["average"]
+
+
+def test_a_run_begins_with_the_weights_of_a_checkpoint_or_of_an_exported_model(tmp_path):
+    checkpoint, exported = str(tmp_path / "a.pt"), str(tmp_path / "a.safetensors")
+    given = trained(checkpoint, seed=1)
+    model = build(ModelConfig(**TINY, lmbda=[0.01]))
+    model.load_state_dict(given)
+    export(model, exported)  # which rounds
+    for path, state in ((checkpoint, given), (exported, model.state_dict())):
+        run, taken = begun(seed=2, init=path)
+        assert taken == f"{len(state)} of {len(state)} tensors from {path}; new: none"
+        assert equal(run.model.state_dict(), state) and equal(run.average.state_dict(), state) and run.step == 0
+
+
+def test_only_tensors_that_match_are_taken_and_only_new_densities_are_fitted(tmp_path):
+    path = str(tmp_path / "a.pt")
+    given = trained(path, seed=1, prior="factorized")
+    run, taken = begun(seed=2, init=path)
+    own, fresh = run.model.state_dict(), begun(seed=2)[0].model.state_dict()
+    kept = [name for name in own if name.split(".")[0] in ("g_a", "g_s", "shrink")]  # a prior of z is not one of y
+    assert all(torch.equal(own[name], given[name]) and not torch.equal(own[name], fresh[name]) for name in kept)
+    words, new = taken.split("; new: ")
+    assert words == f"{len(kept)} of {len(own)} tensors from {path}" and {"h_a", "h_s", "prior"} <= set(new.split(", "))
+    v = run.model.analyse(torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)), None)
+    index = run.model.rows_at(None).outer[0, :, 0, 0] / 2**8
+    scale = run.model.conditional.scale_of(index)
+    torch.testing.assert_close(scale, v.std(dim=(0, 2, 3), correction=0), rtol=0.01, atol=0.07)  # fitted to the weights
+    wider, taken = begun(seed=2, init=path, N=16)
+    assert torch.equal(wider.model.state_dict()["g_a.head.bias"], given["g_a.head.bias"]) and "new: " in taken
+
+
+def test_a_run_cannot_begin_with_what_is_not_a_model(here, capsys):
+    (here / "a.pt").write_bytes(b"nothing of ours")
+    for path in ("a.pt", "missing.pt", "missing.safetensors"):
+        assert start(f"run-{path}", "--init", path) == 1
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if path in line]
+        assert line.startswith("train.py: ")
+
+
+def test_the_command_line_says_what_was_taken_over(here, capsys):
+    start("first", "--minutes", 0)
+    start("second", "--init", "first/last.pt", "--minutes", 0)
+    assert "tensors from first/last.pt; new: none" in capsys.readouterr().out
+
+
 def test_the_same_seed_trains_the_same_model_and_another_seed_another(here):
     for out, seed in (("a", 5), ("b", 5), ("c", 6)):
         start(out, "--seed", seed, "--minutes", 0)
@@ -114,8 +219,10 @@ def test_two_spawned_workers_train_as_the_process_itself_does(here):
     assert equal(alone["model"], workers["model"]) and alone["step"] == 3
 
 
-def test_training_from_nothing_lowers_the_loss(here):
-    start("run", "--shortcut", "false", "--steps", 60, "--log_every", 20, "--val_every", 60, "--lr", 0.003)
+@pytest.mark.parametrize("prior", ["factorized", "mean-scale-hyperprior"])
+def test_training_from_nothing_lowers_the_loss(here, prior):
+    schedule = ("--steps", 60, "--log_every", 20, "--val_every", 60, "--lr", 0.003, "--ema", 0.8)
+    start("run", "--shortcut", "false", "--prior", prior, *schedule)
     first, *_, last = log("run", "train")
     assert last["loss"] < 0.9 * first["loss"]
     begin, end = log("run", "val")
@@ -123,7 +230,7 @@ def test_training_from_nothing_lowers_the_loss(here):
 
 
 def test_without_arguments_it_takes_the_sample_photographs_and_a_fresh_folder(here, capsys):
-    options = "--N 8 --M 16 --blocks 0 0 --lmbda 0.013 --patch 32 --batch 2 --minutes 0".split()
+    options = "--N 8 --M 16 --blocks 0 0 --hyper_N 8 --lmbda 0.013 --patch 32 --batch 2 --minutes 0".split()
     for name in ("001", "002"):
         assert train.main(options) == 0
         assert (here / "runs" / name / "last.pt").exists()

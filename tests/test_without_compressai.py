@@ -22,13 +22,14 @@ sys.meta_path.insert(0, Block())
 
 CODE = """
 from codec.cli import main
-assert main(["compress", "a.png", "-m", "tiny"]) == 0
-assert main(["decompress", "a.lic", "-o", "b.png"]) == 0
+for model in ("tiny", "hyper"):
+    assert main(["compress", "a.png", "-m", model, "-o", model + ".lic"]) == 0
+    assert main(["decompress", model + ".lic", "-o", model + ".png"]) == 0
 """
 
 EVERYTHING = """
-import codec, codec.cli, codec.checkpoint, codec.data, codec.demo, codec.evaluate, codec.model, codec.plot, codec.rivals
-import entropy, entropy.factorized, train, eval
+import codec, codec.base, codec.cli, codec.checkpoint, codec.data, codec.demo, codec.evaluate, codec.hyper, codec.model
+import codec.plot, codec.rivals, entropy, entropy.factorized, entropy.conditional, entropy.integer, train, eval
 """
 
 LIGHT = """
@@ -44,4 +45,4 @@ def test_coding_works_in_a_process_of_its_own(script, models, photo, tmp_path):
     environment = os.environ | {"LIC_MODELS": str(models), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "b.png").exists()
+    assert (tmp_path / "tiny.png").exists() and (tmp_path / "hyper.png").exists()

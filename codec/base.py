@@ -1,0 +1,331 @@
+"""What all codecs share: transforms, gain and precision, and the way from images to bytes and back.
+
+A codec of codec/model.py adds the prior: `forward` for training, and `latent`, `encode`, `decode` and `tables` for
+files. One model serves all rates (Cui et al., "Asymmetric gained deep image compression", 2021): quality q in 0..100
+means lmbda(q) = lmbda_0 * (lmbda_1 / lmbda_0)^(q/100), and the latent is multiplied by a gain per channel that can only
+grow with q. With a single lmbda in the configuration the gain is 1.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import entropy
+from codec import bitstream, lossless
+from codec import image as img
+from codec.config import ModelConfig
+from codec.layers import Knots, interpolate
+from codec.transforms import TRANSFORMS
+
+SHORTCUT_SCALE = 8.0  # the latent of an all-rates model is 8 times the orthonormal DCT of [0, 1] pixels
+
+
+class Output(NamedTuple):
+    """What one forward pass gives."""
+
+    x_hat: Tensor  # (B, 3, H, W), not clamped
+    bits: Tensor  # (B,), estimated bits of each image
+
+
+@dataclass(frozen=True)
+class Latent:
+    """What is coded of a batch of images, and beside it what the decoder derives on the way."""
+
+    y: np.ndarray  # (B, M, h, w) int32
+    z: np.ndarray | None = None  # (B, K, ceil(h/4), ceil(w/4)) int32, of a codec with a hyperprior
+    index: np.ndarray | None = None  # (B, M, h, w) uint8, the table of each symbol of y
+    mean: Tensor | float = 0.0  # (B, M, h, w) float32, what y is a difference to
+
+    def of(self, i: int) -> "Latent":
+        """That of image i of the batch, as a batch of one."""
+        parts = (self.y, self.z, self.index, self.mean)
+        return Latent(*(part if part is None or isinstance(part, float) else part[i : i + 1] for part in parts))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the model expects of one image at one quality, without coding it."""
+
+    bits: float  # -log2 of the float densities of evaluation-mode forward, all symbols
+    cross_entropy: float  # the same in bits per symbol of y
+    empirical_entropy: float  # bits per symbol of an ideal coder that knew each channel's histogram in this image
+    symbols: np.ndarray  # (M, h, w) int32
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether bf16 arithmetic is an instruction of this device and not an emulation."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+class Gain(nn.Module):
+    """Per-channel step sizes of a latent: 9 knots over the quality range, log-linear in between, never decreasing.
+
+    `first` and `last` are the gains at both ends at step 0.
+    """
+
+    def __init__(self, channels: int, first: float, last: float):
+        super().__init__()
+        growth = math.log(last / first) / (Knots.COUNT - 1)
+        self.first = nn.Parameter(torch.full((1, channels), math.log(first)))
+        self.growth = nn.Parameter(torch.full((Knots.COUNT - 1, channels), math.log(math.expm1(growth))))
+
+    def forward(self, level: Tensor) -> Tensor:
+        """level (B,) in [0, 1] -> gain (B, C, 1, 1)."""
+        log_gain = torch.cat((self.first, self.first + nn.functional.softplus(self.growth).cumsum(dim=0)))
+        return interpolate(log_gain, level).exp()
+
+
+def step_gain(lmbda: float) -> float:
+    """Gain over the latent (8 x orthonormal DCT) whose unit step is optimal for a DCT coder at high rate.
+
+    With distortion step^2/12 per coefficient and rate -log2(step), d/dstep (bpp + lmbda 255^2 mse) = 0 for three
+    colours at step^2 = 18 / (ln 2 * lmbda * 255^2).
+    """
+    return math.sqrt(math.log(2) * lmbda * 255**2 / 18) / SHORTCUT_SCALE
+
+
+def fit_size(encode: Callable[[Image.Image, int], bytes], image: Image.Image, max_bytes: float) -> tuple[bytes, int]:
+    """The file of the highest quality in 0..100 that takes at most `max_bytes`, and that quality; of 0 if none does.
+
+    Found by bisection, so that the quality above, if there is one, has been seen to take more.
+    """
+    fitting, low, high = None, 0, 100
+    while low <= high:
+        middle = (low + high) // 2
+        data = encode(image, middle)
+        if len(data) <= max_bytes:
+            fitting, low = (data, middle), middle + 1
+        else:
+            high = middle - 1
+    return fitting or (data, 0)
+
+
+class Codec(nn.Module):
+    """g_a, g_s and the gain. Images are (B, 3, H, W) in [0, 1] of any size from 1x1."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        scale = SHORTCUT_SCALE * (1.0 if config.variable_rate else step_gain(config.lmbda[0]))
+        analysis, synthesis = TRANSFORMS[config.transform]
+        options = dict(
+            N=config.N, M=config.M, blocks=config.blocks, shortcut=config.shortcut, scale=scale,
+            conditioned=config.variable_rate, lapped=config.lapped,
+        )  # fmt: skip
+        self.g_a = analysis(**options)
+        self.g_s = synthesis(**options)
+        self.gain = Gain(config.M, *map(step_gain, config.lmbda)) if config.variable_rate else None
+        self.shrink = Knots(config.M)
+        self.bf16 = False  # run the trunks of g_a and g_s in bfloat16
+        self.id = "0" * 16  # set by export and load: hash of configuration, weights and tables
+
+    def level(self, quality: Tensor | None) -> Tensor | None:
+        """quality (B,) in 0..100 -> level (B,) in [0, 1]; None for a fixed lambda."""
+        return quality / 100 if self.config.variable_rate else None
+
+    def autocast(self, x: Tensor) -> torch.autocast:
+        return torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def analyse(self, x: Tensor, level: Tensor | None) -> Tensor:
+        """x (B, 3, H, W) -> v (B, M, ceil(H/16), ceil(W/16)), the latent times its gain: a step is 1."""
+        with self.autocast(x):
+            y = self.g_a(img.pad(img.normalise(x)), level)
+        return y * self.gain_at(level)
+
+    def gain_at(self, level: Tensor | None) -> Tensor:
+        """Gain (B, M, 1, 1) at a level (B,); (1, M, 1, 1) ones for a fixed lambda."""
+        return torch.ones(1, self.config.M, 1, 1, device=self.device) if level is None else self.gain(level)
+
+    def shrink_at(self, level: Tensor | None) -> Tensor:
+        """How much nearer to zero symbols are put back (B, M, 1, 1), at a level (B,)."""
+        return self.shrink(level if level is not None else torch.zeros(1, device=self.device))
+
+    def synthesise(self, v_hat: Tensor, level: Tensor | None, size: tuple[int, int]) -> Tensor:
+        """v_hat (B, M, h, w), dequantized, in steps -> x_hat (B, 3, *size)."""
+        y_hat = v_hat / self.gain_at(level)
+        with self.autocast(y_hat):
+            x_hat = img.denormalise(self.g_s(y_hat, level))
+        return img.crop(x_hat, *size)
+
+    # ---- what a prior adds ----
+
+    def forward(self, x: Tensor, quality: Tensor | None = None) -> Output:
+        """Reconstruction and estimated bits; train(): straight-through, noise for the rate; eval(): as coded."""
+        raise NotImplementedError
+
+    def fit(self, x: Tensor) -> None:
+        """Before step 0: set the units of the densities to what x (B, 3, H, W) in [0, 1] leads to. A density that
+        starts far too wide costs bits that take long to unlearn.
+        """
+        raise NotImplementedError
+
+    def _latent(self, x: Tensor, quality: int | None) -> Latent:
+        raise NotImplementedError
+
+    def _dequantize(self, latent: Latent, level: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+    def _encode(self, latent: Latent, quality: int | None) -> list[bitstream.Section]:
+        raise NotImplementedError
+
+    def _decode(self, sections: list[bitstream.Section], quality: int | None, shape: tuple[int, int]) -> Latent:
+        raise NotImplementedError
+
+    def build_tables(self, qualities: list[int | None] | None = None) -> None:
+        """Make the integer tables from the densities: at export for all qualities, in validation for those wanted."""
+        raise NotImplementedError
+
+    def tables(self) -> dict[str, Tensor]:
+        """The tables of all qualities, as export stores them."""
+        raise NotImplementedError
+
+    def load_tables(self, tensors: dict[str, np.ndarray]) -> None:
+        """Take over what `tables` gave."""
+        raise NotImplementedError
+
+    # ---- from here on: images and bytes, always in evaluation mode, without gradients ----
+
+    @property
+    def device(self) -> torch.device:
+        return self.shrink.values.device
+
+    @property
+    def precision(self) -> str:
+        """What the trunks of g_a and g_s run in: bf16 or fp32."""
+        return "bf16" if self.bf16 else "fp32"
+
+    def parameter_count(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    def kmac(self) -> tuple[float, float]:
+        """Thousand multiply-accumulates per pixel of (encoder, decoder), everything that is run for a 256x256 image."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        size, quality = (256, 256), self.qualities[len(self.qualities) // 2]
+        with FlopCounterMode(display=False) as encoder:
+            latent = self.latent(torch.zeros(1, 3, *size), quality)
+        data = self.encode(latent, quality, "RGB", size)
+        with FlopCounterMode(display=False) as decoder:
+            self.reconstruct(self.decode(*bitstream.read(data)), size, quality)
+        per_pixel = 2 * size[0] * size[1] * 1000
+        return encoder.get_total_flops() / per_pixel, decoder.get_total_flops() / per_pixel
+
+    def use_bf16(self, precision: str = "auto") -> "Codec":
+        """Precision of the trunks: `auto` is bf16 where the device has it natively, `fp32` never."""
+        self.bf16 = precision == "auto" and has_native_bf16(self.device)
+        return self
+
+    @property
+    def qualities(self) -> list[int | None]:
+        """Every quality this model can be asked for."""
+        return list(range(101)) if self.config.variable_rate else [None]
+
+    def _batch_of(self, quality: int | None, count: int) -> Tensor | None:
+        if self.config.variable_rate:
+            if type(quality) is not int or not 0 <= quality <= 100:
+                raise ValueError(f"quality must be an integer in 0..100, not {quality!r}")
+            return torch.full((count,), float(quality), device=self.device)
+        if quality is not None:
+            raise ValueError(f"this model was trained for one lambda and has no quality, but got {quality!r}")
+        return None
+
+    @contextlib.contextmanager
+    def _coding(self):
+        """Evaluation mode without gradients, the mode of every module restored afterwards."""
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+    def latent(self, x: Tensor, quality: int | None = None) -> Latent:
+        """What is coded of x (B, 3, H, W) in [0, 1]."""
+        with self._coding():
+            return self._latent(x.to(self.device), quality)
+
+    def reconstruct(self, latent: Latent, size: tuple[int, int], quality: int | None = None) -> Tensor:
+        """x_hat (B, 3, *size), not clamped."""
+        with self._coding():
+            level = self.level(self._batch_of(quality, len(latent.y)))
+            return self.synthesise(self._dequantize(latent, level), level, size)
+
+    def encode(self, latent: Latent, quality: int | None, mode: str, size: tuple[int, int]) -> bytes:
+        """The latent of one image of `size` (height, width) -> the bytes of a file."""
+        header = bitstream.Header(self.id, quality, mode, width=size[1], height=size[0])
+        return bitstream.write(header, self._encode(latent, quality))
+
+    def decode(self, header: bitstream.Header, sections: list[bitstream.Section]) -> Latent:
+        """The latent of a file that `bitstream.read` has accepted; FormatError if it is not intact."""
+        if header.model != self.id:
+            raise bitstream.FormatError(f"written by model {header.model}, but this is model {self.id}")
+        if (header.quality is None) == self.config.variable_rate:
+            raise bitstream.FormatError(f"quality {header.quality} does not fit this model")
+        shape = (-(-header.height // img.STRIDE), -(-header.width // img.STRIDE))
+        try:
+            with self._coding():
+                return self._decode(sections, header.quality, shape)
+        except entropy.StreamError as error:
+            raise bitstream.FormatError(f"damaged: {error}") from error
+
+    def compress(self, image: Image.Image, quality: int | None = None) -> bytes:
+        """A PIL image (RGB or L) as the bytes of a .lic file; quality 0..100, None for a fixed-lambda model.
+
+        A drawing is kept without loss where that is not larger (codec/lossless.py).
+        """
+        if image.mode not in bitstream.MODES:
+            raise ValueError(f"images are RGB or L, not {image.mode}: convert with image.convert('RGB') first")
+        if image.width == 0 or image.height == 0:
+            raise ValueError("the image has no pixels")
+        latent = self.latent(img.to_tensor(image), quality)
+        data = self.encode(latent, quality, image.mode, (image.height, image.width))
+        if not lossless.looks_drawn(image):
+            return data
+        header = bitstream.Header(self.id, quality, image.mode, image.width, image.height)
+        exact = bitstream.write(header, [bitstream.Section(bitstream.LOSSLESS, lossless.encode(image))])
+        return min(exact, data, key=len)
+
+    def compress_to(self, image: Image.Image, max_bytes: float) -> tuple[bytes, int]:
+        """The largest file of at most `max_bytes`, and its quality; ValueError if even quality 0 takes more.
+
+        Compresses seven times at most: g_a sees the quality, so it cannot be run once for all.
+        """
+        if not self.config.variable_rate:
+            raise ValueError("this model was trained for one lambda: it cannot aim at a size")
+        data, quality = fit_size(self.compress, image, max_bytes)
+        if not len(data) <= max_bytes:  # nor if that is NaN
+            bpp = 8 * len(data) / (image.width * image.height)
+            raise ValueError(f"quality 0 takes {len(data)} bytes ({bpp:.3f} bpp), above the target of {max_bytes:.0f}")
+        return data, quality
+
+    def decompress(self, data: bytes, max_pixels: int = bitstream.MAX_PIXELS) -> Image.Image:
+        """The image of a .lic file written by this model; FormatError if the file is damaged or another model's."""
+        header, sections = bitstream.read(data, max_pixels)
+        if any(section.tag == bitstream.LOSSLESS for section in sections):
+            if len(sections) != 1:
+                raise bitstream.FormatError("damaged: a lossless section is not alone")
+            return lossless.decode(sections[0].payload, (header.width, header.height), header.mode)
+        latent = self.decode(header, sections)
+        x_hat = self.reconstruct(latent, (header.height, header.width), header.quality)
+        return img.to_image(x_hat, header.mode)
+
+    def estimate(self, image: Image.Image, quality: int | None = None) -> Estimate:
+        """Bits that forward expects for an image, beside the entropy of the symbols themselves."""
+        x = img.to_tensor(image).to(self.device)
+        with self._coding():
+            bits = self(x, self._batch_of(quality, 1)).bits.item()
+        symbols = self.latent(x, quality).y[0]
+        counts = [np.unique(channel, return_counts=True)[1] for channel in symbols]
+        own = sum(float((c * np.log2(c.sum() / c)).sum()) for c in counts)
+        return Estimate(bits, bits / symbols.size, own / symbols.size, symbols)

@@ -1,0 +1,88 @@
+"""Exact layers: convolutions whose outputs are the same integers on every machine, device, batch size and thread count.
+
+A decoder must find the very table indices that the encoder used, and floating-point sums depend on their order. Here
+every number is an integer in a float64 tensor and every sum stays below 2**53, so no order of summation, no fused
+multiply-add and no vector width can change it; float64 is also out of reach of autocast and of TF32. Ballé, Johnston
+and Minnen, "Integer networks for data compression with latent-variable models" (2019), made the case; JPEG AI keeps
+just the scale path exact, as we do.
+
+Activations count in steps of 2**-8, weights in steps of 2**-12. Training runs the same arithmetic and passes gradients
+straight through every rounding (Bengio, Léonard and Courville, 2013), so nothing is lost at export.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ACTIVATION_BITS = 8  # an activation of 1.0 is the integer 2**8
+WEIGHT_BITS = 12  # a weight of 1.0 is the integer 2**12
+LARGEST = 2.0**16 - 1  # activations between layers are clamped to 0..LARGEST, 0 to 256 in real units
+EXACT = 2.0**53  # integers below it are exact in float64
+
+
+class _StraightThrough(torch.autograd.Function):
+    """`rounded` in the forward pass, the gradient goes to x as if nothing had been rounded."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, rounded: Tensor) -> Tensor:
+        return rounded.clone()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
+
+
+def straight_through(x: Tensor, rounded: Tensor) -> Tensor:
+    """The value of `rounded` with the gradient of x; same shape and dtype."""
+    return _StraightThrough.apply(x, rounded)
+
+
+def to_grid(x: Tensor, bits: int) -> Tensor:
+    """x in steps of 2**-bits: the nearest integers, float64, with a straight-through gradient."""
+    steps = x.double() * 2.0**bits
+    return straight_through(steps, torch.round(steps))
+
+
+def shift(x: Tensor, bits: int) -> Tensor:
+    """floor(x / 2**bits) of integers, as an arithmetic shift to the right; gradient 2**-bits."""
+    quotient = x * 2.0**-bits
+    return straight_through(quotient, torch.floor(quotient))
+
+
+def rectify(x: Tensor) -> Tensor:
+    """Activations clamped to what the next layer may get: 0..LARGEST."""
+    return x.clamp(0, LARGEST)
+
+
+class IntegerConv2d(nn.Module):
+    """Convolution of integers without padding: (B, C, H, W) -> (B, C', H - k + 1, W - k + 1), both float64 integers.
+
+    Inputs and outputs count in steps of 2**-ACTIVATION_BITS. The weights start as for a ReLU (He et al., 2015).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1):
+        super().__init__()
+        self.kernel_size = kernel_size
+        fan_in = in_channels * kernel_size**2
+        self.weight = nn.Parameter(
+            torch.randn(out_channels, in_channels, kernel_size, kernel_size) * (2 / fan_in) ** 0.5
+        )
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, x: Tensor, offset: Tensor | float = 0.0) -> Tensor:
+        """offset: integers that broadcast to the output, in its steps, added before it is returned."""
+        B, _, H, W = x.shape
+        k = self.kernel_size
+        columns = F.unfold(x, k) if k > 1 else x.flatten(2)  # (B, C k^2, H' W')
+        sums = to_grid(self.weight, WEIGHT_BITS).flatten(1) @ columns
+        sums = sums + to_grid(self.bias, WEIGHT_BITS + ACTIVATION_BITS)[:, None]
+        return shift(sums, WEIGHT_BITS).view(B, -1, H - k + 1, W - k + 1) + offset
+
+    @torch.no_grad()
+    def check_bound(self, largest: float) -> None:
+        """ValueError unless every sum is exact for inputs of magnitude up to `largest`, whatever their order."""
+        reach = to_grid(self.weight, WEIGHT_BITS).flatten(1).abs().sum(1) * largest
+        reach = reach + to_grid(self.bias, WEIGHT_BITS + ACTIVATION_BITS).abs()
+        if not bool((reach < EXACT).all()):
+            channel = int(reach.argmax())
+            raise ValueError(f"output channel {channel} can reach {float(reach[channel]):.3g}; 2**53 is the limit")

@@ -1,0 +1,75 @@
+"""The benchmarks that make promises see when one is broken."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import offtrack, portability
+from codec.checkpoint import load_model
+
+
+@pytest.mark.parametrize("name", ["hyper", "fixed"])
+def test_portability_decodes_what_it_encoded_and_sees_other_symbols_and_images(
+    name, models, photos, tmp_path, capsys, monkeypatch
+):
+    some = [portability.REFERENCE, portability.Cell("cpu", 1, "fp32", 4), portability.Cell("cpu", 1, "bf16", 4)]
+    monkeypatch.setattr(portability, "cells", lambda: some)
+    for i, photo in enumerate(photos[:2]):
+        photo.save(tmp_path / f"{i}.png")
+    model, out = str(models / f"{name}.safetensors"), tmp_path / "out"
+    assert portability.main(["encode", "--model", model, "--data", str(tmp_path), "--out", str(out)]) == 0
+    decode = ["decode", "--model", model, "--out", str(out)]
+    assert portability.main(decode) == 0
+    text = capsys.readouterr().out
+    assert text.count("PASS") == 3 and "FAIL" not in text and str(tmp_path) not in text
+
+    manifest = (out / "manifest.json").read_text()
+    about = json.loads(manifest)
+    key = next(iter(about["files"]))
+    about["files"][key]["symbols"] = "0" * 64
+    (out / "manifest.json").write_text(json.dumps(about))
+    assert portability.main(decode) == 1
+    assert "FAIL: symbols" in capsys.readouterr().out
+
+    (out / "manifest.json").write_text(manifest)
+    photos[2].save(out / f"{key}.png")
+    assert portability.main(decode) == 1
+    text = capsys.readouterr().out
+    assert "PASS: symbols" in text and "FAIL: fp32" in text and "FAIL: bf16" in text
+
+    other = str(models / "tiny.safetensors")
+    assert portability.main([*decode[:2], other, *decode[3:]]) == 1
+    assert "FAIL: written by model" in capsys.readouterr().out
+
+
+def test_images_off_the_beaten_track_are_the_same_every_time_and_what_they_say():
+    for name, draw in offtrack.IMAGES.items():
+        image = draw()
+        assert (image.size, image.mode) == (offtrack.SIZE, "RGB") and image.tobytes() == draw().tobytes(), name
+    board = np.asarray(offtrack.checkerboard(1))[..., 0]
+    assert (
+        set(np.unique(board)) == {0, 255} and (board[1:] != board[:-1]).all() and (board[:, 1:] != board[:, :-1]).all()
+    )
+
+
+def test_jpeg_gets_at_most_our_bytes_and_the_worst_block_is_found():
+    image = offtrack.text_page()
+    coded, quality = offtrack.jpeg(image, 20_000)
+    more = len(offtrack.RIVALS["jpeg"].encode(image, quality + 1))
+    assert coded.bytes <= 20_000 < more and coded.worst < coded.psnr
+    assert offtrack.jpeg(image, 100)[0] is None
+    spoilt = np.array(image)
+    spoilt[32:48, 64:80] = 255 - spoilt[32:48, 64:80]
+    assert offtrack.worst_block(image, offtrack.Image.fromarray(spoilt)) < 4.0
+
+
+def test_a_codec_that_breaks_the_promise_is_seen(models, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(offtrack, "IMAGES", {"text": offtrack.text_page})
+    path = str(models / "hyper.safetensors")
+    code = offtrack.main(["--model", path, "--out", str(tmp_path), "--qualities", "20", "70"])
+    rows = list(offtrack.rows(load_model(path), [20, 70]))
+    assert code == int(not all(row.kept for row in rows)) and (tmp_path / "offtrack.png").is_file()
+    assert (tmp_path / "offtrack.md").read_text() in capsys.readouterr().out
+    bad = rows[1]._replace(mine=rows[1].theirs._replace(psnr=rows[1].theirs.psnr - 3.1))
+    assert not bad.kept and bad.cells()[-1] == "NO"

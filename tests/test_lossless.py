@@ -1,0 +1,81 @@
+"""Drawings: kept to the last pixel where that is smaller, and never at the price of a photograph."""
+
+import io
+
+import numpy as np
+import pytest
+from conftest import noise_image
+from PIL import Image, ImageDraw
+
+from codec import bitstream, lossless
+from codec.bitstream import LOSSLESS, FormatError, Header, Section
+from codec.image import to_tensor
+
+
+def drawing(mode: str = "RGB") -> Image.Image:
+    """Lines and letters on white."""
+    image = Image.new(mode, (120, 90), "white")
+    draw = ImageDraw.Draw(image)
+    draw.line((0, 0, 119, 89), "black")
+    draw.text((5, 40), "rate and distortion", "black")
+    return image
+
+
+def board() -> Image.Image:
+    """Black and white in turn, pixel by pixel."""
+    return Image.fromarray((np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("image", [drawing(), drawing("L"), board(), Image.new("RGB", (48, 32), "navy")])
+def test_a_drawing_comes_back_exactly_and_takes_no_more_than_the_learned_way(model, image):
+    data = model.compress(image, 60)
+    header, sections = bitstream.read(data)
+    assert [section.tag for section in sections] == [LOSSLESS]
+    latent = model.latent(to_tensor(image), 60)
+    assert len(data) <= len(model.encode(latent, 60, image.mode, (image.height, image.width)))
+    decoded = model.decompress(data)
+    assert decoded.mode == image.mode and np.array_equal(np.asarray(decoded), np.asarray(image))
+
+
+def test_photographs_and_noise_go_the_learned_way(model, photos):
+    for image in (*photos, noise_image(64, 64)):
+        assert not lossless.looks_drawn(image)
+        assert LOSSLESS not in [section.tag for section in bitstream.read(model.compress(image, 60))[1]]
+
+
+def test_a_drawing_that_is_smaller_the_learned_way_goes_there(model, photo):
+    wide = photo.resize((photo.width * 6, photo.height * 6), Image.Resampling.NEAREST)
+    assert lossless.looks_drawn(wide)
+    assert LOSSLESS not in [section.tag for section in bitstream.read(model.compress(wide, 0))[1]]
+
+
+def file(payload: bytes, size: tuple[int, int] = (120, 90), more: tuple[Section, ...] = ()) -> bytes:
+    return bitstream.write(Header("0" * 16, 60, "RGB", *size), [Section(LOSSLESS, payload), *more])
+
+
+def webp(**options) -> bytes:
+    buffer = io.BytesIO()
+    drawing().save(buffer, "WEBP", **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        file(b""),
+        file(b"RIFF"),
+        file(webp(lossless=True)[:-20]),
+        file(webp(lossless=True), size=(90, 120)),
+        file(webp(save_all=True, append_images=[board().convert("RGB").resize((120, 90))])),
+        file(webp(lossless=True), more=(Section(bitstream.LATENT, b"x"),)),
+        file(webp(lossless=True), more=(Section(LOSSLESS, webp(lossless=True)),)),
+    ],
+)
+def test_a_damaged_lossless_section_is_a_format_error(model, data):
+    with pytest.raises(FormatError, match="lossless"):
+        model.decompress(data)
+
+
+def test_images_beyond_what_webp_holds_are_not_tried():
+    assert not lossless.looks_drawn(Image.new("L", (lossless.LARGEST_SIDE + 1, 8)))
+    assert not lossless.looks_drawn(Image.new("L", (2, 2)))

@@ -1,0 +1,168 @@
+"""Files decode everywhere: whatever thread count, precision, batch, device or process wrote them, and for ever.
+
+Floats may differ from machine to machine, and so may the encoder's symbols and, by a grey level, the decoder's image.
+What the decoder reads may not. tests/golden/ holds files that were written once: `python tests/test_portability.py`
+makes them anew and prints their hashes, which is right only after a deliberate change of the format.
+"""
+
+import hashlib
+import itertools
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from codec import bitstream
+from codec.base import Latent
+from codec.checkpoint import WEIGHTS, export, load_model
+from codec.image import sample_images, to_tensor
+from codec.metrics import psnr
+
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+CELLS = list(itertools.product(DEVICES, (1, 2), (False, True)))  # device, threads, bf16 trunks
+GOLDEN = Path(__file__).parent / "golden"
+HASHES = {  # of what the golden files hold
+    "hyper": "a86b42ca4d22867072ccc32c73acaad205b6106b7c071816c4dadc7982c01eeb",
+    "fast-factorized": "f42e75e7f96568b4bc7c68c09c1503db530f0e4126db0a4e4708e608d835da4f",
+}
+MODELS = {"hyper": GOLDEN / "hyper.safetensors", "fast-factorized": WEIGHTS / "fast-factorized.safetensors"}
+
+DECODE = """
+import sys
+from pathlib import Path
+import torch
+from codec import bitstream
+from codec.checkpoint import load_model
+from test_portability import digest
+torch.set_num_threads(2)
+model = load_model(sys.argv[1])
+for path in sys.argv[2:]:
+    print(digest(model.decode(*bitstream.read(Path(path).read_bytes()))))
+"""
+
+
+def digest(latent: Latent) -> str:
+    """SHA-256 of everything about a latent that is exact, the same on every machine."""
+    sha = hashlib.sha256()
+    for part in (latent.y, latent.z, latent.index):
+        sha.update(b"none" if part is None else f"{part.shape}".encode() + part.astype("<i4").tobytes())
+    return sha.hexdigest()
+
+
+def set_up(model, device: str, threads: int, bf16: bool) -> None:
+    torch.set_num_threads(threads)
+    model.to(device).bf16 = bf16
+
+
+@pytest.fixture(autouse=True)
+def one_thread_afterwards():
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", params=["tiny", "hyper"])
+def written(request, models, photos):
+    """Path of a model, and the different files that it wrote in all cells: name -> (bytes, the encoder's latent)."""
+    path = models / f"{request.param}.safetensors"
+    model = load_model(path)
+    x = torch.cat([to_tensor(photo) for photo in photos])
+    files = {}
+    for device, threads, bf16 in CELLS:
+        set_up(model, device, threads, bf16)
+        batch = model.latent(x, 70)
+        ways = {
+            "batch": [batch.of(i) for i in range(len(x))],
+            "alone": [model.latent(x[i : i + 1], 70) for i in range(len(x))],
+        }
+        for (way, latents), i in itertools.product(ways.items(), range(len(x))):
+            data = model.encode(latents[i], 70, "RGB", (64, 96))
+            files[data] = f"{device}-threads{threads}-{model.precision}-{way}{i}", latents[i]
+    return path, {name: (data, latent) for data, (name, latent) in files.items()}
+
+
+@pytest.mark.parametrize("device, threads, bf16", CELLS)
+def test_every_cell_decodes_the_symbols_of_every_other(written, device, threads, bf16):
+    path, files = written
+    model = load_model(path)
+    set_up(model, device, threads, bf16)
+    for data, latent in files.values():
+        assert digest(model.decode(*bitstream.read(data))) == digest(latent)
+
+
+def test_another_process_decodes_the_same_symbols(written, tmp_path):
+    path, files = written
+    for name, (data, _) in files.items():
+        (tmp_path / name).write_bytes(data)
+    command = [sys.executable, "-c", DECODE, path, *(tmp_path / name for name in files)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [digest(latent) for _, latent in files.values()]
+
+
+def test_images_of_fp32_cells_differ_by_a_grey_level_at_most_and_hardly_ever(written):
+    path, files = written
+    model, decoded = load_model(path), []
+    for cell in CELLS:
+        if not cell[2]:
+            set_up(model, *cell)
+            decoded.append([np.asarray(model.decompress(data), np.int16) for data, _ in files.values()])
+    difference = np.abs(np.array(decoded) - decoded[0])
+    assert difference.max() <= 1 and (difference > 0).mean() <= 0.001
+
+
+@pytest.mark.parametrize("quality", [10, 50, 90])
+def test_bf16_trunks_of_the_shipped_model_cost_at_most_two_hundredths_of_a_decibel(quality):
+    model = load_model(MODELS["fast-factorized"], precision="fp32")
+    cells = {}
+    for name, photo in sample_images():
+        photo = photo.crop((100, 50, 356, 242))
+        for encoder, decoder in itertools.product((False, True), repeat=2):
+            model.bf16 = encoder
+            data = model.compress(photo, quality)
+            model.bf16 = decoder
+            cells[name, encoder, decoder] = psnr(photo, model.decompress(data))
+    for (name, _, _), value in cells.items():
+        assert math.isclose(value, cells[name, False, False], abs_tol=0.02)
+    assert len(set(cells.values())) > len(cells) / 2  # they do differ
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("name", HASHES)
+def test_golden_files_decode_for_ever(name, bf16):
+    model = load_model(MODELS[name], precision="fp32")
+    model.bf16 = bf16
+    data = (GOLDEN / f"{name}.lic").read_bytes()
+    latent = model.decode(*bitstream.read(data))
+    assert digest(latent) == HASHES[name]
+    assert all(part is None or len(np.unique(part)) > 5 for part in (latent.y, latent.z, latent.index))
+    expected = np.asarray(Image.open(GOLDEN / f"{name}.png"), np.int16)
+    decoded = np.asarray(model.decompress(data), np.int16)
+    assert decoded.shape == expected.shape == (96, 128, 3)
+    if not bf16:
+        assert np.abs(decoded - expected).max() <= 1
+
+
+def make_golden() -> None:
+    """Write tests/golden/ and print the hashes."""
+    from conftest import HYPER, tiny_model
+
+    face = dict(sample_images())["astronaut"].crop((160, 60, 288, 156))
+    GOLDEN.mkdir(exist_ok=True)
+    model = tiny_model(face, [0.0009, 0.18], HYPER, N=8, M=8, blocks=[1, 0], hyper_N=8, hyper_M=5)
+    model.prior.scale *= 0.1  # narrow tables: a small file, and some symbols are escaped
+    export(model, MODELS["hyper"])
+    for name, quality in (("hyper", 60), ("fast-factorized", 50)):
+        model = load_model(MODELS[name], precision="fp32")
+        data = model.compress(face, quality)
+        (GOLDEN / f"{name}.lic").write_bytes(data)
+        model.decompress(data).save(GOLDEN / f"{name}.png", optimize=True)
+        print(f'    "{name}": "{digest(model.decode(*bitstream.read(data)))}",')
+
+
+if __name__ == "__main__":
+    make_golden()
