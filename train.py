@@ -250,10 +250,13 @@ def finish(run: Run, out: Path, command: str) -> None:
 
     run.load(load_checkpoint(out / "best.pt"))
     path = out / "model.safetensors"
-    id = export(run.average, path, {"command": command, "steps": str(run.step)})
+    about = {"command": command, "steps": str(run.step)}
+    id = export(run.average, path, about)
     images = [(f"val{i:02d}", image) for i, image in enumerate(data.validation_images(run.config.data))]
     model = load_model(path, run.device, run.config.train.precision)
     results = evaluate([lic_codec(model), rival_codec("jpeg")], images, out / "rd", ms_ssim=False)
+    rates = [point["bpp"] for point in results[0].means()]
+    export(run.average, path, about | {"rates": f"{min(rates):.2g} to {max(rates):.2g} bpp"})  # the id stays
     rd_curves([result.curve() for result in results], out / "rd.png", "Validation images")
     print(f"exported step {run.step} as {path} (id {id}); its curve: {out / 'rd.png'}")
     print(f"use it: lic compress photo.png -m {path}")

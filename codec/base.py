@@ -241,14 +241,15 @@ class Codec(nn.Module):
     @contextlib.contextmanager
     def _coding(self):
         """Evaluation mode without gradients, the mode of every module restored afterwards."""
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
+        trained = [module for module in self.modules() if module.training]
+        for module in trained:
+            module.training = False
         try:
             with torch.inference_mode():
                 yield
         finally:
-            for module, mode in modes.items():
-                module.training = mode
+            for module in trained:
+                module.training = True
 
     def latent(self, x: Tensor, quality: int | None = None) -> Latent:
         """What is coded of x (B, 3, H, W) in [0, 1]."""

@@ -7,10 +7,12 @@ A model is the file given, or is looked for by name or id in the package, then i
 variable LIC_MODELS.
 """
 
+import ctypes
 import hashlib
 import io
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +31,9 @@ FORMAT = "lic-model-1"
 WEIGHTS = Path(__file__).parent / "weights"
 DEFAULT = "fast-factorized"
 OLDEST = {"prior": "factorized", "lapped": False}  # what models have whose configuration does not say
+
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 
 
 class ModelError(ValueError):
@@ -124,8 +129,20 @@ def about(path: Path | str) -> dict[str, str]:
     return metadata
 
 
+def keep_freed_memory() -> None:
+    """Have glibc keep what tensors free, up to 256 MiB, instead of giving it back to the system each time: the page
+    faults of getting it again took a third of the time of coding an image. It is a setting of the whole process; on
+    other systems nothing happens.
+    """
+    if not sys.platform.startswith("linux") or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        return
+    for option, value in ((M_MMAP_THRESHOLD, 32 << 20), (M_TRIM_THRESHOLD, 256 << 20), (M_TOP_PAD, 64 << 20)):
+        libc.mallopt(option, value)
+
+
 def load_model(path: Path | str, device: str | torch.device = "cpu", precision: str = "auto") -> Codec:
     """An exported model, ready to compress and decompress; its id is checked against its content."""
+    keep_freed_memory()
     metadata = about(path)
     with safe_open(path, framework="np") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.layers import Block, Conv2d, Knots, mirror_pad
-from codec.quantize import lower_bound
+from codec.quantize import between
 from codec.transforms import fold
 from entropy.integer import ACTIVATION_BITS, LARGEST, IntegerConv2d, rectify, shift, to_grid
 
@@ -44,7 +44,8 @@ class FastHyperAnalysis(nn.Module):
 
     def forward(self, v: Tensor, level: Tensor) -> Tensor:
         v = mirror_pad(v, 0, -v.shape[-1] % 4, 0, -v.shape[-2] % 4)
-        h = self.stem(torch.asinh(v))  # symbols reach hundreds at high rates
+        v = torch.copysign(torch.log(v.abs() + torch.sqrt(v * v + 1)), v)  # asinh: symbols reach hundreds at high rates
+        h = self.stem(v)
         gamma, beta = self.condition(level).chunk(2, dim=1)
         h = F.gelu(h * (1 + gamma).to(h.dtype) + beta.to(h.dtype))
         h = self.block(self.down(fold(h, 2)))
@@ -81,9 +82,9 @@ class HyperSynthesis(nn.Module):
     def forward(self, z_q: Tensor, rows: Rows, levels: int) -> tuple[Tensor, Tensor | None]:
         """z_q (B, K, h', w') integers of any dtype; the index is in 0..levels-1 and carries a gradient in training."""
         h = self.features(z_q.double() * rows.step, rows.inner)
-        index = self.scale(same(h, self.scale)) * 2**INDEX_BITS + rows.outer
-        index = shift(index + 2 ** (ACTIVATION_BITS - 1), ACTIVATION_BITS)  # to the nearest
-        index = -lower_bound(-lower_bound(index, 0.0), 1.0 - levels)
+        half = 2 ** (ACTIVATION_BITS - 1)  # for the nearest index
+        index = torch.add(rows.outer + half, self.scale(same(h, self.scale)), alpha=2**INDEX_BITS)
+        index = between(shift(index, ACTIVATION_BITS), 0.0, levels - 1.0)
         if self.mean is None:
             return index, None
         return index, self.mean((h * 2.0**-ACTIVATION_BITS).float())
@@ -136,7 +137,7 @@ class FastHyperSynthesis(HyperSynthesis):
 
     def features(self, z: Tensor, inner: Tensor) -> Tensor:
         one, up_one, two, up_two = self.layers
-        h = rectify(one(same(z, one), inner))  # (B, N, h', w')
+        h = rectify(one(same(z, one)) + inner)  # (B, N, h', w')
         h = F.pixel_shuffle(rectify(up_one(h)), 2)
         h = rectify(two(same(h, two)))  # (B, N, 2h', 2w')
         return F.pixel_shuffle(rectify(up_two(h)), 2)  # (B, N, 4h', 4w')
@@ -157,7 +158,7 @@ class BalleHyperSynthesis(HyperSynthesis):
 
     def features(self, z: Tensor, inner: Tensor) -> Tensor:
         one, two = self.layers
-        h = rectify(one(insert_zeros(z), inner))  # (B, C, 2h', 2w')
+        h = rectify(one(insert_zeros(z)) + inner)  # (B, C, 2h', 2w')
         return rectify(two(insert_zeros(h)))  # (B, C', 4h', 4w')
 
 

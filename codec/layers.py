@@ -142,10 +142,10 @@ class Lapped(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         B, C, H, W = x.shape
-        inner = x[:, :, 8:-8].reshape(B, C, -1, 16, W)
-        x = torch.cat((x[:, :, :8], (self.weight @ inner).reshape(B, C, H - 16, W), x[:, :, -8:]), dim=2)
-        inner = x[..., 8:-8].reshape(B, C, H, -1, 16)
-        return torch.cat((x[..., :8], (inner @ self.weight.T).reshape(B, C, H, W - 16), x[..., -8:]), dim=3)
+        rows = self.weight @ x[:, :, 8:-8].reshape(B, C, -1, 16, W)
+        x = torch.cat((x[:, :, :8], rows.view(B, C, H - 16, W), x[:, :, -8:]), dim=2)
+        columns = x[..., 8:-8].reshape(B, C, H, -1, 16) @ self.weight.T
+        return torch.cat((x[..., :8], columns.view(B, C, H, W - 16), x[..., -8:]), dim=3)
 
 
 class Knots(nn.Module):

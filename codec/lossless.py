@@ -24,7 +24,8 @@ def looks_drawn(image: Image.Image) -> bool:
     if min(image.size) < 3 or max(image.size) > LARGEST_SIDE or image.width * image.height > LARGEST_AREA:
         return False
     pixels = np.asarray(image.convert("RGBX")).view(np.uint32)[..., 0]
-    left, above = pixels[:, 2:] == pixels[:, :-2], pixels[2:] == pixels[:-2]
+    some = pixels[::4], pixels[:, ::4]  # every fourth row, and column: a sample is enough
+    left, above = some[0][:, 2:] == some[0][:, :-2], some[1][2:] == some[1][:-2]
     return max(float(left.mean()), float(above.mean())) > DRAWN
 
 

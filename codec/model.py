@@ -37,7 +37,7 @@ from codec.base import Codec, Gain, Latent, Output
 from codec.config import ModelConfig
 from codec.hyper import HYPER_TRANSFORMS, INDEX_BITS, REACH, Rows
 from codec.layers import Knots
-from codec.quantize import add_noise, lower_bound, round_ste
+from codec.quantize import add_noise, between, lower_bound, round_ste
 from entropy.conditional import GaussianConditional, LaplaceConditional
 from entropy.factorized import FactorizedPrior
 from entropy.integer import straight_through
@@ -51,22 +51,21 @@ def bits_of(likelihood: Tensor) -> Tensor:
     return -torch.log2(lower_bound(likelihood, LIKELIHOOD_FLOOR))
 
 
-def nearer_to_zero(v: Tensor, saved: Tensor) -> Tensor:
-    """v (B, M, h, w) rounded, or the integer next to that towards zero where it pays: integers as floats.
+def border(saved: Tensor) -> Tensor:
+    """Where, between the integers k - 1 and k > 0, rounding up begins (1/2 is the middle), given the bits k - 1 saves.
 
     Rate-distortion optimised quantization, an old encoder's tool (Ramchandran and Vetterli, 1994): k becomes k - 1 if
-    the squared error that this adds is below RDOQ times the bits it saves. saved (4, ...) are the bits that -2 -> -1,
-    -1 -> 0, 1 -> 0 and 2 -> 1 save, each broadcastable to v; all k beyond 2 are taken to save as much as 2.
+    the squared error that this adds, 2 (|v| - k) + 1, is below RDOQ times these bits.
     """
-    k = torch.round(v).clamp(-(2.0**24), 2.0**24)  # integers that float32 holds exactly
-    gain = torch.where(k > 0, torch.where(k > 1, saved[3], saved[2]), torch.where(k < -1, saved[0], saved[1]))
-    added = 2 * (v.abs() - k.abs()) + 1
-    return torch.where((k != 0) & (added < RDOQ * gain), k - torch.sign(k), k)
+    return 0.5 + RDOQ / 2 * saved
 
 
-def savings(bits: Tensor) -> Tensor:
-    """Bits (5, ...) of the symbols -2..2 -> what a step towards zero saves for -2, -1, 1 and 2: (4, ...)."""
-    return torch.stack((bits[0] - bits[1], bits[1] - bits[2], bits[3] - bits[2], bits[4] - bits[3]))
+def round_from(v: Tensor, border: Tensor) -> Tensor:
+    """v (B, M, h, w) rounded to integers, as floats. `border`, broadcastable to v, is that of 1 where |v| < 1.5, and of
+    2 beyond, for all larger integers too.
+    """
+    magnitude = v.abs().clamp_max_(2.0**24)  # integers that float32 holds exactly
+    return torch.copysign(magnitude.sub_(border).floor_().add_(1).clamp_min_(0), v)
 
 
 def to_symbols(x: Tensor) -> np.ndarray:
@@ -105,7 +104,10 @@ class FactorizedCodec(Codec):
     def quantize(self, v: Tensor, gain: Tensor) -> Tensor:
         """Symbols of v (B, M, h, w), as floats."""
         points = torch.arange(-2.0, 3.0, device=v.device).view(1, 1, 5, 1)
-        return nearer_to_zero(v, savings(self.bits(points, gain).permute(2, 0, 1, 3)[..., None]))
+        bits = self.bits(points, gain).permute(2, 0, 1, 3)[..., None]  # (5, B, M, 1, 1), of the symbols -2..2
+        above = torch.where(v > 1.5, bits[4] - bits[3], bits[3] - bits[2])
+        below = torch.where(v < -1.5, bits[0] - bits[1], bits[1] - bits[2])
+        return round_from(v, border(torch.where(v > 0, above, below)))
 
     def dequantize(self, y_q: Tensor, level: Tensor | None) -> Tensor:
         """Symbols (B, M, h, w) as floats -> where v is put back: a little nearer to zero than the centre of the
@@ -205,7 +207,8 @@ class HyperpriorCodec(Codec):
         """Index (B, M, *shape), float64 integers, and mean of y from the symbols of z."""
         rows = Rows(*(part.to(z_q.device) for part in rows))  # the stored ones do not move with the model
         index, mean = self.h_s(z_q, rows, self.conditional.levels)
-        index = index.nan_to_num(0)  # training skips a step that is not finite, but indexing would not survive it
+        if self.training:
+            index = index.nan_to_num(0)  # a step that is not finite is skipped, but indexing would not survive it
         mean = torch.zeros_like(index, dtype=torch.float32) if mean is None else mean
         return img.crop(index, *shape), img.crop(mean, *shape)
 
@@ -220,17 +223,20 @@ class HyperpriorCodec(Codec):
     @torch.no_grad()
     def quantize(self, v: Tensor, index: Tensor) -> Tensor:
         """Symbols of v - mean (B, M, h, w), as floats."""
-        levels = torch.arange(self.conditional.levels, device=v.device)
-        points = torch.arange(-2.0, 3.0, device=v.device)[:, None].expand(-1, len(levels))
-        return nearer_to_zero(v, savings(self.bits(points, levels))[:, index.int()])
+        levels = self.conditional.levels
+        points = torch.arange(3.0, device=v.device)[:, None].expand(-1, levels)
+        bits = self.bits(points, torch.arange(levels, device=v.device))  # (3, levels), of the symbols 0, 1 and 2
+        row = torch.add(index.int(), v.abs() > 1.5, alpha=levels)
+        return round_from(v, border(bits.diff(dim=0)).flatten().index_select(0, row.flatten()).view(v.shape))
 
     def dequantize(self, y_q: Tensor, index: Tensor, mean: Tensor | float, level: Tensor | None) -> Tensor:
         """Symbols (B, M, h, w) as floats -> where v is put back: each at the learned centroid of its interval, which
         depends on its channel, on its table and on whether it is 1, 2 or more.
         """
-        magnitude = y_q.detach().abs().clamp(1, 3).nan_to_num(1).long() - 1
-        shift = self.shrink_at(level) - self.centroid[index.long(), magnitude]
-        return y_q - shift * torch.sign(y_q.detach()) + mean
+        symbols = y_q.detach()
+        row = symbols.abs().clamp(1, 3).nan_to_num(1).int() + (3 * index.int() - 1)
+        shift = self.shrink_at(level) - self.centroid.flatten().index_select(0, row.flatten()).view(row.shape)
+        return y_q - shift * torch.sign(symbols) + mean
 
     def rows_at(self, level: Tensor | None) -> Rows:
         """What the exact path needs to know of the level (B,)."""
@@ -241,7 +247,7 @@ class HyperpriorCodec(Codec):
         level = self.level(quality)
         v = self.analyse(x, level)
         w = self.analyse_hyper(v, level)
-        z_q = clamp_ste(round_ste(w))
+        z_q = to_reach(round_ste(w))
         index, mean = self.derive(z_q, self.rows_at(level), v.shape[-2:])
         y_q = straight_through(v - mean, self.quantize(v - mean, index))
         bits = self.bits(y_q.detach(), index)  # teaches h_s the scale of what is coded, after quantize()
@@ -268,7 +274,7 @@ class HyperpriorCodec(Codec):
     def _latent(self, x: Tensor, quality: int | None) -> Latent:
         level = self.level(self._batch_of(quality, len(x)))
         v = self.analyse(x, level)
-        z_q = clamp_ste(torch.round(self.analyse_hyper(v, level)))
+        z_q = to_reach(torch.round(self.analyse_hyper(v, level)))
         rows = self.tables_of[quality][1] if quality in self.tables_of else self.rows_at(level)
         index, mean = self.derive(z_q, rows, v.shape[-2:])
         y_q = self.quantize(v - mean, index)
@@ -330,9 +336,9 @@ class HyperpriorCodec(Codec):
             self.tables_of[quality] = whole.rows(i * K, (i + 1) * K), rows
 
 
-def clamp_ste(z_q: Tensor) -> Tensor:
+def to_reach(z_q: Tensor) -> Tensor:
     """Hyper-symbols kept in -REACH..REACH, with a gradient that can lead back."""
-    return -lower_bound(-lower_bound(z_q, -REACH), -REACH)
+    return between(z_q, -REACH, REACH)
 
 
 def _or_zeros(level: Tensor | None, like: Tensor) -> Tensor:

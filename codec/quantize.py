@@ -1,4 +1,4 @@
-"""Quantization for training and for coding, and the lower bound: three autograd rules, each documented and tested.
+"""Quantization for training and for coding, and bounds: autograd rules, each documented and tested.
 
 Rounding has a zero gradient almost everywhere, so training replaces it in two ways (Ballé, Laparra and Simoncelli,
 2017, section 3; Minnen and Singh, 2020, section 3.3): the rate term sees additive uniform noise, whose density is that
@@ -26,6 +26,21 @@ class _LowerBound(torch.autograd.Function):
         return grad * ((x >= ctx.bound) | (grad < 0)), None
 
 
+class _Between(torch.autograd.Function):
+    """y = min(max(x, low), high); the gradient passes inside, and outside only where it would lead back."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, low: float, high: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.bounds = low, high
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        (x,), (low, high) = ctx.saved_tensors, ctx.bounds
+        return grad * (((x >= low) | (grad < 0)) & ((x <= high) | (grad > 0))), None, None
+
+
 def round_ste(x: Tensor) -> Tensor:
     """Round half to even, gradient 1; same shape and dtype as x."""
     return straight_through(x, torch.round(x))
@@ -39,3 +54,8 @@ def add_noise(x: Tensor) -> Tensor:
 def lower_bound(x: Tensor, bound: float) -> Tensor:
     """max(x, bound) that a gradient step can leave again (gradient descent on a likelihood floor, say)."""
     return _LowerBound.apply(x, bound)
+
+
+def between(x: Tensor, low: float, high: float) -> Tensor:
+    """x clamped to low..high, bounds that a gradient step can leave again."""
+    return _Between.apply(x, low, high)

@@ -34,7 +34,7 @@ class _StraightThrough(torch.autograd.Function):
 
 def straight_through(x: Tensor, rounded: Tensor) -> Tensor:
     """The value of `rounded` with the gradient of x; same shape and dtype."""
-    return _StraightThrough.apply(x, rounded)
+    return _StraightThrough.apply(x, rounded) if torch.is_grad_enabled() else rounded
 
 
 def to_grid(x: Tensor, bits: int) -> Tensor:
@@ -69,14 +69,13 @@ class IntegerConv2d(nn.Module):
         )
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
-    def forward(self, x: Tensor, offset: Tensor | float = 0.0) -> Tensor:
-        """offset: integers that broadcast to the output, in its steps, added before it is returned."""
+    def forward(self, x: Tensor) -> Tensor:
         B, _, H, W = x.shape
         k = self.kernel_size
         columns = F.unfold(x, k) if k > 1 else x.flatten(2)  # (B, C k^2, H' W')
-        sums = to_grid(self.weight, WEIGHT_BITS).flatten(1) @ columns
-        sums = sums + to_grid(self.bias, WEIGHT_BITS + ACTIVATION_BITS)[:, None]
-        return shift(sums, WEIGHT_BITS).view(B, -1, H - k + 1, W - k + 1) + offset
+        weight, bias = to_grid(self.weight, WEIGHT_BITS), to_grid(self.bias, WEIGHT_BITS + ACTIVATION_BITS)
+        sums = torch.baddbmm(bias[:, None], weight.flatten(1).expand(B, -1, -1), columns)
+        return shift(sums, WEIGHT_BITS).view(B, -1, H - k + 1, W - k + 1)
 
     @torch.no_grad()
     def check_bound(self, largest: float) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from codec.quantize import add_noise, lower_bound, round_ste
+from codec.quantize import add_noise, between, lower_bound, round_ste
 
 
 def test_round_ste_rounds_half_to_even_and_passes_gradients_unchanged():
@@ -41,3 +41,14 @@ def test_noise_is_uniform_in_half_a_step_around_zero_and_passes_gradients_unchan
     assert noise.min() >= -0.5001 and noise.max() <= 0.5001  # y and the difference are rounded
     assert abs(noise.mean()) < 0.005 and noise.var().item() == pytest.approx(1 / 12, rel=0.02)
     assert torch.equal(x.grad, torch.ones_like(x))
+
+
+@pytest.mark.parametrize(
+    "x, grad, passed",
+    [(0.5, 1, 1), (0.5, -1, -1), (-0.2, -1, -1), (-0.2, 1, 0), (1.3, 1, 1), (1.3, -1, 0), (0.0, 1, 1), (1.0, -1, -1)],
+)
+def test_between_clamps_and_its_gradient_leads_back_inside(x, grad, passed):
+    x = torch.tensor(x, requires_grad=True)
+    y = between(x, 0.0, 1.0)
+    y.backward(torch.tensor(float(grad)))
+    assert y.item() == min(max(x.item(), 0.0), 1.0) and x.grad.item() == passed
