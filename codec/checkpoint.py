@@ -29,7 +29,7 @@ from codec.model import build
 
 FORMAT = "lic-model-1"
 WEIGHTS = Path(__file__).parent / "weights"
-DEFAULT = "fast-factorized"
+DEFAULT = "fast"
 OLDEST = {"prior": "factorized", "lapped": False}  # what models have whose configuration does not say
 
 
