@@ -11,7 +11,7 @@ training the scale is any number; for coding it is one of a few, log-spaced, and
     entropy.encode([(round(y - mean).int().numpy(), prior.index(scale).numpy(), tables)])
 
 Given the scales that a small hyper-network can tell, residuals have a sharper peak and longer tails than a Gaussian:
-Laplacians took 5 to 8 % fewer bits for the same symbols of a trained codec (README, "What was measured").
+Laplacians took 5 to 8 % fewer bits for the same symbols of a trained codec (README, Results).
 """
 
 import math
