@@ -8,6 +8,7 @@ grow with q. With a single lmbda in the configuration the gain is 1.
 
 import contextlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -109,7 +110,7 @@ def fit_size(encode: Callable[[Image.Image, int], bytes], image: Image.Image, ma
     return fitting or (data, 0)
 
 
-class Codec(nn.Module):
+class Codec(nn.Module, ABC):
     """g_a, g_s and the gain. Images are (B, 3, H, W) in [0, 1] of any size from 1x1."""
 
     def __init__(self, config: ModelConfig):
@@ -158,39 +159,39 @@ class Codec(nn.Module):
 
     # ---- what a prior adds ----
 
+    @abstractmethod
     def forward(self, x: Tensor, quality: Tensor | None = None) -> Output:
         """Reconstruction and estimated bits; train(): straight-through, noise for the rate; eval(): as coded."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fit(self, x: Tensor) -> None:
         """Before step 0: set the units of the densities to what x (B, 3, H, W) in [0, 1] leads to. A density that
         starts far too wide costs bits that take long to unlearn.
         """
-        raise NotImplementedError
 
-    def _latent(self, x: Tensor, quality: int | None) -> Latent:
-        raise NotImplementedError
+    @abstractmethod
+    def _latent(self, x: Tensor, quality: int | None) -> Latent: ...
 
-    def _dequantize(self, latent: Latent, level: Tensor | None) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _dequantize(self, latent: Latent, level: Tensor | None) -> Tensor: ...
 
-    def _encode(self, latent: Latent, quality: int | None) -> list[bitstream.Section]:
-        raise NotImplementedError
+    @abstractmethod
+    def _encode(self, latent: Latent, quality: int | None) -> list[bitstream.Section]: ...
 
-    def _decode(self, sections: list[bitstream.Section], quality: int | None, shape: tuple[int, int]) -> Latent:
-        raise NotImplementedError
+    @abstractmethod
+    def _decode(self, sections: list[bitstream.Section], quality: int | None, shape: tuple[int, int]) -> Latent: ...
 
+    @abstractmethod
     def build_tables(self, qualities: list[int | None] | None = None) -> None:
         """Make the integer tables from the densities: at export for all qualities, in validation for those wanted."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tables(self) -> dict[str, Tensor]:
         """The tables of all qualities, as export stores them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load_tables(self, tensors: dict[str, np.ndarray]) -> None:
         """Take over what `tables` gave."""
-        raise NotImplementedError
 
     # ---- from here on: images and bytes, always in evaluation mode, without gradients ----
 

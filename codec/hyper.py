@@ -8,6 +8,7 @@ decides an index is exact (entropy/integer.py): the first layers of h_s, and the
 added after decoding, so it is an ordinary float and comes from the exact features through ordinary layers.
 """
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -65,7 +66,7 @@ class BalleHyperAnalysis(nn.Module):
         return self.layers(v if self.mean else v.abs()).float()
 
 
-class HyperSynthesis(nn.Module):
+class HyperSynthesis(nn.Module, ABC):
     """h_s: a family's exact `features` (B, C, 4h', 4w'), the exact layer that ends in the index, the mean's layers."""
 
     scale: IntegerConv2d
@@ -76,8 +77,8 @@ class HyperSynthesis(nn.Module):
         self.inner = Knots(inner)
         self.outer = Knots(M)
 
-    def features(self, z: Tensor, inner: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def features(self, z: Tensor, inner: Tensor) -> Tensor: ...
 
     def forward(self, z_q: Tensor, rows: Rows, levels: int) -> tuple[Tensor, Tensor | None]:
         """z_q (B, K, h', w') integers of any dtype; the index is in 0..levels-1 and carries a gradient in training."""

@@ -69,7 +69,7 @@ def round_from(v: Tensor, border: Tensor) -> Tensor:
 
 
 def to_symbols(x: Tensor) -> np.ndarray:
-    """Integers in a float tensor as int32 on the CPU, same shape."""
+    """Integers in a float tensor as int32 on the CPU."""
     return x.to(torch.int32).contiguous().cpu().numpy()
 
 

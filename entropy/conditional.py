@@ -15,6 +15,7 @@ Laplacians took 5 to 8 % fewer bits for the same symbols of a trained codec (REA
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,7 @@ TAIL_MASS = 2.0**-18  # mass outside of the symbols considered, far below one co
 
 
 @dataclass(frozen=True)
-class ScaleConditional:
+class ScaleConditional(ABC):
     """A zero-mean, symmetric family of densities at `levels` scales (standard deviations) from `least` to `most`.
 
     Raises ValueError unless 2 <= levels <= 2**16 and 0 < least < most.
@@ -52,16 +53,16 @@ class ScaleConditional:
         ratio = math.log(self.most / self.least) / (self.levels - 1)
         return torch.exp(index.float() * ratio + math.log(self.least))
 
+    @abstractmethod
     def likelihood(self, v: Tensor, scale: Tensor) -> Tensor:
         """Probability of the interval of width 1 around each v, of any shape; scale broadcasts to v.
 
         A scale below `least` counts as `least` and has no gradient: what is trained should be bounded before.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def reach(self, mass: float) -> float:
         """How many scales from zero both tails together hold `mass`."""
-        raise NotImplementedError
 
     def index(self, scale: Tensor) -> Tensor:
         """The table of each scale, any shape: that of the least scale not below it, or the last; uint8, or uint16
