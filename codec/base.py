@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -126,6 +126,7 @@ class Codec(nn.Module, ABC):
         self.g_s = synthesis(**options)
         self.gain = Gain(config.M, *map(step_gain, config.lmbda)) if config.variable_rate else None
         self.shrink = Knots(config.M)
+        self.tables_of: dict[int | None, Any] = {}  # by quality; None is the only key of a fixed lambda
         self.bf16 = False  # run the trunks of g_a and g_s in bfloat16
         self.id = "0" * 16  # set by export and load: hash of configuration, weights and tables
 
@@ -229,6 +230,11 @@ class Codec(nn.Module, ABC):
     def qualities(self) -> list[int | None]:
         """Every quality this model can be asked for."""
         return list(range(101)) if self.config.variable_rate else [None]
+
+    def _tables(self, quality: int | None) -> Any:
+        if quality not in self.tables_of:
+            raise ValueError("this model has no tables: export it first (train.py does), or call build_tables()")
+        return self.tables_of[quality]
 
     def _batch_of(self, quality: int | None, count: int) -> Tensor | None:
         if self.config.variable_rate:

@@ -31,8 +31,6 @@ FORMAT = "lic-model-1"
 WEIGHTS = Path(__file__).parent / "weights"
 DEFAULT = "fast"
 OLDEST = {"prior": "factorized", "lapped": False}  # what models have whose configuration does not say
-
-
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 
 

@@ -90,12 +90,13 @@ def channels(count: int) -> np.ndarray:
 
 
 class FactorizedCodec(Codec):
-    """One learned density per channel of y. It stays in the domain before the gain: one for all rates."""
+    """One learned density per channel of y. It stays in the domain before the gain: one for all rates. `tables_of`
+    holds Tables of y.
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__(config)
         self.prior = FactorizedPrior(config.M)
-        self.tables_of: dict[int | None, entropy.Tables] = {}  # by quality; None is the only key of a fixed lambda
 
     def bits(self, v: Tensor, gain: Tensor) -> Tensor:
         """Estimated bits of each sample of v (B, M, h, w), rounded or with noise."""
@@ -150,11 +151,6 @@ class FactorizedCodec(Codec):
         decoder.finish()
         return Latent(y)
 
-    def _tables(self, quality: int | None) -> entropy.Tables:
-        if quality not in self.tables_of:
-            raise ValueError("this model has no tables: export it first (train.py does), or call build_tables()")
-        return self.tables_of[quality]
-
     @torch.no_grad()
     def build_tables(self, qualities: list[int | None] | None = None) -> None:
         support = self.prior.support()
@@ -169,16 +165,11 @@ class FactorizedCodec(Codec):
         whole, M = unpack(tensors), self.config.M
         self.tables_of = {quality: whole.rows(i * M, (i + 1) * M) for i, quality in enumerate(self.qualities)}
 
-    def densities(self, quality: int | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Symbols and their probabilities under the learned density of each channel."""
-        with self._coding():
-            gain = self.gain_at(self.level(self._batch_of(quality, 1)))[0, :, 0, 0]
-            rows, first = self.prior.pmfs(gain, self.prior.support())
-        return [(start + np.arange(len(row)), row) for start, row in zip(first, rows, strict=True)]
-
 
 class HyperpriorCodec(Codec):
-    """A density for each symbol of y - mean, its scale and mean told by z; a learned one for each channel of z."""
+    """A density for each symbol of y - mean, its scale and mean told by z; a learned one for each channel of z.
+    `tables_of` holds pairs: Tables of z, and Rows.
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__(config)
@@ -191,7 +182,6 @@ class HyperpriorCodec(Codec):
         self.centroid = nn.Parameter(torch.zeros(self.conditional.levels, 3))
         self.hyper_gain = Gain(config.hyper_M, 1.0, 2.0) if config.variable_rate else None
         self.y_tables: entropy.Tables | None = None
-        self.tables_of: dict[int | None, tuple[entropy.Tables, Rows]] = {}  # of z, by quality
 
     def hyper_gain_at(self, level: Tensor | None) -> Tensor:
         """Gain of z (B, K, 1, 1) at a level (B,); (1, K, 1, 1) ones for a fixed lambda."""
@@ -249,10 +239,11 @@ class HyperpriorCodec(Codec):
         w = self.analyse_hyper(v, level)
         z_q = to_reach(round_ste(w))
         index, mean = self.derive(z_q, self.rows_at(level), v.shape[-2:])
-        y_q = straight_through(v - mean, self.quantize(v - mean, index))
+        residual = v - mean
+        y_q = straight_through(residual, self.quantize(residual, index))
         bits = self.bits(y_q.detach(), index)  # teaches h_s the scale of what is coded, after quantize()
         if self.training:
-            noisy = self.bits(add_noise(v - mean), index.detach())  # teaches the transforms and the mean
+            noisy = self.bits(add_noise(residual), index.detach())  # teaches the transforms and the mean
             bits = bits + noisy - noisy.detach()
         z_rate = add_noise(w) if self.training else z_q
         z_bits = self.hyper_bits(z_rate, self.hyper_gain_at(level))
@@ -303,11 +294,6 @@ class HyperpriorCodec(Codec):
         y = decoder.decode(index, self.y_tables)
         decoder.finish()
         return Latent(y, z, index, mean)
-
-    def _tables(self, quality: int | None) -> tuple[entropy.Tables, Rows]:
-        if quality not in self.tables_of:
-            raise ValueError("this model has no tables: export it first (train.py does), or call build_tables()")
-        return self.tables_of[quality]
 
     @torch.no_grad()
     def build_tables(self, qualities: list[int | None] | None = None) -> None:
