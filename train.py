@@ -148,6 +148,8 @@ class Run:
             taken = f"{len(kept)} of {len(own)} tensors from {self.config.train.init}; new: {', '.join(new) or 'none'}"
         if not any(name.startswith("prior.") for name in kept):
             self.model.fit(x)
+        elif woken := self.model.wake(x):
+            taken += f"; {woken} channels of z, all but zero, start anew"
         self.average.load_state_dict(self.model.state_dict())
         return taken
 

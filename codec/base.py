@@ -170,6 +170,10 @@ class Codec(nn.Module, ABC):
         starts far too wide costs bits that take long to unlearn.
         """
 
+    def wake(self, x: Tensor) -> int:
+        """Start anew what training has left unused on x (B, 3, H, W) in [0, 1]; returns how many channels that are."""
+        return 0
+
     @abstractmethod
     def _latent(self, x: Tensor, quality: int | None) -> Latent: ...
 

@@ -15,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codec.layers import Block, Conv2d, Knots, mirror_pad
+from codec.layers import Block, Conv2d, FoldConv2d, Knots, mirror_pad
 from codec.quantize import between
-from codec.transforms import fold
 from entropy.integer import ACTIVATION_BITS, LARGEST, IntegerConv2d, rectify, shift, to_grid
 
 REACH = 127  # hyper-symbols are -127..127; a decoded one outside is a FormatError
@@ -39,9 +38,9 @@ class FastHyperAnalysis(nn.Module):
         super().__init__()
         self.stem = Conv2d(M, N, 1)
         self.condition = Knots(2 * N)
-        self.down = Conv2d(4 * N, N, 1)
+        self.down = FoldConv2d(N, N)
         self.block = Block(N)
-        self.head = nn.Sequential(Conv2d(4 * N, N, 1), nn.GELU(), Conv2d(N, K, 1))
+        self.head = nn.Sequential(FoldConv2d(N, N), nn.GELU(), Conv2d(N, K, 1))
 
     def forward(self, v: Tensor, level: Tensor) -> Tensor:
         v = mirror_pad(v, 0, -v.shape[-1] % 4, 0, -v.shape[-2] % 4)
@@ -49,8 +48,8 @@ class FastHyperAnalysis(nn.Module):
         h = self.stem(v)
         gamma, beta = self.condition(level).chunk(2, dim=1)
         h = F.gelu(h * (1 + gamma).to(h.dtype) + beta.to(h.dtype))
-        h = self.block(self.down(fold(h, 2)))
-        return self.head(fold(h, 2)).float()
+        h = self.block(self.down(h))
+        return self.head(h).float()
 
 
 class BalleHyperAnalysis(nn.Module):
@@ -84,8 +83,9 @@ class HyperSynthesis(nn.Module, ABC):
         """z_q (B, K, h', w') integers of any dtype; the index is in 0..levels-1 and carries a gradient in training."""
         h = self.features(z_q.double() * rows.step, rows.inner)
         half = 2 ** (ACTIVATION_BITS - 1)  # for the nearest index
-        index = torch.add(rows.outer + half, self.scale(same(h, self.scale)), alpha=2**INDEX_BITS)
-        index = between(shift(index, ACTIVATION_BITS), 0.0, levels - 1.0)
+        offset = shift(rows.outer + half, INDEX_BITS)
+        index = self.scale(same(h, self.scale), offset, drop=ACTIVATION_BITS - INDEX_BITS)
+        index = between(index, 0.0, levels - 1.0)
         if self.mean is None:
             return index, None
         return index, self.mean((h * 2.0**-ACTIVATION_BITS).float())

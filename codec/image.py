@@ -43,7 +43,7 @@ def to_pixels(image: Image.Image) -> Tensor:
 
 def to_tensor(image: Image.Image) -> Tensor:
     """An RGB or grayscale (L) image as float32 (1, 3, H, W) in [0, 1]; gray becomes three equal channels."""
-    return to_pixels(image)[None].float() / 255
+    return to_pixels(image)[None].to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
 def to_uint8(x: Tensor) -> Tensor:

@@ -36,13 +36,14 @@ from codec import image as img
 from codec.base import Codec, Gain, Latent, Output
 from codec.config import ModelConfig
 from codec.hyper import HYPER_TRANSFORMS, INDEX_BITS, REACH, Rows
-from codec.layers import Knots
+from codec.layers import Conv2d, Knots
 from codec.quantize import add_noise, between, lower_bound, round_ste
 from entropy.conditional import GaussianConditional, LaplaceConditional
 from entropy.factorized import FactorizedPrior
-from entropy.integer import straight_through
+from entropy.integer import IntegerConv2d, straight_through
 
 RDOQ = 0.045  # squared steps a bit is worth to the encoder; 0.03 and 0.06 are 0.1-0.2 % worse on validation images
+ASLEEP = 0.25  # deviation of a channel of z, in steps, below which it is as good as zero
 LIKELIHOOD_FLOOR = 1e-9  # as in compressai and tensorflow-compression: in training a symbol costs at most 30 bits
 
 
@@ -65,7 +66,7 @@ def round_from(v: Tensor, border: Tensor) -> Tensor:
     2 beyond, for all larger integers too.
     """
     magnitude = v.abs().clamp_max_(2.0**24)  # integers that float32 holds exactly
-    return torch.copysign(magnitude.sub_(border).floor_().add_(1).clamp_min_(0), v)
+    return magnitude.sub_(border).floor_().add_(1).clamp_min_(0).copysign_(v)
 
 
 def to_symbols(x: Tensor) -> np.ndarray:
@@ -259,8 +260,39 @@ class HyperpriorCodec(Codec):
             v = self.analyse(x, level)
             deviation = v.std(dim=(0, 2, 3), correction=0)  # 0, and not NaN, of a single sample
             knots[i] = torch.log(deviation.clamp_min(self.conditional.least) / self.conditional.least) / unit
-        w = self.analyse_hyper(v, level)
-        self.prior.scale.copy_((w / self.hyper_gain_at(level)).abs().mean(dim=(0, 2, 3)).clamp_min(1e-3))
+        self._start(torch.ones(self.prior.channels, dtype=torch.bool), *self._hyper_latents(x))
+
+    @torch.no_grad()
+    def wake(self, x: Tensor) -> int:
+        """Give the channels of z that hardly leave zero on x (B, 3, H, W) in [0, 1] another start; returns how many.
+
+        A z that rounds to zero everywhere teaches h_s nothing, and an h_s that makes nothing of z gives it no reason to
+        grow. A symbol's deviation becomes 1, its density is new, and h_s does not heed it yet.
+        """
+        w, level = self._hyper_latents(x)
+        asleep = w.std(dim=(0, 2, 3), correction=0) < ASLEEP
+        first = next(layer for layer in self.h_s.modules() if isinstance(layer, IntegerConv2d))
+        first.weight[:, asleep] = 0
+        self._start(asleep, w, level)
+        return int(asleep.sum())
+
+    def _hyper_latents(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """w (B, K, h', w') of images at qualities from 0 to 100, and their level."""
+        level = self.level(torch.linspace(0, 100, len(x), device=x.device))
+        return self.analyse_hyper(self.analyse(x, level), level), level
+
+    def _start(self, which: Tensor, w: Tensor, level: Tensor | None) -> None:
+        """Mean 0 and deviation 1 for the channels `which` (K,) of w, by the last layer of h_a, and a density to it."""
+        last = [layer for layer in self.h_a.modules() if isinstance(layer, Conv2d)][-1]
+        gain = self.hyper_gain_at(level)
+        middle = (w / gain).mean(dim=(0, 2, 3))
+        deviation = (w - gain * middle[:, None, None]).std(dim=(0, 2, 3), correction=0)[which]
+        ratio = torch.where(deviation > 1e-6, 1 / deviation, 1.0)  # 0 of a single sample
+        last.weight[which] *= ratio[:, None, None, None]
+        last.bias[which] = (last.bias - middle)[which] * ratio
+        for own, new in zip(self.prior.parameters(), FactorizedPrior(self.prior.channels).parameters(), strict=True):
+            own[which] = new.to(own.device)[which]
+        self.prior.scale[which] = (1 / gain).mean(dim=(0, 2, 3))[which]
 
     def _latent(self, x: Tensor, quality: int | None) -> Latent:
         level = self.level(self._batch_of(quality, len(x)))

@@ -21,14 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codec.layers import GDN, Block, Conv2d, ConvTranspose2d, Knots, Lapped
-
-
-def fold(x: Tensor, size: int) -> Tensor:
-    """F.pixel_unshuffle, (B, C, H, W) -> (B, C size^2, H / size, W / size), channels last in memory and faster."""
-    B, C, H, W = x.shape
-    x = x.reshape(B, C, H // size, size, W // size, size).permute(0, 2, 4, 1, 3, 5)
-    return x.reshape(B, H // size, W // size, -1).permute(0, 3, 1, 2)
+from codec.layers import GDN, Block, Conv2d, ConvTranspose2d, FoldConv2d, Knots, Lapped, fold, unfold
 
 
 class BalleAnalysis(nn.Module):
@@ -93,7 +86,7 @@ class FastAnalysis(nn.Module):
         self.stem = Conv2d(3 * 64, N, 1)
         self.condition = Knots(2 * N) if conditioned else None
         self.eighth = nn.Sequential(*(Block(N) for _ in range(blocks[0])))
-        self.down = Conv2d(4 * N, 2 * N, 1)
+        self.down = FoldConv2d(N, 2 * N)
         self.sixteenth = nn.Sequential(*(Block(2 * N) for _ in range(blocks[1])))
         self.head = Conv2d(2 * N, M, 1)
         self.shortcut = nn.Conv2d(3, M, 16, stride=16, bias=False) if shortcut else None
@@ -108,7 +101,7 @@ class FastAnalysis(nn.Module):
         if self.condition is not None:
             gamma, beta = self.condition(level).chunk(2, dim=1)
             h = h * (1 + gamma).to(h.dtype) + beta.to(h.dtype)
-        h = self.down(fold(self.eighth(h), 2))  # (B, 2N, H/16, W/16)
+        h = self.down(self.eighth(h))  # (B, 2N, H/16, W/16)
         y = self.head(self.sixteenth(h)).float()  # (B, M, H/16, W/16)
         if self.shortcut is None:
             return y
@@ -142,13 +135,13 @@ class FastSynthesis(nn.Module):
             gamma, beta = self.condition(level).chunk(2, dim=1)
             h = h * (1 + gamma).to(h.dtype) + beta.to(h.dtype)
         h = F.pixel_shuffle(self.up(self.sixteenth(h)), 2)  # (B, N, H/8, W/8)
-        x = F.pixel_shuffle(self.head(self.eighth(h)).float(), 8)  # (B, 3, H, W)
+        x = unfold(self.head(self.eighth(h)).float(), 8)  # (B, 3, H, W)
         if self.shortcut is None:
             return x
         with torch.autocast(y.device.type, enabled=False):
             basis = self.shortcut.weight.flatten(1).t()[:, :, None, None]  # (768, M, 1, 1)
-            blocks = F.pixel_shuffle(F.conv2d(y, basis), 16)  # the same as shortcut(y), in a third of the time
-            return x + (blocks if self.shortcut_lapped is None else self.shortcut_lapped(blocks))
+            blocks = unfold(F.conv2d(y, basis), 16)  # the same as shortcut(y), in a third of the time
+            return x.add_(blocks if self.shortcut_lapped is None else self.shortcut_lapped(blocks))
 
 
 TRANSFORMS = {

@@ -43,10 +43,14 @@ def to_grid(x: Tensor, bits: int) -> Tensor:
     return straight_through(steps, torch.round(steps))
 
 
+def floor(x: Tensor) -> Tensor:
+    """floor(x), in place where nothing is differentiated; gradient 1."""
+    return straight_through(x, torch.floor(x)) if torch.is_grad_enabled() else x.floor_()
+
+
 def shift(x: Tensor, bits: int) -> Tensor:
     """floor(x / 2**bits) of integers, as an arithmetic shift to the right; gradient 2**-bits."""
-    quotient = x * 2.0**-bits
-    return straight_through(quotient, torch.floor(quotient))
+    return floor(x * 2.0**-bits)
 
 
 def rectify(x: Tensor) -> Tensor:
@@ -69,13 +73,18 @@ class IntegerConv2d(nn.Module):
         )
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, offset: Tensor | None = None, drop: int = 0) -> Tensor:
+        """The convolution plus `offset` (B or 1, C', 1, 1), in steps that are 2**drop times as large, rounded down."""
         B, _, H, W = x.shape
         k = self.kernel_size
         columns = F.unfold(x, k) if k > 1 else x.flatten(2)  # (B, C k^2, H' W')
         weight, bias = to_grid(self.weight, WEIGHT_BITS), to_grid(self.bias, WEIGHT_BITS + ACTIVATION_BITS)
-        sums = torch.baddbmm(bias[:, None], weight.flatten(1).expand(B, -1, -1), columns)
-        return shift(sums, WEIGHT_BITS).view(B, -1, H - k + 1, W - k + 1)
+        bias = bias[:, None] if offset is None else bias[:, None] + offset.flatten(2) * 2**WEIGHT_BITS
+        unit = 2.0 ** -(
+            WEIGHT_BITS + drop
+        )  # a power of two: the sums are those of integers, only their exponents differ
+        sums = torch.baddbmm(bias * unit, (weight.flatten(1) * unit).expand(B, -1, -1), columns)
+        return floor(sums).view(B, -1, H - k + 1, W - k + 1)
 
     @torch.no_grad()
     def check_bound(self, largest: float) -> None:

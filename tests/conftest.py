@@ -45,14 +45,13 @@ def tiny_model(photo: Image.Image, lmbda: list[float], prior: str = FACTORIZED, 
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += torch.randn_like(parameter) * (0.1 * parameter.std() if parameter.any() else 0.001)
-        if prior != FACTORIZED:  # a hyper-latent that says something, and an index and a mean that listen
-            list(model.h_a.parameters())[-2].mul_(40)
+        if prior != FACTORIZED:  # an index and a mean that listen to the hyper-latent
             model.h_s.scale.weight.normal_(std=0.1)
             model.h_s.inner.values.normal_(std=0.1)
             model.centroid.normal_(std=0.05)
             for parameter in () if model.h_s.mean is None else model.h_s.mean.parameters():
                 parameter += 0.05 * torch.randn_like(parameter)
-        model.fit(to_tensor(photo))
+        model.fit(to_tensor(photo).expand(5, -1, -1, -1))  # at five qualities
     return model
 
 

@@ -255,6 +255,38 @@ def test_fit_makes_the_first_indices_those_of_the_latents_deviations(photos, lmb
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("transform", ["fast", "bmshj2018"])
+@pytest.mark.parametrize("lmbda", [[0.0009, 0.18], [0.013]])
+def test_every_channel_of_z_has_something_to_say_at_step_0(photos, transform, lmbda):
+    torch.manual_seed(0)
+    model = build(ModelConfig(transform=transform, N=8, M=16, blocks=[0, 0], hyper_N=8, hyper_M=4, lmbda=lmbda))
+    x = torch.cat([to_tensor(photo) for photo in photos])
+    model.fit(x)
+    w, _ = model._hyper_latents(x)  # at low and high qualities
+    torch.testing.assert_close(w.std(dim=(0, 2, 3), correction=0), torch.ones(4), rtol=0, atol=0.02)
+    assert w.round().std(dim=(0, 2, 3)).min() > 0.3
+
+
+@pytest.mark.parametrize("lmbda", [[0.0009, 0.18], [0.013]])
+def test_channels_of_z_that_are_asleep_are_woken_and_the_others_left_alone(photos, lmbda):
+    torch.manual_seed(0)
+    model = build(ModelConfig(N=8, M=16, blocks=[0, 0], hyper_N=8, hyper_M=4, lmbda=lmbda))
+    x = torch.cat([to_tensor(photo) for photo in photos])
+    model.fit(x)
+    assert model.wake(x) == 0
+    last = model.h_a.head[-1]
+    with torch.no_grad():
+        last.weight[1] *= 0.01
+        last.bias[1] = 0.2
+    first, before = (model.latent(x, model.qualities[i]) for i in (0, -1))
+    assert not before.z[:, 1].any()
+    assert model.wake(x) == 1
+    after = model.latent(x, model.qualities[-1])
+    assert after.z[:, 1].std() > 0.3 and np.array_equal(np.delete(before.z, 1, 1), np.delete(after.z, 1, 1))
+    assert np.array_equal(before.index, after.index)  # h_s does not heed it yet
+    assert np.array_equal(model.latent(x, model.qualities[0]).index, first.index)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_loaded_model_can_be_moved_to_another_device(models, photo):
     model = load_model(models / "hyper.safetensors")

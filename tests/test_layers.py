@@ -7,7 +7,19 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codec.layers import GDN, Block, Conv2d, ConvTranspose2d, Knots, Lapped, lapping, mirror_pad
+from codec.layers import (
+    GDN,
+    Block,
+    Conv2d,
+    ConvTranspose2d,
+    FoldConv2d,
+    Knots,
+    Lapped,
+    fold,
+    lapping,
+    mirror_pad,
+    unfold,
+)
 
 sides = st.integers(1, 7)
 amounts = st.integers(0, 20)
@@ -54,6 +66,22 @@ def test_transposed_conv_equals_that_of_the_input_mirrored_far_beyond_its_border
     far = F.conv_transpose2d(extended(x, p), up.weight, up.bias, stride=2, padding=2, output_padding=1)
     assert y.shape == (2, 2, 2 * height, 2 * width)
     torch.testing.assert_close(y, far[..., 2 * p : 2 * p + 2 * height, 2 * p : 2 * p + 2 * width])
+
+
+@pytest.mark.parametrize("size, height, width", [(2, 2, 4), (8, 16, 8), (16, 16, 32)])
+def test_folding_moves_pixels_into_channels_and_back(size, height, width):
+    x = torch.randn(2, 3, height, width)
+    folded = fold(x, size)
+    assert torch.equal(folded, F.pixel_unshuffle(x, size))
+    assert torch.equal(unfold(folded, size), x) and torch.equal(unfold(folded.contiguous(), size), x)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_fold_conv_is_a_1x1_convolution_of_the_folded_input(layout):
+    torch.manual_seed(0)
+    conv = FoldConv2d(3, 5)
+    x = torch.randn(2, 3, 6, 4).contiguous(memory_format=layout)
+    torch.testing.assert_close(conv(x), F.conv2d(F.pixel_unshuffle(x, 2), conv.weight, conv.bias))
 
 
 def test_block_is_the_identity_at_step_0():
