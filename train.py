@@ -4,47 +4,56 @@
     python train.py codec/configs/smoke.toml            two minutes on two CPU cores
     python train.py codec/configs/fast-factorized.toml --data DIR --val DIR --out runs/mine --minutes 60
     python train.py --out runs/mine --resume            go on where it stopped, also after a crash
+    torchrun --nproc_per_node 8 train.py ...            the same on 8 GPUs: the same batches, an eighth of each on each
 
-The run folder holds the resolved config.toml, log.jsonl (every number), tb/ (TensorBoard), last.pt (the newest state),
-constant.pt (the state before the learning rate began to fall), best.pt (the best on the validation images) and, when
-the schedule is through, model.safetensors with rd.png. Stretches of training add up:
+The run folder holds the resolved config.toml, meta.json (commit, versions, machine, data), log.jsonl (every number),
+tb/ (TensorBoard), last.pt (the newest state), constant.pt (the state before the learning rate began to fall), best.pt
+(the best on the validation images) and, when the schedule is through, model.safetensors with rd.png. Stretches of
+training add up:
 
     python train.py --out runs/mine --resume constant.pt --steps 90000 --decay 0.5  a longer plateau, a new decay
     python train.py --out runs/mine --resume --patch 256 --batch 3                  larger patches late
     python train.py CONFIG.toml --init runs/mine/best.pt --out runs/next            another model that begins there
+
+What a sample is (its image, crop, flip, quality and noise) depends on the seed and its number alone, not on workers,
+processes or where a run was stopped. SIGTERM ends a run as --minutes does: everything saved, exit code 0.
 """
 
 import argparse
+import contextlib
 import copy
 import itertools
+import json
 import math
+import os
 import shlex
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch import Tensor, nn
 
 import codec
 from codec import config as configuration
 from codec import data
 from codec.base import Codec
-from codec.checkpoint import export, load_checkpoint, load_model, load_weights, save_checkpoint
-from codec.config import Config, TrainConfig
-from codec.log import Log
+from codec.checkpoint import export, load_checkpoint, load_model, save_checkpoint, take_weights, write_atomically
+from codec.config import Config
+from codec.distortion import distortion
+from codec.distributed import World, join
+from codec.image import to_tensor
+from codec.log import Log, Meter
+from codec.meta import meta
 from codec.metrics import psnr
 from codec.model import build
+from codec.optimise import follow, learning_rate, optimizer
+from codec.quantize import SampleNoise
 
-VERSION = 2  # of training checkpoints
-
-
-def learning_rate(step: int, c: TrainConfig) -> float:
-    """Linear warm-up, constant, then linear decay to lr/100 over the last `decay` of the steps."""
-    left = (c.steps - step) / max(1, c.decay * c.steps)
-    return c.lr * min(1.0, (step + 1) / max(1, c.warmup), max(0.01, left))
+VERSION = 3  # of training checkpoints
 
 
 def lmbda_of(quality: Tensor | float, lmbda: list[float]) -> Tensor | float:
@@ -52,42 +61,54 @@ def lmbda_of(quality: Tensor | float, lmbda: list[float]) -> Tensor | float:
     return lmbda[0] * (lmbda[1] / lmbda[0]) ** (quality / 100)
 
 
-def draw(step: int, config: Config, device: torch.device) -> tuple[Tensor | None, Tensor]:
-    """Quality (B,) or None, and lambda (B,), of the samples of a step; seeds the noise of the step as well."""
-    torch.manual_seed(int(np.random.SeedSequence((config.train.seed, 1, step)).generate_state(1)[0]))
+def seed_of(*key: int) -> int:
+    """A seed of 32 bits for whatever the key names."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
+def draw(step: int, config: Config) -> tuple[Tensor | None, Tensor]:
+    """Quality (B,) or None, and lambda (B,), of the samples of a step, over all processes."""
     if not config.model.variable_rate:
-        return None, torch.full((config.train.batch,), config.model.lmbda[0], device=device)
+        return None, torch.full((config.train.batch,), config.model.lmbda[0])
+    generator = torch.Generator().manual_seed(seed_of(config.train.seed, 1, step))
     # one quality from each of `batch` equal parts of the range: every step sees low and high rates
-    quality = (torch.arange(config.train.batch) + torch.rand(config.train.batch)) * (100 / config.train.batch)
-    return quality.to(device), lmbda_of(quality, config.model.lmbda).to(device)
+    place = torch.arange(config.train.batch) + torch.rand(config.train.batch, generator=generator)
+    quality = place * (100 / config.train.batch)
+    return quality, lmbda_of(quality, config.model.lmbda)
 
 
-def losses(model: Codec, x: Tensor, quality: Tensor | None, lmbda: Tensor) -> dict[str, Tensor]:
-    """Rate-distortion terms of a batch, each (B,): bpp, mse in [0, 1] units, and loss = bpp + lmbda * 255^2 * mse."""
-    x_hat, bits = model(x, quality)
+def losses(net: nn.Module, x: Tensor, quality: Tensor | None, lmbda: Tensor, compare, **options) -> dict[str, Tensor]:
+    """Rate-distortion terms of a batch, each (B,): bpp, mse in [0, 1] units, PSNR in dB, and loss = bpp + lmbda * what
+    `compare` of codec/distortion.py gives, 255^2 * mse unless another one was asked for. `net` is a codec, or wraps it.
+    """
+    x_hat, bits = net(x, quality, **options)
     bpp = bits / (x.shape[-1] * x.shape[-2])
-    mse = (x_hat - x).square().mean(dim=(1, 2, 3))
-    return {"bpp": bpp, "mse": mse, "loss": bpp + lmbda * 255**2 * mse}
+    mse = (x_hat.detach() - x).square().mean(dim=(1, 2, 3))
+    psnr = -10 * torch.log10(mse.clamp_min(1e-10))
+    return {"bpp": bpp, "mse": mse, "psnr": psnr, "loss": bpp + lmbda * compare(x_hat, x)}
 
 
-def validate(model: Codec, images: list, config: Config) -> dict[str, float]:
-    """Code the validation images to real bytes and back: mean bpp, psnr, and the weighted RD loss, per quality and in
-    all.
+def validate(model: Codec, images: list, config: Config, compare, world: World) -> dict[str, float]:
+    """Code the validation images to real bytes and back: mean bpp, psnr, mse and the weighted RD loss, per quality and
+    in all. Every process takes its part of the images; all get the figures of the whole.
     """
     qualities = config.train.val_qualities if config.model.variable_rate else [None]
     model.build_tables(qualities)
     result, total, weights = {}, 0.0, 0.0
     for quality in qualities:
         lmbda = config.model.lmbda[0] if quality is None else lmbda_of(quality, config.model.lmbda)
-        bpp, db = [], []
-        for image in images:
+        sums = torch.zeros(4, dtype=torch.float64, device=model.device)  # bpp, psnr, mse, distortion
+        for image in images[world.rank :: world.size]:
             stream = model.compress(image, quality)
-            bpp.append(8 * len(stream) / (image.width * image.height))
-            db.append(psnr(image, model.decompress(stream)))
-        mse = np.power(10.0, -np.array(db) / 10)  # of [0, 1] pixels
-        loss = float(np.mean(bpp) + lmbda * 255**2 * np.mean(mse))
+            decoded = model.decompress(stream)
+            db = psnr(image, decoded)
+            distance = float(compare(to_tensor(decoded).to(model.device), to_tensor(image).to(model.device)))
+            figures = [8 * len(stream) / (image.width * image.height), db, 10 ** (-db / 10), distance]
+            sums += torch.tensor(figures, dtype=torch.float64, device=model.device)
+        bpp, db, mse, distance = (world.total(sums) / len(images)).tolist()
+        loss = bpp + lmbda * distance
         name = "" if quality is None else f"_q{quality}"
-        result |= {f"bpp{name}": float(np.mean(bpp)), f"psnr{name}": float(np.mean(db)), f"loss{name}": loss}
+        result |= {f"bpp{name}": bpp, f"psnr{name}": db, f"mse{name}": mse, f"loss{name}": loss}
         total, weights = total + loss / math.sqrt(lmbda), weights + 1 / math.sqrt(lmbda)
     model.tables_of = {}
     return result | {"rd_loss": total / weights}
@@ -96,38 +117,36 @@ def validate(model: Codec, images: list, config: Config) -> dict[str, float]:
 class Run:
     """The state of a training: what a checkpoint holds, and nothing else."""
 
-    def __init__(self, config: Config, device: torch.device):
+    def __init__(self, config: Config, device: torch.device, world: World = World()):  # noqa: B008 (immutable)
         torch.manual_seed(config.train.seed)
-        self.config = config
-        self.device = device
+        self.config, self.device, self.world = config, device, world
         self.model = build(config.model).to(device).use_bf16(config.train.precision)
         self.average = copy.deepcopy(self.model).requires_grad_(False).eval()  # what is validated and exported
-        self.lr_scale = {"shortcut": config.train.shortcut_lr, "prior": config.train.prior_lr, "": 1.0}
-        parts: dict[str, list[Tensor]] = {part: [] for part in self.lr_scale}
-        for name, parameter in self.model.named_parameters():
-            parts[next(part for part in parts if part in name)].append(parameter)
-        groups = [{"params": parameters} for parameters in parts.values()]
-        self.optimizer = torch.optim.AdamW(
-            groups, lr=config.train.lr, weight_decay=config.train.weight_decay, fused=True
-        )
+        self.optimizer = optimizer(self.model, config.train)
+        self.net = world.wrap(self.model)
+        self.compare = distortion(config.train.distortion, device)
         if config.train.compile:
             self.model.bits = torch.compile(self.model.bits)
         self.step = 0
-        self.skipped = 0  # steps whose gradient was not finite
+        self.skipped = torch.zeros((), device=device)  # steps whose gradient was not finite
         self.first = math.nan  # validation RD loss at step 0
         self.best = math.inf  # lowest validation RD loss so far
 
     def state(self) -> dict:
         return {
             "version": VERSION, "config": configuration.to_dict(self.config), "step": self.step,
-            "skipped": self.skipped, "first": self.first, "best": self.best, "model": self.model.state_dict(),
+            "skipped": int(self.skipped), "first": self.first, "best": self.best, "model": self.model.state_dict(),
             "average": self.average.state_dict(), "optimizer": self.optimizer.state_dict(),
         }  # fmt: skip
 
     def load(self, state: dict) -> None:
         if state["version"] != VERSION:
-            raise ValueError(f"a checkpoint of version {state['version']}; this program continues version {VERSION}")
-        self.step, self.skipped, self.first, self.best = (state[k] for k in ("step", "skipped", "first", "best"))
+            raise ValueError(
+                f"a checkpoint of version {state['version']}; this program continues version {VERSION}. Begin a new "
+                "run with its weights: --init CHECKPOINT"
+            )
+        self.step, self.first, self.best = (state[k] for k in ("step", "first", "best"))
+        self.skipped.fill_(state["skipped"])
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -137,15 +156,7 @@ class Run:
         """Before step 0, with a batch (B, 3, H, W) in [0, 1]: take over weights where `init` names some, fit the
         densities that are new. Returns what was taken.
         """
-        taken = ""
-        kept: dict[str, Tensor] = {}
-        if self.config.train.init:
-            own = self.model.state_dict()
-            given = load_weights(self.config.train.init)
-            kept = {name: t for name, t in given.items() if name in own and t.shape == own[name].shape}
-            self.model.load_state_dict(kept, strict=False)
-            new = sorted({name.split(".")[0] for name in own.keys() - kept.keys()})
-            taken = f"{len(kept)} of {len(own)} tensors from {self.config.train.init}; new: {', '.join(new) or 'none'}"
+        kept, taken = take_weights(self.model, self.config.train.init) if self.config.train.init else (set(), "")
         if not any(name.startswith("prior.") for name in kept):
             self.model.fit(x)
         elif woken := self.model.wake(x):
@@ -154,98 +165,123 @@ class Run:
         return taken
 
     def update(self, x: Tensor) -> dict[str, Tensor]:
-        """One optimiser step on a batch (B, 3, H, W) in [0, 1]; returns figures as tensors: nothing waits."""
+        """One optimiser step on this process's patches of it (B, 3, H, W) in [0, 1]; returns means as tensors, so that
+        nothing waits for the device.
+        """
         c = self.config.train
-        for group, scale in zip(self.optimizer.param_groups, self.lr_scale.values(), strict=True):
-            group["lr"] = learning_rate(self.step, c) * scale
-        quality, lmbda = draw(self.step, self.config, x.device)
-        terms = losses(self.model, x, quality, lmbda)
-        weight = lmbda.rsqrt() / lmbda.rsqrt().mean()  # high lambdas would drown low rates
-        (terms["loss"] * weight).mean().backward()
-        terms["grad_norm"] = torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)
-        if torch.isfinite(terms["grad_norm"]):
-            self.optimizer.step()
-            follow = 1 - min(c.ema, (1 + self.step) / (10 + self.step))  # an average over few steps at the beginning
-            with torch.no_grad():
-                torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), follow)
-        else:
-            self.skipped += 1
         self.optimizer.zero_grad()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, c) * group["factor"]
+        own = self.world.share(c.batch)
+        quality, lmbda = draw(self.step, self.config)
+        weight = lmbda.rsqrt() / lmbda.rsqrt().mean()  # high lambdas would drown low rates
+        seeds = [seed_of(c.seed, 2, n) for n in range(self.step * c.batch, (self.step + 1) * c.batch)]
+        quality, lmbda, weight = (t if t is None else t[own].to(x.device) for t in (quality, lmbda, weight))
+        sums: dict[str, Tensor] = {}
+        for part in np.array_split(np.arange(len(x)), c.accumulate):
+            part = slice(part[0], part[-1] + 1)
+            last = part.stop == len(x)
+            noise = SampleNoise(seeds[own][part], x.device)
+            with contextlib.nullcontext() if last or self.world.size == 1 else self.net.no_sync():
+                q = None if quality is None else quality[part]
+                terms = losses(self.net, x[part], q, lmbda[part], self.compare, noise=noise)
+                terms["rd_loss"] = terms["loss"] * weight[part]
+                terms["rd_loss"].sum().div(len(x)).backward()
+            sums = {name: sums.get(name, 0.0) + term.detach().sum() for name, term in terms.items()}
+        means = {name: total / len(x) for name, total in sums.items()}
+        means["grad_norm"] = torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)
+        bad = (~torch.isfinite(means["grad_norm"])).float()
+        self.optimizer.found_inf = bad  # the fused kernels leave everything as it is where this is 1
+        self.optimizer.step()
+        follow(self.average, self.model, self.step, c.ema)
+        self.skipped += bad
         self.step += 1
-        return terms
+        return means
 
 
-def train(run: Run, out: Path, minutes: float) -> bool:
-    """The loop: until the schedule is through (True) or the minutes are over (False). Saves last.pt and best.pt."""
-    config, c = run.config, run.config.train
+def train(run: Run, out: Path, minutes: float, stop: threading.Event) -> bool:
+    """The loop: until the schedule is through (True), or the minutes are over or `stop` is set (False). Saves last.pt,
+    constant.pt and best.pt.
+    """
+    config, c, world = run.config, run.config.train, run.world
     started = time.monotonic()
     resident = run.device if config.data.workers == 0 else "cpu"  # photographs that fit stay on the GPU
-    images = data.training_images(config.data, resident)
+    images = data.training_images(config.data, resident, out / "skipped.txt")
     patches = data.Patches(images, data.patch_transform(config.data), c.seed, c.steps * c.batch)
     held_out = data.validation_images(config.data)
-    log = Log(out, run.step, c.steps)
+    log = Log(out if world.first else None, run.step, c.steps)
+    record = {"step": run.step, "processes": world.size} | meta(config, data.describe(images))
+    if world.first:
+        path = out / "meta.json"
+        starts = json.loads(path.read_text()) if run.step and path.exists() else []
+        write_atomically(path, (json.dumps([*starts, record], indent=1) + "\n").encode())
     log.say(
-        f"{len(patches.images)} training, {len(held_out)} validation images, {c.steps} steps of {c.batch} patches of "
+        f"{len(images)} training, {len(held_out)} validation images, {c.steps} steps of {c.batch} patches of "
         f"{config.data.patch}x{config.data.patch}, {run.model.parameter_count() / 1e6:.2f} M parameters, "
-        f"{run.device.type}, {run.model.precision}\nwatch it: tensorboard --logdir {out / 'tb'}"
+        f"{run.device.type}, {run.model.precision}"
+        + (f", {world.size} processes" if world.size > 1 else "")
+        + f"\nwatch it: tensorboard --logdir {out / 'tb'}"
     )
 
+    def save(name: str) -> None:
+        if not world.first:
+            return
+        try:
+            save_checkpoint(out / name, run.state())
+        except OSError as error:  # a full disk: the file before it is still there
+            log.say(f"{name} could not be saved at step {run.step} ({error}); the one before it is kept")
+
     def check() -> None:
-        result = validate(run.average, held_out, config)
+        result = validate(run.average, held_out, config, run.compare, world)
         log.numbers("val", run.step, result)
         log.picture(run.average, run.step, held_out[0])
         if run.step == 0:
             run.first = result["rd_loss"]
         if result["rd_loss"] < run.best:
             run.best = result["rd_loss"]
-            save_checkpoint(out / "best.pt", run.state())
+            save("best.pt")
 
     if run.step == 0:
-        x = torch.stack([patches[n] for n in range(min(64, len(patches)))]).to(run.device) / 255
-        if taken := run.begin(x):
-            log.say(taken)
+        if math.isnan(run.first):  # not resumed
+            x = data.stack([patches[n] for n in range(min(64, len(patches)))]).to(run.device) / 255
+            if taken := run.begin(x):
+                log.say(taken)
+        log.graph(run.average)
         check()
-    loader = DataLoader(
-        Subset(patches, range(run.step * c.batch, len(patches))), c.batch, num_workers=config.data.workers,
-        multiprocessing_context="spawn" if config.data.workers else None,
-        pin_memory=config.data.workers > 0 and run.device.type == "cuda",
-    )  # fmt: skip
+        save("last.pt")
+    part = world.share(c.batch)
+    batches = [range(c.batch * step + part.start, c.batch * step + part.stop) for step in range(run.step, c.steps)]
     run.model.train()
-    sums: dict[str, Tensor] = {}
-    since, logged = time.monotonic(), run.step
-    for x in loader:
-        terms = run.update(x.to(run.device, non_blocking=True) / 255)
+    meter = Meter(run.step, c, world)
+    over = False
+    for x in data.loader(patches, batches, config.data, run.device):
+        meter.add(run.update(x.to(run.device, non_blocking=True) / 255))
         log.bar.update()
-        sums = {name: sums.get(name, 0.0) + term.detach().mean() for name, term in terms.items()}
         if run.step % c.log_every == 0:
-            count = run.step - logged  # fewer than log_every after a resume
-            figures = {name: (total / count).item() for name, total in sums.items()}
-            figures["psnr"] = -10 * math.log10(max(figures["mse"], 1e-10))
-            figures["lr"] = learning_rate(run.step, c)
-            speed = count / (time.monotonic() - since)
-            figures |= {"steps_s": speed, "img_s": speed * c.batch, "mpx_s": speed * c.batch * x.shape[-1] ** 2 / 1e6}
-            log.numbers("train", run.step, figures)
-            sums, since, logged = {}, time.monotonic(), run.step
-        over = (time.monotonic() - started) / 60 > minutes
+            log.numbers("train", run.step, meter.read(run.step, x.shape[-1]))
+        if world.size == 1 or run.step % 10 == 0 or run.step == c.steps:
+            over = world.agreed(stop.is_set() or (time.monotonic() - started) / 60 > minutes, run.device)
         if run.step == round(c.steps * (1 - c.decay)):
-            save_checkpoint(out / "constant.pt", run.state())
+            save("constant.pt")
         if run.step % c.val_every == 0 or run.step == c.steps:
+            log.gradients(run.model, run.step)
             check()
-            since = time.monotonic()
-        if run.step % c.val_every == 0 or run.step == c.steps or over:
-            save_checkpoint(out / "last.pt", run.state())
+        if run.step % c.save_every == 0 or run.step % c.val_every == 0 or run.step == c.steps or over:
+            save("last.pt")
         if over:
             break
     change = 100 * (run.best / run.first - 1)
     log.say(f"validation RD loss: {run.first:.4f} at step 0, {run.best:.4f} at best ({change:+.1f} %)")
     if run.skipped:
-        log.say(f"{run.skipped} steps with a gradient that was not finite were skipped")
+        log.say(f"{int(run.skipped)} steps with a gradient that was not finite were skipped")
+    if skipped := data.read_skipped(out / "skipped.txt"):
+        log.say(f"{len(skipped)} images could not be read and were skipped: {out / 'skipped.txt'}")
     log.close()
     return run.step == c.steps
 
 
 def finish(run: Run, out: Path, command: str) -> None:
-    """Export the best state and draw its rate-distortion curve on the validation images beside JPEG's."""
+    """Export the best state and measure its rate-distortion curve on the validation images beside JPEG's."""
     from codec.evaluate import lic_codec, rival_codec
     from codec.evaluate import run as evaluate
     from codec.plot import rd_curves
@@ -259,6 +295,8 @@ def finish(run: Run, out: Path, command: str) -> None:
     results = evaluate([lic_codec(model), rival_codec("jpeg")], images, out / "rd", ms_ssim=False)
     rates = [point["bpp"] for point in results[0].means()]
     export(run.average, path, about | {"rates": f"{min(rates):.2g} to {max(rates):.2g} bpp"})  # the id stays
+    for result in results:
+        (out / "rd" / f"{result.name}.json").write_text(result.to_json())
     rd_curves([result.curve() for result in results], out / "rd.png", "Validation images")
     print(f"exported step {run.step} as {path} (id {id}); its curve: {out / 'rd.png'}")
     print(f"use it: lic compress photo.png -m {path}")
@@ -292,24 +330,44 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(
             "--resume takes --out RUN and no configuration file: it continues with the configuration of the run"
         )
+    if args.out is None and "WORLD_SIZE" in os.environ:
+        parser.error("under torchrun, name the run folder: --out RUN")
     command = "python train.py " + shlex.join(sys.argv[1:] if argv is None else argv)
+    world, stop = World(), threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
+        world, device = join(codec.pick_device(args.device))
         out = args.out or free_folder()
-        state = load_checkpoint(out / args.resume) if args.resume else None
-        values = state["config"] if state else configuration.load(args.config) if args.config else {}
+        state, values = None, configuration.load(args.config) if args.config else {}
+        if args.resume == "last.pt" and (out / "config.toml").exists() and not (out / "last.pt").exists():
+            values = configuration.load(out / "config.toml")
+            print(f"nothing was saved in {out} yet: starting over")
+        elif args.resume:
+            state = load_checkpoint(out / args.resume)
+            values = state["config"]
         config = configuration.from_dict(configuration.merge_options(values, args))
         if state and configuration.to_dict(config)["model"] != state["config"]["model"]:
             raise ValueError("--resume continues with the model of the run: [model] cannot change")
-        if not state and out.exists() and any(out.iterdir()):
+        if world.first and not args.resume and out.exists() and any(out.iterdir()):
             raise ValueError(f"{out} is not empty: choose another --out, or --resume what is there")
-        run = Run(config, torch.device(codec.pick_device(args.device)))
+        if config.train.batch % (world.size * config.train.accumulate):
+            raise ValueError(
+                f"--batch counts the patches of a step over all processes: {config.train.batch} cannot be shared by "
+                f"{world.size} processes in {config.train.accumulate} parts each"
+            )
+        if config.train.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as PyTorch's notes on reproducibility ask
+            torch.use_deterministic_algorithms(True)
+        run = Run(config, device, world)
         if state:
             run.load(state)
         out.mkdir(parents=True, exist_ok=True)
-        (out / "config.toml").write_text(configuration.dump(config))
-        if train(run, out, args.minutes):
+        if world.first:
+            (out / "config.toml").write_text(configuration.dump(config))
+        through = train(run, out, args.minutes, stop)
+        if through and world.first:
             finish(run, out, command)
-        else:
+        elif world.first:
             print(
                 f"stopped at step {run.step} of {config.train.steps}; go on with: python train.py --out {out} --resume"
             )
@@ -318,6 +376,10 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"train.py: {error}", file=sys.stderr)
         return 1
+    finally:
+        world.leave()
+        torch.use_deterministic_algorithms(False)
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 

@@ -23,6 +23,7 @@ from codec import bitstream, lossless
 from codec import image as img
 from codec.config import ModelConfig
 from codec.layers import Knots, interpolate
+from codec.quantize import Noise, uniform
 from codec.transforms import TRANSFORMS
 
 SHORTCUT_SCALE = 8.0  # the latent of an all-rates model is 8 times the orthonormal DCT of [0, 1] pixels
@@ -161,7 +162,7 @@ class Codec(nn.Module, ABC):
     # ---- what a prior adds ----
 
     @abstractmethod
-    def forward(self, x: Tensor, quality: Tensor | None = None) -> Output:
+    def forward(self, x: Tensor, quality: Tensor | None = None, noise: Noise = uniform) -> Output:
         """Reconstruction and estimated bits; train(): straight-through, noise for the rate; eval(): as coded."""
 
     @abstractmethod

@@ -168,6 +168,18 @@ def load_weights(path: Path | str) -> dict[str, torch.Tensor]:
     return state["average"]
 
 
+def take_weights(model: Codec, path: Path | str) -> tuple[set[str], str]:
+    """Begin with the weights of a file that have the name and shape of the model's own: which, and a line that says
+    what was taken, what is new and what was left out.
+    """
+    own, given = model.state_dict(), load_weights(path)
+    kept = {name: t for name, t in given.items() if name in own and t.shape == own[name].shape}
+    model.load_state_dict(kept, strict=False)
+    new, left = (sorted({name.split(".")[0] for name in names - kept.keys()}) for names in (own.keys(), given.keys()))
+    said = f"{len(kept)} of {len(own)} tensors from {path}; new: {', '.join(new) or 'none'}"
+    return set(kept), f"{said}; left out: {', '.join(left) or 'none'}"
+
+
 def shipped() -> Iterator[Path]:
     """Every exported model in the package and in the folders of LIC_MODELS, in the order in which they are searched."""
     folders = [WEIGHTS, *(Path(p) for p in os.environ.get("LIC_MODELS", "").split(os.pathsep) if p)]

@@ -1,4 +1,4 @@
-"""The command line: lic compress, decompress, info, models, demo.
+"""The command line: lic compress, decompress, info, models, plot, demo.
 
 Data goes to files or, for `-`, to stdout; messages go to stderr. Exit code 0: all done, 1: something failed (one line
 each), 2: the command line makes no sense. torch is imported only by the commands that need it.
@@ -261,6 +261,17 @@ def models(args: argparse.Namespace) -> int:
     return 0
 
 
+def plot(args: argparse.Namespace) -> int:
+    from codec.plot import plot_files
+
+    drawn = io.BytesIO()
+    name = plot_files(args.inputs, drawn)
+    target = args.output or f"{name}.png"
+    write_bytes(target, drawn.getvalue(), args.force)
+    say(f"{', '.join(args.inputs)} -> {target}")
+    return 0
+
+
 def demo(args: argparse.Namespace) -> int:
     from codec.demo import run_demo
 
@@ -315,6 +326,15 @@ def parser() -> argparse.ArgumentParser:
         "models", parents=[common], help="the models at hand: size, prior, parameters, kMAC/pixel, rates"
     )
     sub.set_defaults(run=models)
+    sub = commands.add_parser("plot", parents=[common], help="training runs -> a figure of their curves")
+    sub.add_argument(
+        "inputs", nargs="+", metavar="RUN", help="run folders or logs (.jsonl), or results (.json) of eval.py"
+    )
+    sub.add_argument(
+        "-o", "--output", metavar="OUT", help="PNG file (default: training.png, of results rd.png); - is stdout"
+    )
+    sub.add_argument("-f", "--force", action="store_true", help="replace an existing file")
+    sub.set_defaults(run=plot)
     sub = commands.add_parser(
         "demo", parents=[common], help="compress sample photographs, compare with JPEG, WebP and AVIF"
     )

@@ -70,7 +70,12 @@ class DataConfig:
     """Where the images come from and how a training patch is cut."""
 
     data: list[str] = _option(
-        [], "training folders (searched recursively) or cifar10:DIR; none: the sample photographs"
+        [],
+        "training folders (searched recursively), tar:DIR (WebDataset shards), or cifar10:DIR alone; none: the sample "
+        "photographs",
+    )
+    weights: list[float] = _option(
+        [], "share of the samples that each entry of data gets, relative to the others; none: every image equally often"
     )
     val: list[str] = _option([], "validation folders; none: a sample photograph that is not trained on")
     patch: int = _option(128, "side of a training patch in pixels, a multiple of 16")
@@ -78,14 +83,26 @@ class DataConfig:
         [], "before cropping, bring the shorter side (antialiased) to a random size in MIN MAX; none: off"
     )
     flip: bool = _option(True, "flip every second patch left to right")
-    cache: bool = _option(True, "keep decoded training images in memory (3 bytes a pixel)")
+    cache: bool = _option(True, "keep decoded training images in memory (3 bytes a pixel, in every loader process)")
     workers: int = _option(0, "loader processes; 0 loads in the training process")
+    pin_memory: bool = _option(
+        True, "CUDA: loader processes hand over page-locked memory, which copies while computing"
+    )
+    prefetch: int = _option(2, "batches that each loader process prepares ahead")
 
     def __post_init__(self):
+        if self.weights and (len(self.weights) != len(self.data) or min(self.weights) <= 0):
+            raise ValueError(
+                f"weights must be positive, one for each of the {len(self.data)} entries of data, not {self.weights}"
+            )
         if self.patch < 16 or self.patch % 16:
             raise ValueError(f"patch must be a positive multiple of 16, not {self.patch}")
-        if len(self.resize) not in (0, 2):
-            raise ValueError(f"resize must be two sizes MIN MAX, not {self.resize}")
+        if self.resize and (len(self.resize) != 2 or not 1 <= self.resize[0] <= self.resize[1]):
+            raise ValueError(f"resize must be two sizes MIN MAX, 1 <= MIN <= MAX, not {self.resize}")
+        if self.workers < 0 or self.prefetch < 1:
+            raise ValueError(
+                f"workers must be at least 0 and prefetch at least 1, not {self.workers} and {self.prefetch}"
+            )
 
 
 @dataclass
@@ -93,13 +110,23 @@ class TrainConfig:
     """How the model is trained."""
 
     steps: int = _option(20000, "optimiser steps of the whole schedule")
-    batch: int = _option(8, "patches a step")
-    lr: float = _option(1e-3, "peak learning rate of AdamW")
+    batch: int = _option(8, "patches a step, over all processes")
+    accumulate: int = _option(1, "parts in which a process computes its patches of a step, one after the other")
+    distortion: str = _option(
+        "mse", "mse, ms-ssim (patches of at least 176) or vgg (squared error and VGG-16 features)"
+    )
+    optimizer: str = _option("adamw", "adamw, adam or sgd")
+    lr: float = _option(1e-3, "peak learning rate")
+    lr_of: list[str] = _option(
+        ["shortcut=0.1", "shortcut_lapped=0.1", "prior=5"],
+        "learning rates of parts of the model relative to lr, as PART=FACTOR",
+    )
+    freeze: list[str] = _option([], "parts of the model that are not trained, such as g_a or h_s.mean")
+    momentum: float = _option(0.9, "sgd: momentum")
+    weight_decay: float = _option(0.0, "weight decay of the optimiser")
     warmup: int = _option(500, "steps of linear warm-up")
-    decay: float = _option(0.3, "last fraction of the steps, over which the rate falls linearly to lr/100")
-    shortcut_lr: float = _option(0.1, "learning rate of the linear shortcut, relative to lr")
-    prior_lr: float = _option(5.0, "learning rate of the densities, relative to lr")
-    weight_decay: float = _option(0.0, "AdamW's decoupled weight decay")
+    schedule: str = _option("linear", "how the rate falls to lr/100 at the end: linear, cosine, or steps (x0.1, twice)")
+    decay: float = _option(0.3, "last fraction of the steps, over which it falls")
     clip: float = _option(1.0, "largest norm of the gradient")
     ema: float = _option(0.999, "decay a step of the averaged weights, which are what is validated and exported")
     init: str = _option(
@@ -109,16 +136,28 @@ class TrainConfig:
     compile: bool = _option(
         False, "compile the densities with torch.compile: about 20 s, then a faster step; needs a C++ compiler"
     )
+    deterministic: bool = _option(False, "only algorithms whose result is the same every time, on a GPU too; slower")
     seed: int = _option(1, "seed of weights, patches, qualities and noise")
+    save_every: int = _option(500, "steps between checkpoints (last.pt)")
     val_every: int = _option(2000, "steps between validations")
     val_qualities: list[int] = _option([10, 30, 50, 70, 90], "qualities validated in an all-rates model")
     log_every: int = _option(100, "steps between log lines")
 
     def __post_init__(self):
-        if self.steps < 1 or self.batch < 1 or self.log_every < 1 or self.val_every < 1:
-            raise ValueError("steps, batch, log_every and val_every must be at least 1")
-        if self.precision not in ("auto", "fp32"):
-            raise ValueError(f"precision must be auto or fp32, not {self.precision!r}")
+        if min(self.steps, self.batch, self.accumulate, self.log_every, self.val_every, self.save_every) < 1:
+            raise ValueError("steps, batch, accumulate, log_every, val_every and save_every must be at least 1")
+        if self.batch % self.accumulate:
+            raise ValueError(f"accumulate must divide batch, but {self.accumulate} does not divide {self.batch}")
+        for name, choices in (
+            ("precision", ("auto", "fp32")),
+            ("distortion", ("mse", "ms-ssim", "vgg")),
+            ("optimizer", ("adamw", "adam", "sgd")),
+            ("schedule", ("linear", "cosine", "steps")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} must be {', '.join(choices[:-1])} or {choices[-1]}, not {getattr(self, name)!r}"
+                )
         if not 0 <= self.decay <= 1:
             raise ValueError(f"decay must be in 0..1, not {self.decay}")
 

@@ -28,6 +28,7 @@ from PIL import Image, features
 from tqdm import tqdm
 
 from codec import metrics
+from codec.meta import processor
 from codec.metrics import Curve
 from codec.rivals import RIVALS
 
@@ -296,12 +297,7 @@ def device_name(device: torch.device | str) -> str:
     """The name of a GPU, or of the processor with the number of threads in use."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    try:
-        with open("/proc/cpuinfo") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{processor()}, {torch.get_num_threads()} threads"
 
 
 def versions() -> dict[str, str]:

@@ -37,7 +37,7 @@ from codec.base import Codec, Gain, Latent, Output
 from codec.config import ModelConfig
 from codec.hyper import HYPER_TRANSFORMS, INDEX_BITS, REACH, Rows
 from codec.layers import Conv2d, Knots
-from codec.quantize import add_noise, between, lower_bound, round_ste
+from codec.quantize import Noise, between, lower_bound, round_ste, uniform
 from entropy.conditional import GaussianConditional, LaplaceConditional
 from entropy.factorized import FactorizedPrior
 from entropy.integer import IntegerConv2d, straight_through
@@ -117,11 +117,11 @@ class FactorizedCodec(Codec):
         """
         return y_q - self.shrink_at(level) * torch.sign(y_q.detach())
 
-    def forward(self, x: Tensor, quality: Tensor | None = None) -> Output:
+    def forward(self, x: Tensor, quality: Tensor | None = None, noise: Noise = uniform) -> Output:
         level = self.level(quality)
         v, gain = self.analyse(x, level), self.gain_at(level)
         if self.training:
-            y_q, y_rate = round_ste(v), add_noise(v)
+            y_q, y_rate = round_ste(v), v + noise(v)
         else:
             y_q = y_rate = self.quantize(v, gain)
         x_hat = self.synthesise(self.dequantize(y_q, level), level, x.shape[-2:])
@@ -234,7 +234,7 @@ class HyperpriorCodec(Codec):
         gain = self.hyper_gain_at(level)
         return self.h_s.rows(_or_zeros(level, gain), gain)
 
-    def forward(self, x: Tensor, quality: Tensor | None = None) -> Output:
+    def forward(self, x: Tensor, quality: Tensor | None = None, noise: Noise = uniform) -> Output:
         level = self.level(quality)
         v = self.analyse(x, level)
         w = self.analyse_hyper(v, level)
@@ -244,9 +244,9 @@ class HyperpriorCodec(Codec):
         y_q = straight_through(residual, self.quantize(residual, index))
         bits = self.bits(y_q.detach(), index)  # teaches h_s the scale of what is coded, after quantize()
         if self.training:
-            noisy = self.bits(add_noise(residual), index.detach())  # teaches the transforms and the mean
+            noisy = self.bits(residual + noise(residual), index.detach())  # teaches the transforms and the mean
             bits = bits + noisy - noisy.detach()
-        z_rate = add_noise(w) if self.training else z_q
+        z_rate = w + noise(w) if self.training else z_q
         z_bits = self.hyper_bits(z_rate, self.hyper_gain_at(level))
         bits = bits.sum(dim=(1, 2, 3)) + z_bits.sum(dim=(1, 2, 3))
         return Output(self.synthesise(self.dequantize(y_q, index, mean, level), level, x.shape[-2:]), bits)

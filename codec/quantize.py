@@ -5,10 +5,14 @@ Rounding has a zero gradient almost everywhere, so training replaces it in two w
 of the rounded value's probability mass, and the reconstruction sees the rounded value with a straight-through gradient.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
 from entropy.integer import straight_through
+
+Noise = Callable[[Tensor], Tensor]
 
 
 class _LowerBound(torch.autograd.Function):
@@ -46,9 +50,24 @@ def round_ste(x: Tensor) -> Tensor:
     return straight_through(x, torch.round(x))
 
 
-def add_noise(x: Tensor) -> Tensor:
-    """x + u with u uniform in [-1/2, 1/2), the continuous stand-in for rounding in the rate term."""
-    return x + (torch.rand_like(x) - 0.5)
+def uniform(x: Tensor) -> Tensor:
+    """Noise of the shape of x in [-1/2, 1/2): added to x it stands in for rounding in the rate term."""
+    return torch.rand_like(x) - 0.5
+
+
+class SampleNoise:
+    """The same, from one generator for each sample of a batch: a sample's noise is that of its seed, whatever else is
+    in the batch.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: torch.device):
+        self.generators = [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        noise = x.new_empty(x.shape)
+        for sample, generator in zip(noise, self.generators, strict=True):
+            sample.uniform_(-0.5, 0.5, generator=generator)
+        return noise
 
 
 def lower_bound(x: Tensor, bound: float) -> Tensor:

@@ -123,3 +123,16 @@ def noise_image(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Im
     """An image of random pixels."""
     shape = (height, width, 3) if mode == "RGB" else (height, width)
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, photos):
+    """An empty folder to work in, on the CPU, with training images in data/ and one of 64x64 in val/."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    for folder in ("data", "val"):
+        (tmp_path / folder).mkdir()
+    for i, photo in enumerate(photos[1:]):
+        photo.save(tmp_path / f"data/{i}.png")
+    photos[0].crop((0, 0, 64, 64)).save(tmp_path / "val/face.png")
+    return tmp_path

@@ -1,5 +1,7 @@
-"""Every figure is a PNG of the expected size that shows what it was given."""
+"""Every figure is a PNG of the expected size that shows what it was given; `lic plot` says in a line what it cannot."""
 
+import io
+import json
 import math
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from PIL import Image
 
 from codec import plot
+from codec.cli import main
 from codec.metrics import Curve
 
 
@@ -58,6 +61,146 @@ def test_points_that_are_not_finite_are_left_out(tmp_path):
     plot.rd_curves([*whole, Curve("empty", [], [])], tmp_path / "one.png")
     with pytest.raises(ValueError, match="no rate-distortion point"):
         plot.rd_curves([Curve("a", [0.1], [math.nan])], tmp_path / "none.png")
+
+
+def training(scale=1.0, lines=120, first=1.0):
+    """The log of a run: noisy losses that fall, `first` times as high at step 0, and a validation every 1000 steps."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for k in range(lines + 1):
+        loss = scale * (1 + math.exp(-k / 20)) * (first if k == 0 else 1)
+        figures = {"loss": loss, "bpp": loss / 2, "psnr": 35 - loss}
+        if k:
+            noisy = {name: value * rng.uniform(0.97, 1.03) for name, value in figures.items()}
+            rows.append({"kind": "train", "step": 100 * k} | noisy)
+        if k % 10 == 0:
+            by_quality = {f"{name}_q{q}": value for name, value in figures.items() for q in (10, 90)}
+            rows.append({"kind": "val", "step": 100 * k, "rd_loss": loss} | by_quality)
+    return rows
+
+
+def write(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize("count", [1, 3, 12])
+def test_training_curves(tmp_path, count):
+    runs = [(f"run {n}", training(1 + n / 10)) for n in range(count)]
+    plot.training_curves(runs, tmp_path / "training.png")
+    assert Image.open(tmp_path / "training.png").size == (1350, 1350)
+    assert 0.01 < drawn(tmp_path / "training.png") < 0.4
+
+
+@pytest.mark.parametrize("rows", [training(lines=1), training()[:1], training()[1:2]], ids=["one", "val", "train"])
+def test_a_run_that_has_just_begun_is_drawn(tmp_path, rows):
+    plot.training_curves([("young", rows), ("old", training())], tmp_path / "training.png")
+    assert drawn(tmp_path / "training.png") > 0.01
+
+
+def test_a_run_without_figures_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="empty: the log holds no loss yet"):
+        plot.training_curves([("full", training()), ("empty", [])], tmp_path / "training.png")
+
+
+def test_what_an_untrained_model_does_and_a_single_spike_leave_the_axes_to_the_rest():
+    def limits(rows):
+        curves = [plot._over_steps(rows, kind, "loss") for kind in ("train", "val")]
+        return plot._limits([(steps, plot._smooth(values)) for steps, values in curves])
+
+    low, high = limits(training())
+    assert 0.8 < low < 1 and 1.5 < high < 2.2
+    spiked = training(first=50)
+    next(row for row in spiked if (row["kind"], row["step"]) == ("train", 7000))["loss"] = 1e6
+    assert limits(spiked) == pytest.approx((low, high), abs=0.3)
+
+
+def test_smoothing_keeps_constants_and_short_logs():
+    assert plot._smooth(np.full(500, 3.0)) == pytest.approx(3.0)
+    short = np.random.default_rng(0).normal(size=40)
+    assert np.array_equal(plot._smooth(short), short) and len(plot._smooth(np.zeros(0))) == 0
+
+
+def test_steps_increase_and_count_once_and_what_is_not_finite_is_left_out():
+    rows = [
+        {"kind": "train", "step": step, "loss": loss} for step, loss in ((1, 5.0), (3, math.nan), (2, 4.0), (1, 6.0))
+    ]
+    steps, values = plot._over_steps(rows, "train", "loss")
+    assert steps.tolist() == [1, 2] and values.tolist() == [6, 4]
+    assert [len(part) for part in plot._over_steps(rows, "val", "loss")] == [0, 0]
+
+
+@pytest.fixture
+def lic(tmp_path, monkeypatch, capsys):
+    """lic(*argv) -> exit code and lines of stderr of `lic plot` in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*argv):
+        code = main(["plot", *argv])
+        out, err = capsys.readouterr()
+        assert out == ""
+        return code, err.splitlines()
+
+    return run
+
+
+def test_plot_draws_runs_and_logs_and_replaces_a_file_only_with_f(lic, tmp_path):
+    write(tmp_path / "runs/a/log.jsonl", training())
+    write(tmp_path / "b.jsonl", training(2))
+    assert lic("runs/a", "b.jsonl") == (0, ["runs/a, b.jsonl -> training.png"])
+    first = (tmp_path / "training.png").read_bytes()
+    assert lic("b.jsonl") == (1, ["lic: training.png exists; -f replaces it"])
+    assert (tmp_path / "training.png").read_bytes() == first
+    assert lic("b.jsonl", "-f")[0] == 0 and (tmp_path / "training.png").read_bytes() != first
+    assert lic("runs/a/log.jsonl", "b.jsonl", "-o", "other.png")[0] == 0
+    assert (tmp_path / "other.png").read_bytes() == first
+
+
+def test_runs_of_one_name_are_named_by_their_paths(lic, tmp_path, monkeypatch):
+    for folder in ("x/run", "y/run", "z"):
+        write(tmp_path / folder / "log.jsonl", training())
+    seen = []
+    monkeypatch.setattr(plot, "training_curves", lambda runs, file: seen.extend(name for name, _ in runs))
+    lic("x/run", "y/run/", "z", "-f")
+    assert seen == ["x/run", "y/run/", "z"]
+
+
+def test_plot_draws_results(lic, tmp_path):
+    points = {"name": "mine", "results": {"bpp": [0.2, 0.5], "psnr-rgb": [30.0, 33.0]}}
+    (tmp_path / "mine.json").write_text(json.dumps(points))
+    assert lic("mine.json") == (0, ["mine.json -> rd.png"])
+    expected = io.BytesIO()
+    plot.rd_curves([Curve("mine", [0.2, 0.5], [30.0, 33.0])], expected)
+    assert (tmp_path / "rd.png").read_bytes() == expected.getvalue()
+    write(tmp_path / "log.jsonl", training())
+    code, (line,) = lic("mine.json", "log.jsonl", "-f")
+    assert code == 1 and "do not share a figure" in line
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "holds no loss yet"),
+        (b'{"kind": "train", "step": 1, "lo', "holds no loss yet"),
+        (b'{"kind": "train", "step": 1, "lr": 0.1}\n', "holds no loss yet"),
+        (b'{"kind": "train", "step": 1, "loss": 1}\n{"kind": "tr\n', "line 2 is no line of a training log"),
+        (b'{"kind": "train", "step": 1, "loss": "low"}\n', "line 1 is no line"),
+        (b'{"kind": "train", "loss": 1}\n', "line 1 is no line"),
+        (b"[]\n", "line 1 is no line"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "line 1 is no line"),
+    ],
+)
+def test_an_empty_or_damaged_log_is_an_error_of_one_line(lic, tmp_path, content, message):
+    (tmp_path / "log.jsonl").write_bytes(content)
+    code, lines = lic("log.jsonl")
+    assert code == 1 and len(lines) == 1 and message in lines[0]
+    assert not (tmp_path / "training.png").exists()
+
+
+def test_a_folder_that_is_no_run_is_an_error_of_one_line(lic, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert lic("empty") == (1, ["lic: empty/log.jsonl: No such file or directory"])
+    assert lic("nowhere") == (1, ["lic: nowhere: No such file or directory"])
 
 
 def panels(groups):

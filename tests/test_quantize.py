@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from codec.quantize import add_noise, between, lower_bound, round_ste
+from codec.quantize import SampleNoise, between, lower_bound, round_ste, uniform
 
 
 def test_round_ste_rounds_half_to_even_and_passes_gradients_unchanged():
@@ -35,7 +35,7 @@ def test_lower_bound_is_the_maximum_and_its_gradient_leads_back_above_it(x, grad
 def test_noise_is_uniform_in_half_a_step_around_zero_and_passes_gradients_unchanged():
     torch.manual_seed(0)
     x = torch.linspace(-3, 3, 100_000, requires_grad=True)
-    y = add_noise(x)
+    y = x + uniform(x)
     y.sum().backward()
     noise = (y - x).detach()
     assert noise.min() >= -0.5001 and noise.max() <= 0.5001  # y and the difference are rounded
@@ -52,3 +52,13 @@ def test_between_clamps_and_its_gradient_leads_back_inside(x, grad, passed):
     y = between(x, 0.0, 1.0)
     y.backward(torch.tensor(float(grad)))
     assert y.item() == min(max(x.item(), 0.0), 1.0) and x.grad.item() == passed
+
+
+def test_a_samples_noise_depends_on_its_seed_alone():
+    x = torch.zeros(3, 2, 50, 40)
+    whole = SampleNoise([5, 6, 7], x.device)
+    first = whole(x)
+    part = SampleNoise([6], x.device)
+    assert torch.equal(part(x[:1]), first[1:2]) and torch.equal(part(x[:1]), whole(x)[1:2])
+    assert first.min() >= -0.5 and first.max() < 0.5 and abs(first.mean()) < 0.02 and abs(first.var() - 1 / 12) < 0.002
+    assert not torch.equal(first[0], first[1])

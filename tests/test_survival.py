@@ -1,0 +1,150 @@
+"""A training that is killed, told to stop, fed with nonsense or left without disk space."""
+
+import json
+import math
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_train import equal, log, start
+
+import train
+from codec.checkpoint import load_checkpoint
+
+FORK = multiprocessing.get_context("forkserver")  # a server that has imported everything forks trainings quickly
+FORK.set_forkserver_preload(["train"])
+
+
+def child(folder: str, arguments: list[str]) -> None:
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    torch.cuda.is_available = lambda: False
+    raise SystemExit(train.main(arguments))
+
+
+def spawn(folder, options: str):
+    model = "--N 8 --M 16 --blocks 1 0 --hyper_N 8 --hyper_M 4 --lmbda 0.013 --data data --val val"
+    setup = "--patch 32 --batch 2 --steps 60 --warmup 0 --val_every 30 --save_every 7 --log_every 5 --out run"
+    arguments = (options or f"{model} {setup}").split()
+    process = FORK.Process(target=child, args=(str(folder), arguments))
+    process.start()
+    return process
+
+
+def test_killed_at_ten_moments_and_resumed_it_is_the_run_that_was_never_killed(here, tmp_path_factory):
+    begun = time.monotonic()
+    process = spawn(here, "")
+    process.join()
+    assert process.exitcode == 0
+    took = time.monotonic() - begun
+    whole, rows = load_checkpoint(here / "run/last.pt"), log("run", "train")
+    os.rename(here / "run", here / "whole")
+
+    dice, kills = random.Random(4), 0
+    process = spawn(here, "")
+    while kills < 10 and process.exitcode != 0:
+        process.join(dice.uniform(0.05, 0.35) * took)
+        if process.exitcode is None:
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            kills += 1
+            process = spawn(here, "--out run --resume" if (here / "run/config.toml").exists() else "")
+    process.join()
+    assert process.exitcode == 0 and kills >= 4
+    killed = load_checkpoint(here / "run/last.pt")
+    assert all(equal(killed[part], whole[part]) for part in ("step", "model", "average", "optimizer", "best", "first"))
+    assert [row["step"] for row in log("run", "train")] == [row["step"] for row in rows]
+
+
+def test_sigterm_saves_and_exits_with_0(here):
+    process = spawn(
+        here, "--steps 100000 --data data --val val --patch 32 --batch 2 --N 8 --M 16 --blocks 1 0 --out run"
+    )
+    while not (here / "run/last.pt").exists():
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.terminate()
+    process.join()
+    assert process.exitcode == 0
+    assert load_checkpoint(here / "run/last.pt")["step"] > 0
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint_and_the_training(here, capsys, monkeypatch):
+    written = []
+
+    def full(path, state):
+        written.append(path.name)
+        if len(written) > 2:
+            raise OSError(28, "No space left on device")
+        save(path, state)
+
+    save = train.save_checkpoint
+    monkeypatch.setattr(train, "save_checkpoint", full)
+    assert start("run", "--save_every", 1) == 0
+    assert "could not be saved at step 1 ([Errno 28] No space left on device)" in capsys.readouterr().out
+    assert load_checkpoint(here / "run/last.pt")["step"] == 0
+
+
+def test_a_diverged_training_stops_and_says_what_to_try(here, capsys):
+    assert start("run", "--lr", 1e6, "--steps", 200, "--clip", 1e9) == 1
+    error = capsys.readouterr().err
+    assert "diverged: over the 1 steps to step" in error and "Try a lower --lr than 1e+06" in error
+    assert math.isfinite(load_checkpoint(here / "run/best.pt")["best"])
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over(here, capsys):
+    assert start("whole") == 0
+    os.mkdir("run")
+    (here / "run/config.toml").write_text((here / "whole/config.toml").read_text())
+    assert train.main(["--out", "run", "--resume"]) == 0
+    assert "nothing was saved in run yet: starting over" in capsys.readouterr().out
+    assert equal(load_checkpoint("run/last.pt")["model"], load_checkpoint("whole/last.pt")["model"])
+
+
+def test_meta_json_has_one_entry_for_every_start(here):
+    assert start("run") == 0 and train.main(["--out", "run", "--resume", "--steps", "6"]) == 0
+    starts = json.loads((here / "run/meta.json").read_text())
+    assert [entry["step"] for entry in starts] == [0, 4] and starts[0]["processes"] == 1
+    assert starts[0]["data"]["images"] == 3 and starts[0]["seed"] == 1
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--accumulate", "3"], "accumulate must divide batch"),
+    (["--distortion", "ms-ssim"], "161 pixels a side"),
+    (["--optimizer", "lion"], "optimizer must be adamw, adam or sgd"),
+    (["--freeze", "g_x"], "no parameter belongs to 'g_x'"),
+])  # fmt: skip
+def test_settings_that_cannot_be_are_errors_of_one_line(here, capsys, options, message):
+    assert start("run", *options) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("options", [["--optimizer", "sgd"], ["--accumulate", "2"], ["--schedule", "cosine"],
+                                     ["--deterministic", "true"], ["--freeze", "g_a"]])  # fmt: skip
+def test_every_choice_trains_to_the_end(here, options):
+    assert start("run", *options) == 0
+    assert all(math.isfinite(row["loss"]) for row in log("run", "train"))
+
+
+def test_a_folder_full_of_trouble_trains_to_the_end_and_says_what_was_skipped(here, photo, capsys):
+    for path in (here / "data").iterdir():
+        path.unlink()
+    photo.save(here / "data/whole.jpg")
+    (here / "data/truncated.jpg").write_bytes((here / "data/whole.jpg").read_bytes()[:900])
+    (here / "data/text.png").write_text("not an image")
+    photo.convert("CMYK").save(here / "data/cmyk.jpg")
+    Image.fromarray(np.linspace(0, 65535, 40 * 40).astype(np.uint16).reshape(40, 40)).save(here / "data/deep.png")
+    photo.convert("P").save(here / "data/palette.png", transparency=3)
+    Image.new("RGB", (1, 1), "red").save(here / "data/one.png")
+    Image.new("RGB", (20000, 3), "blue").save(here / "data/long.png")
+    assert start("run", "--steps", 12) == 0
+    assert "2 images could not be read and were skipped: run/skipped.txt" in capsys.readouterr().out
+    listed = (here / "run/skipped.txt").read_text()
+    assert "truncated.jpg\t" in listed and "text.png\t" in listed and listed.count("\n") == 2
