@@ -4,8 +4,9 @@
     python -m benchmarks codecs             images to bytes and back, and the start-up of the command line
     python -m benchmarks entropy            integers to bytes and back
     python -m benchmarks gpu                1920x1080 on one GPU, pipelined; exits with 1 where there is none
+    python -m benchmarks training           a published architecture trained by CompressAI's loop and by ours
         --data DIR         photographs (default: the samples in scikit-image's wheel)
-        --model NAME|FILE  our model (default: the shipped one)
+        --model NAME|FILE  our model (default: the shipped one); training has none
         --rounds N         turns of every contender
         --out DIR          write Markdown and JSON there instead of printing Markdown
 
@@ -21,10 +22,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import codecs, entropy, gpu
+from benchmarks import codecs, entropy, gpu, training
 from codec.checkpoint import DEFAULT
 
-BENCHMARKS = {"codecs": codecs, "entropy": entropy, "gpu": gpu}
+BENCHMARKS = {"codecs": codecs, "entropy": entropy, "gpu": gpu, "training": training}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,7 +35,10 @@ def parser() -> argparse.ArgumentParser:
     for name, module in BENCHMARKS.items():
         sub = commands.add_parser(name, help=module.__doc__.partition("\n")[0])
         sub.add_argument("--data", type=Path, metavar="DIR", help="photographs (default: samples in scikit-image)")
-        sub.add_argument("--model", default=DEFAULT, metavar="NAME|FILE", help=f"our model (default: {DEFAULT})")
+        if module is training:
+            training.add_options(sub)
+        else:
+            sub.add_argument("--model", default=DEFAULT, metavar="NAME|FILE", help=f"our model (default: {DEFAULT})")
         sub.add_argument("--rounds", type=int, default=module.ROUNDS, metavar="N", help=f"default: {module.ROUNDS}")
         sub.add_argument("--out", type=Path, metavar="DIR", help="write Markdown and JSON there, print nothing else")
     return top
@@ -48,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.rounds < 1:
             raise ValueError(f"--rounds {args.rounds}: at least 1 is needed")
-        BENCHMARKS[args.name].run(args.data, args.model, args.rounds).publish(args.out)
+        options = {key: value for key, value in vars(args).items() if key not in ("name", "out")}
+        BENCHMARKS[args.name].run(**options).publish(args.out)
     except (OSError, ValueError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1

@@ -34,7 +34,7 @@ class BalleAnalysis(nn.Module):
         )
 
     def forward(self, x: Tensor, level: Tensor | None = None) -> Tensor:
-        return self.layers(x).float()
+        return self.layers(x.contiguous(memory_format=torch.channels_last)).float()
 
 
 class BalleSynthesis(nn.Module):
@@ -50,7 +50,7 @@ class BalleSynthesis(nn.Module):
         )  # fmt: skip
 
     def forward(self, y: Tensor, level: Tensor | None = None) -> Tensor:
-        return self.layers(y).float()
+        return self.layers(y.contiguous(memory_format=torch.channels_last)).float()
 
 
 def dct_basis(M: int) -> Tensor:

@@ -1,11 +1,14 @@
 """The benchmarks that make promises see when one is broken."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks import offtrack, portability
+from benchmarks import offtrack, portability, training
+from benchmarks.__main__ import main
 from codec.checkpoint import load_model
 
 
@@ -73,3 +76,42 @@ def test_a_codec_that_breaks_the_promise_is_seen(models, monkeypatch, tmp_path, 
     assert (tmp_path / "offtrack.md").read_text() in capsys.readouterr().out
     bad = rows[1]._replace(mine=rows[1].theirs._replace(psnr=rows[1].theirs.psnr - 3.1))
     assert not bad.kept and bad.cells()[-1] == "NO"
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """The trainings' configuration file with few channels and small patches."""
+    text = training.CONFIG.read_text()
+    for old, new in (("N = 128", "N = 8"), ("M = 192", "M = 8"), ("patch = 256", "patch = 32"), ("1e-4", "1e-3")):
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "small.toml").write_text(text)
+    monkeypatch.setattr(training, "CONFIG", tmp_path / "small.toml")
+    monkeypatch.setattr(training, "PIPELINE", 2)
+
+
+def test_both_trainings_move_every_weight_and_are_reported(small, tmp_path, capsys):
+    pytest.importorskip("compressai")
+    config = training.settings(None, None, "fp32")
+    peer, ours = (cls(config, torch.device("cpu")) for cls in (training.Peer, training.Ours))
+    ours.take(peer)
+    x = training.prepare(next(training.stream(config, torch.device("cpu"))), torch.device("cpu"))
+    still = set()
+    for net, update in ((peer.net, peer.update), (ours.model, ours.update)):
+        before = {name: p.detach().clone() for name, p in net.named_parameters()}
+        update(x)
+        still |= {name for name, p in net.named_parameters() if torch.equal(p, before[name])}
+    assert still <= {"shrink.values", "g_s.layers.0.weight"}  # their gradients are 0 where all symbols are
+    assert main(["training", "--rounds", "2", "--steps", "20", "--out", str(tmp_path / "out")]) == 0
+    report = json.loads((tmp_path / "out" / "training-cpu.json").read_text())
+    losses = report["losses"]
+    assert losses["lic"] < losses["lic at step 0"] and losses["compressai"] < losses["compressai at step 0"]
+    assert all(len(rates) == 2 and min(rates) > 0 for rates in report["pixels_s"].values())
+
+
+def test_a_missing_peer_or_device_ends_the_comparison(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "compressai.losses", None)
+    assert main(["training"]) == 1 and "compressai cannot be imported" in capsys.readouterr().err
+    assert main(["training", "--steps", "-1"]) == 1 and "--steps -1" in capsys.readouterr().err
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["training", "--device", "cuda"]) == 1 and "no CUDA device" in capsys.readouterr().err

@@ -68,6 +68,51 @@ def test_transposed_conv_equals_that_of_the_input_mirrored_far_beyond_its_border
     torch.testing.assert_close(y, far[..., 2 * p : 2 * p + 2 * height, 2 * p : 2 * p + 2 * width])
 
 
+def test_padding_keeps_dtype_and_layout_under_autocast_and_is_the_same_by_index():
+    x = torch.randn(2, 4, 6, 5).bfloat16().contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        padded = mirror_pad(x, 2, 1, 0, 3)
+    assert padded.dtype == torch.bfloat16 and padded.is_contiguous(memory_format=torch.channels_last)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.equal(mirror_pad(x, 2, 1, 0, 3), padded)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("height, width", [(1, 1), (2, 3), (5, 4)])
+def test_gradients_written_out_are_those_of_the_function(height, width, layout):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, height, width, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
+    for layer in (ConvTranspose2d(3, 2), GDN(3), GDN(3, inverse=True)):
+        layer = layer.double()
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter += 0.1 * torch.rand_like(parameter)
+        names, values = zip(*layer.named_parameters(), strict=True)
+
+        def call(x, *values, layer=layer, names=names):
+            return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
+
+        assert torch.autograd.gradcheck(call, (x, *values))
+
+
+def test_a_trunk_in_bf16_has_nearly_the_gradients_of_float32():
+    torch.manual_seed(0)
+    trunk = torch.nn.Sequential(Conv2d(3, 16, 5, 2), GDN(16), ConvTranspose2d(16, 16), GDN(16, inverse=True))
+    x, gradients = torch.randn(2, 3, 16, 16), []
+    for enabled in (False, True):
+        trunk.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            y = trunk(x)
+        assert y.dtype == (torch.bfloat16 if enabled else torch.float32)
+        y.float().square().mean().backward()
+        gradients.append([p.grad.clone() for p in trunk.parameters()])
+    for a, b in zip(*gradients, strict=True):
+        assert (a - b).norm() < 0.03 * a.norm()
+
+
 @pytest.mark.parametrize("size, height, width", [(2, 2, 4), (8, 16, 8), (16, 16, 32)])
 def test_folding_moves_pixels_into_channels_and_back(size, height, width):
     x = torch.randn(2, 3, height, width)
