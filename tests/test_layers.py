@@ -208,3 +208,13 @@ def test_the_lapped_filter_works_across_block_borders_and_leaves_the_rim_of_the_
         changed = lapped(impulse)[0, 0, :, 0].abs() > 1e-6
         reach = slice(first, first + 16) if 8 <= row < 56 else slice(row, row + 1)
         assert changed[reach].any() and not torch.cat((changed[: reach.start], changed[reach.stop :])).any()
+
+
+@pytest.mark.parametrize(
+    "layer", [Conv2d(16, 24, 3), Conv2d(16, 32, 5, groups=16), FoldConv2d(8, 64), ConvTranspose2d(8, 6)]
+)
+def test_convolutions_start_uniform_within_the_root_of_their_fan_in(layer):
+    bound = layer.weight[0].numel() ** -0.5
+    values = torch.cat([parameter.detach().flatten() for parameter in layer.parameters()])
+    assert values.abs().max() <= bound
+    assert values.std() == pytest.approx(bound / 3**0.5, rel=0.1) and abs(values.mean()) < 0.1 * bound
