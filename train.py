@@ -292,7 +292,9 @@ def finish(run: Run, out: Path, command: str) -> None:
     id = export(run.average, path, about)
     images = [(f"val{i:02d}", image) for i, image in enumerate(data.validation_images(run.config.data))]
     model = load_model(path, run.device, run.config.train.precision)
-    results = evaluate([lic_codec(model), rival_codec("jpeg")], images, out / "rd", ms_ssim=False)
+    results = evaluate(
+        [lic_codec(model, name=out.resolve().name), rival_codec("jpeg")], images, out / "rd", ms_ssim=False
+    )
     rates = [point["bpp"] for point in results[0].means()]
     export(run.average, path, about | {"rates": f"{min(rates):.2g} to {max(rates):.2g} bpp"})  # the id stays
     for result in results:

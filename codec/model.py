@@ -290,7 +290,8 @@ class HyperpriorCodec(Codec):
         ratio = torch.where(deviation > 1e-6, 1 / deviation, 1.0)  # 0 of a single sample
         last.weight[which] *= ratio[:, None, None, None]
         last.bias[which] = (last.bias - middle)[which] * ratio
-        for own, new in zip(self.prior.parameters(), FactorizedPrior(self.prior.channels).parameters(), strict=True):
+        fresh = type(self.prior)(self.prior.channels)
+        for own, new in zip(self.prior.parameters(), fresh.parameters(), strict=True):
             own[which] = new.to(own.device)[which]
         self.prior.scale[which] = (1 / gain).mean(dim=(0, 2, 3))[which]
 
