@@ -43,7 +43,7 @@ from codec import data
 from codec.base import Codec
 from codec.checkpoint import export, load_checkpoint, load_model, save_checkpoint, take_weights, write_atomically
 from codec.config import Config
-from codec.distortion import distortion
+from codec.distortion import Distortion, distortion
 from codec.distributed import World, join
 from codec.image import to_tensor
 from codec.log import Log, Meter
@@ -77,7 +77,9 @@ def draw(step: int, config: Config) -> tuple[Tensor | None, Tensor]:
     return quality, lmbda_of(quality, config.model.lmbda)
 
 
-def losses(net: nn.Module, x: Tensor, quality: Tensor | None, lmbda: Tensor, compare, **options) -> dict[str, Tensor]:
+def losses(
+    net: nn.Module, x: Tensor, quality: Tensor | None, lmbda: Tensor, compare: Distortion, **options
+) -> dict[str, Tensor]:
     """Rate-distortion terms of a batch, each (B,): bpp, mse in [0, 1] units, PSNR in dB, and loss = bpp + lmbda * what
     `compare` of codec/distortion.py gives, 255^2 * mse unless another one was asked for. `net` is a codec, or wraps it.
     """
@@ -88,7 +90,7 @@ def losses(net: nn.Module, x: Tensor, quality: Tensor | None, lmbda: Tensor, com
     return {"bpp": bpp, "mse": mse, "psnr": psnr, "loss": bpp + lmbda * compare(x_hat, x)}
 
 
-def validate(model: Codec, images: list, config: Config, compare, world: World) -> dict[str, float]:
+def validate(model: Codec, images: list, config: Config, compare: Distortion, world: World) -> dict[str, float]:
     """Code the validation images to real bytes and back: mean bpp, psnr, mse and the weighted RD loss, per quality and
     in all. Every process takes its part of the images; all get the figures of the whole.
     """
@@ -250,7 +252,7 @@ def train(run: Run, out: Path, minutes: float, stop: threading.Event) -> bool:
         check()
         save("last.pt")
     part = world.share(c.batch)
-    batches = [range(c.batch * step + part.start, c.batch * step + part.stop) for step in range(run.step, c.steps)]
+    batches = (range(c.batch * step + part.start, c.batch * step + part.stop) for step in range(run.step, c.steps))
     run.model.train()
     meter = Meter(run.step, c, world)
     over = False
@@ -265,7 +267,9 @@ def train(run: Run, out: Path, minutes: float, stop: threading.Event) -> bool:
             save("constant.pt")
         if run.step % c.val_every == 0 or run.step == c.steps:
             log.gradients(run.model, run.step)
+            paused = time.monotonic()
             check()
+            meter.since += time.monotonic() - paused
         if run.step % c.save_every == 0 or run.step % c.val_every == 0 or run.step == c.steps or over:
             save("last.pt")
         if over:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Distortion = Callable[[Tensor, Tensor], Tensor]
 # CompressAI trains the models that it numbers alike with lambda 0.0018 ... 0.18 for MSE, and with 2.4 ... 220 for
 # MS-SSIM, 1333 ... 1222 times as much (its documentation, "Model zoo").
 MS_SSIM_SCALE = 1333.0
@@ -74,6 +75,6 @@ class VGG(nn.Module):
         return distance
 
 
-def distortion(name: str, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+def distortion(name: str, device: torch.device) -> Distortion:
     """The one called mse, ms-ssim or vgg."""
     return VGG().to(device) if name == "vgg" else {"mse": mse, "ms-ssim": ms_ssim}[name]
