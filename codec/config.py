@@ -83,7 +83,7 @@ class DataConfig:
         [], "before cropping, bring the shorter side (antialiased) to a random size in MIN MAX; none: off"
     )
     flip: bool = _option(True, "flip every second patch left to right")
-    cache: bool = _option(True, "keep decoded training images in memory (3 bytes a pixel, in every loader process)")
+    cache: float = _option(8.0, "gigabytes of decoded training images (3 bytes a pixel) that each process keeps")
     workers: int = _option(0, "loader processes; 0 loads in the training process")
     pin_memory: bool = _option(
         True, "CUDA: loader processes hand over page-locked memory, which copies while computing"

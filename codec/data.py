@@ -125,8 +125,8 @@ class CIFAR10Images(Sequence):
 
 
 class StoredImages(Sequence):
-    """Encoded images as uint8 (3, H, W) tensors, decoded when asked for; if `cache`, kept on `device`, where they are
-    then cropped too. In the place of an image that cannot be read stands the next one that can.
+    """Encoded images as uint8 (3, H, W) tensors on `device`, where they are then cropped too; decoded when asked for,
+    the first `cache` gigabytes of them kept. In the place of an image that cannot be read stands the next one that can.
 
     `parts` are the entries of each folder, `weights` their shares of the samples (empty: every image equally often).
     Each process that meets an unreadable image appends it to the file `skipped`, once.
@@ -136,14 +136,15 @@ class StoredImages(Sequence):
         self,
         parts: list[list[Entry]],
         weights: Sequence[float] = (),
-        cache: bool = False,
+        cache: float = 0.0,
         device: torch.device | str = "cpu",
         skipped: Path | None = None,
     ):
         self.entries = [entry for part in parts for entry in part]
         self.sizes, self.weights = ([len(part) for part in parts], weights) if weights else ([len(self)], [1.0])
         self.device = device
-        self.kept: dict[int, Tensor] | None = {} if cache else None
+        self.kept: dict[int, Tensor] = {}
+        self.room = self.cache = int(cache * 1e9)  # bytes
         self.unreadable: dict[int, str] = {}
         self.skipped = skipped
 
@@ -154,7 +155,7 @@ class StoredImages(Sequence):
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         for i in chain(range(index, len(self)), range(index)):
-            if self.kept is not None and i in self.kept:
+            if i in self.kept:
                 return self.kept[i]
             if i not in self.unreadable and (pixels := self.decode(i)) is not None:
                 return pixels
@@ -163,7 +164,7 @@ class StoredImages(Sequence):
         )
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"kept": None if self.kept is None else {}}  # a loader process begins its own
+        return self.__dict__ | {"kept": {}, "room": self.cache}  # a loader process begins its own
 
     def decode(self, index: int) -> Tensor | None:
         """The pixels of an image; None, and it is listed, if it cannot be read."""
@@ -178,8 +179,10 @@ class StoredImages(Sequence):
                 with open(self.skipped, "ab", buffering=0) as file:  # one write a line: processes do not mix theirs
                     file.write(os.fsencode(f"{entry.path}\t{self.unreadable[index]}\n"))
             return None
-        if self.kept is not None:
-            self.kept[index] = pixels = pixels.to(self.device)
+        pixels = pixels.to(self.device)
+        if pixels.numel() <= self.room:
+            self.room -= pixels.numel()
+            self.kept[index] = pixels
         return pixels
 
 

@@ -57,7 +57,7 @@ def patches(folder, seed=1, samples=40, skipped=None, **options) -> Patches:
     return Patches(training_images(config, skipped=skipped), patch_transform(config), seed, samples)
 
 
-@pytest.mark.parametrize("options", [{}, {"resize": [33, 60]}, {"resize": [20, 24]}, {"flip": False, "cache": False}])
+@pytest.mark.parametrize("options", [{}, {"resize": [33, 60]}, {"resize": [20, 24]}, {"flip": False, "cache": 0.0}])
 def test_a_patch_depends_on_seed_and_number_alone(folder, options):
     first = [patches(folder, **options)[n] for n in range(40)]
     torch.manual_seed(123)
@@ -304,3 +304,12 @@ def test_a_missing_or_renamed_cifar10_folder_is_told_what_is_expected(cifar10):
     cifar10.rename(cifar10.with_name("cifar"))
     with pytest.raises(FileNotFoundError, match="cifar-10-batches-py/ with data_batch_1..5"):
         training_images(DataConfig(data=[f"cifar10:{cifar10.parent}"]))
+
+
+def test_no_more_than_the_cache_holds_is_kept(folder):
+    whole = training_images(DataConfig(data=[str(folder)]))
+    sizes = [whole[i].numel() for i in range(len(whole))]
+    limited = training_images(DataConfig(data=[str(folder)], cache=(sum(sizes) - 1) / 1e9))
+    for _ in range(2):
+        assert all(torch.equal(limited[i], whole[i]) for i in range(len(whole)))
+    assert len(whole.kept) == len(sizes) and len(limited.kept) == len(sizes) - 1
