@@ -262,6 +262,8 @@ def models(args: argparse.Namespace) -> int:
 
 
 def plot(args: argparse.Namespace) -> int:
+    """The figure; of rate-distortion curves also the BD-rate of each against the first."""
+    from codec.metrics import BD_RANGE, bd_rate, read_curve
     from codec.plot import plot_files
 
     drawn = io.BytesIO()
@@ -269,6 +271,13 @@ def plot(args: argparse.Namespace) -> int:
     target = args.output or f"{name}.png"
     write_bytes(target, drawn.getvalue(), args.force)
     say(f"{', '.join(args.inputs)} -> {target}")
+    anchor, *others = [read_curve(Path(source)) for source in args.inputs] if name == "rd" else [None]
+    for curve in others:
+        try:
+            low, high = BD_RANGE
+            say(f"{curve.name}: BD-rate {bd_rate(anchor, curve):+.1f} % against {anchor.name}, {low:g} to {high:g} dB")
+        except ValueError as error:  # a curve that does not span the range, or has few points
+            say(f"{curve.name}: no BD-rate ({error})")
     return 0
 
 

@@ -253,3 +253,13 @@ def test_crops_must_match(tmp_path):
     for rows in ([[("a", small), ("b", large)]], [[("a", small)], [("a", small), ("b", small)]], []):
         with pytest.raises(ValueError, match="one size"):
             plot.crops(rows, tmp_path / "crops.png")
+
+
+def test_rate_distortion_curves_are_plotted_with_their_bd_rate_against_the_first(tmp_path, lic):
+    psnr = [28.0 + i for i in range(11)]
+    for name, factor, count in (("base", 1.0, 11), ("better", 0.9, 11), ("short", 1.0, 4)):
+        points = {"name": name, "results": {"bpp": [factor * 1.2**i for i in range(count)], "psnr-rgb": psnr[:count]}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(points))
+    code, lines = lic("base.json", "better.json", "short.json")
+    assert code == 0 and lines[1] == "better: BD-rate -10.0 % against base, 29 to 37 dB"
+    assert lines[2].startswith("short: no BD-rate (short: 4 points;")
