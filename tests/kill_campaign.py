@@ -1,6 +1,6 @@
 """Kill -9 a training at random moments, resume it each time, and compare it with one that was never killed.
 
-    python tests/kill_campaign.py                                            the default model, 300 steps, 10 kills
+    python tests/kill_campaign.py                                            the default model, 600 steps, 10 kills
     python tests/kill_campaign.py --kills 30 -- --data DIR --steps 2000      anything after -- goes to train.py
 
 Both trainings run on one CPU thread. Exit code 0: weights, averaged weights, optimiser and best value are the same, bit
@@ -22,7 +22,7 @@ import torch
 from codec.checkpoint import load_checkpoint
 
 PROGRAM = Path(__file__).resolve().parents[1] / "train.py"
-DEFAULTS = "--steps 300 --save_every 20 --val_every 100 --log_every 10 --warmup 20 --device cpu"
+DEFAULTS = "--steps 600 --save_every 20 --val_every 100 --log_every 10 --warmup 20 --device cpu"
 PARTS = ("step", "model", "average", "optimizer", "best", "first")
 
 
@@ -60,7 +60,7 @@ def main() -> int:
         process = start(killed, options)
         while True:
             try:
-                code = process.wait(dice.uniform(0.1, 0.5) * took if kills < args.kills else None)
+                code = process.wait(dice.uniform(0.03, 0.2) * took if kills < args.kills else None)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
