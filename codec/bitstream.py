@@ -8,7 +8,8 @@ byte but the last, at most 5 bytes, no superfluous zero byte at the end. Fixed-s
                version    1 byte   1
                model      8 bytes  id of the model that wrote the file and must read it
                quality    1 byte   0..100, or 255 for a model trained for one lambda
-               mode       1 byte   0 = RGB, 1 = L (gray: coded as three equal channels, decoded as their mean)
+               mode       1 byte   0 = RGB, 1 = L (gray: coded as three equal channels, decoded as their mean),
+                                   2 = LA, 3 = RGBA: the same with an alpha plane beside
                sections   1 byte   how many sections follow, at least 1
                width      varint   pixels, at least 1
                height     varint   pixels, at least 1
@@ -18,14 +19,24 @@ byte but the last, at most 5 bytes, no superfluous zero byte at the end. Fixed-s
                payload    length bytes
                checksum   4 bytes  CRC-32 (zlib's) of all bytes of the file before it
 
-Nothing follows the last section. Tags, each at most once; the first two are streams of entropy/rans.py, of symbols in
-the order (channel, row, column):
+Nothing follows the last section. Tags, each at most once; 1 and 2 are streams of entropy/rans.py, of symbols in the
+order (channel, row, column):
 
     1        the latent y: M channels of ceil(height/16) x ceil(width/16). Table of a symbol: its channel's, of the
              file's quality; in a model with a hyperprior: the one whose number h_s gives for it
     2        the hyper-latent z, of such a model only: K channels of ceil(h/4) x ceil(w/4), where h x w is the size of
              y; symbols in -127..127; table: its channel's, of the file's quality
-    3        the whole image as lossless WebP (codec/lossless.py), instead of 1 and 2; then no model is needed
+    3        the whole image as lossless WebP (codec/lossless.py), instead of 1, 2 and 4; then no model is needed
+    4        the alpha plane, of modes 2 and 3 only: 0 is transparent, 255 opaque. It is cut into squares of 2048 x 2048
+             pixels, smaller at the right and at the bottom; each, row by row, is a whole file of lossless WebP in which
+             R = G = B is alpha
+    128      ICC profile, as it is
+    129      EXIF: the TIFF structure, without what a format puts before it ("Exif" and two zero bytes in a JPEG)
+    130      XMP packet, as it is
+    131      dots per inch: horizontal and vertical, two IEEE 754 doubles, little-endian, above 0 and at most 10,000,000
+
+The payload of 128 to 131 is a byte 0 and the bytes themselves, or a byte 1 and one zlib stream of them; they are at
+most 2^24 bytes.
 
 How many symbols there are follows from width and height, never from the stream. h_s works on integers alone up to
 those numbers (codec/hyper.py, entropy/integer.py), which are thus the same wherever a file is decoded.
@@ -42,9 +53,11 @@ MAGIC = b"\x89LIC"
 VERSION = 1
 MAX_PIXELS = 128 * 2**20  # refuse larger images unless the caller allows them: a forged header must not fill the memory
 NO_QUALITY = 255
-MODES = ("RGB", "L")
-LATENT, HYPER, LOSSLESS = 1, 2, 3  # tags of the sections
-KNOWN = {LATENT, HYPER, LOSSLESS}
+MODES = ("RGB", "L", "LA", "RGBA")
+LATENT, HYPER, LOSSLESS, ALPHA = 1, 2, 3, 4  # tags of the sections
+ICC, EXIF, XMP, DPI = 128, 129, 130, 131
+METADATA = {ICC: "ICC profile", EXIF: "EXIF", XMP: "XMP", DPI: "DPI"}
+KNOWN = {LATENT, HYPER, LOSSLESS, ALPHA}  # of the critical ones
 
 
 class FormatError(ValueError):
@@ -57,7 +70,7 @@ class Header:
 
     model: str  # id, 16 hex digits
     quality: int | None  # 0..100, None for a model of one lambda
-    mode: str  # PIL mode, RGB or L
+    mode: str  # PIL mode, one of MODES
     width: int
     height: int
 

@@ -237,7 +237,7 @@ def damage(rng: Generator, kind: str, sample: Sample, is_file: bool) -> bytes:
     if is_file:
         numbers, sections = sections_of_file(data)
         if kind == "forge":
-            streams = [payload for begin, payload, _ in sections if data[begin] < 128]
+            streams = [payload for begin, payload, _ in sections if data[begin] in (bitstream.LATENT, bitstream.HYPER)]
             return forge(rng, data, sum((numbers_of_stream(data, payload) for payload in streams), numbers))
         whole = rng.random() < 0.5  # sections, or only their lengths and payloads
         return swap(rng, data, [(i, k) if whole else (i + 1, k - 4) for i, _, k in sections])

@@ -76,6 +76,19 @@ def test_a_damaged_lossless_section_is_a_format_error(model, data):
         model.decompress(data)
 
 
+def test_a_lossless_section_with_a_profile_of_its_own_decodes(model):
+    """An extended WebP, which our encoder does not write."""
+    data = file(webp(lossless=True, icc_profile=b"profile"))
+    assert model.decompress(data).tobytes() == drawing().tobytes()
+
+
+def test_a_section_that_claims_a_larger_image_is_refused_before_there_is_room_for_it(model):
+    payload = webp(lossless=True)
+    claim = payload[:21] + b"\xff\xff\xff\x0f" + payload[25:]
+    with pytest.raises(FormatError, match=r"\(16384, 16384\) in a file of \(120, 90\)"):
+        model.decompress(file(claim))
+
+
 def test_images_beyond_what_webp_holds_are_not_tried():
     assert not lossless.looks_drawn(Image.new("L", (lossless.LARGEST_SIDE + 1, 8)))
     assert not lossless.looks_drawn(Image.new("L", (2, 2)))
