@@ -38,8 +38,8 @@ def load(model: str | None = None, device: str = "auto", precision: str = "auto"
 def decompress(
     data: bytes, model: Codec | None = None, device: str = "auto", max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
-    """The image of a .lic file: RGB or L. FormatError if the bytes are damaged, ModelError if their model is not at
-    hand.
+    """The image of a .lic file: RGB, L, RGBA or LA, with its metadata in `info`. FormatError if the bytes are damaged,
+    ModelError if their model is not at hand.
     """
     header, _ = read(data, max_pixels)
     if model is None:

@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -19,13 +19,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 import entropy
-from codec import bitstream, lossless
+from codec import bitstream, lossless, modes
 from codec import image as img
 from codec.config import ModelConfig
 from codec.layers import Knots, interpolate
 from codec.quantize import Noise, uniform
 from codec.transforms import TRANSFORMS
 
+Coded = TypeVar("Coded")  # what an encoder takes
 SHORTCUT_SCALE = 8.0  # the latent of an all-rates model is 8 times the orthonormal DCT of [0, 1] pixels
 
 
@@ -95,7 +96,7 @@ def step_gain(lmbda: float) -> float:
     return math.sqrt(math.log(2) * lmbda * 255**2 / 18) / SHORTCUT_SCALE
 
 
-def fit_size(encode: Callable[[Image.Image, int], bytes], image: Image.Image, max_bytes: float) -> tuple[bytes, int]:
+def fit_size(encode: Callable[[Coded, int], bytes], image: Coded, max_bytes: float) -> tuple[bytes, int]:
     """The file of the highest quality in 0..100 that takes at most `max_bytes`, and that quality; of 0 if none does.
 
     Found by bisection, so that the quality above, if there is one, has been seen to take more.
@@ -274,10 +275,10 @@ class Codec(nn.Module, ABC):
             level = self.level(self._batch_of(quality, len(latent.y)))
             return self.synthesise(self._dequantize(latent, level), level, size)
 
-    def encode(self, latent: Latent, quality: int | None, mode: str, size: tuple[int, int]) -> bytes:
-        """The latent of one image of `size` (height, width) -> the bytes of a file."""
+    def encode(self, latent: Latent, quality: int | None, mode: str, size: tuple[int, int], beside=()) -> bytes:
+        """The latent of one image of `size` (height, width), and the sections beside it -> the bytes of a file."""
         header = bitstream.Header(self.id, quality, mode, width=size[1], height=size[0])
-        return bitstream.write(header, self._encode(latent, quality))
+        return bitstream.write(header, [*self._encode(latent, quality), *beside])
 
     def decode(self, header: bitstream.Header, sections: list[bitstream.Section]) -> Latent:
         """The latent of a file that `bitstream.read` has accepted; FormatError if it is not intact."""
@@ -293,21 +294,23 @@ class Codec(nn.Module, ABC):
             raise bitstream.FormatError(f"damaged: {error}") from error
 
     def compress(self, image: Image.Image, quality: int | None = None) -> bytes:
-        """A PIL image (RGB or L) as the bytes of a .lic file; quality 0..100, None for a fixed-lambda model.
+        """A PIL image as the bytes of a .lic file; quality 0..100, None for a fixed-lambda model.
 
-        A drawing is kept without loss where that is not larger (codec/lossless.py).
+        codec/modes.py says which modes are coded and how; its UnsupportedImage tells why others are not. ICC profile,
+        EXIF, XMP and DPI of `image.info` are kept. A drawing is kept without loss where that is not larger
+        (codec/lossless.py).
         """
-        if image.mode not in bitstream.MODES:
-            raise ValueError(f"images are RGB or L, not {image.mode}: convert with image.convert('RGB') first")
-        if image.width == 0 or image.height == 0:
-            raise ValueError("the image has no pixels")
-        latent = self.latent(img.to_tensor(image), quality)
-        data = self.encode(latent, quality, image.mode, (image.height, image.width))
+        return self._compress(modes.prepare(image), quality)
+
+    def _compress(self, source: modes.Source, quality: int | None) -> bytes:
+        image = source.image
+        latent = self.latent(img.to_tensor(source.colours), quality)
+        data = self.encode(latent, quality, image.mode, (image.height, image.width), source.beside)
         if not lossless.looks_drawn(image):
             return data
         header = bitstream.Header(self.id, quality, image.mode, image.width, image.height)
-        exact = bitstream.write(header, [bitstream.Section(bitstream.LOSSLESS, lossless.encode(image))])
-        return min(exact, data, key=len)
+        exact = [bitstream.Section(bitstream.LOSSLESS, lossless.encode(image)), *source.metadata]
+        return min(bitstream.write(header, exact), data, key=len)
 
     def compress_to(self, image: Image.Image, max_bytes: float) -> tuple[bytes, int]:
         """The largest file of at most `max_bytes`, and its quality; ValueError if even quality 0 takes more.
@@ -316,22 +319,27 @@ class Codec(nn.Module, ABC):
         """
         if not self.config.variable_rate:
             raise ValueError("this model was trained for one lambda: it cannot aim at a size")
-        data, quality = fit_size(self.compress, image, max_bytes)
+        data, quality = fit_size(self._compress, modes.prepare(image), max_bytes)
         if not len(data) <= max_bytes:  # nor if that is NaN
             bpp = 8 * len(data) / (image.width * image.height)
             raise ValueError(f"quality 0 takes {len(data)} bytes ({bpp:.3f} bpp), above the target of {max_bytes:.0f}")
         return data, quality
 
     def decompress(self, data: bytes, max_pixels: int = bitstream.MAX_PIXELS) -> Image.Image:
-        """The image of a .lic file written by this model; FormatError if the file is damaged or another model's."""
+        """The image of a .lic file written by this model: RGB, L, RGBA or LA, what is kept beside the pixels in `info`.
+
+        FormatError if the file is damaged or another model's.
+        """
         header, sections = bitstream.read(data, max_pixels)
-        if any(section.tag == bitstream.LOSSLESS for section in sections):
-            if len(sections) != 1:
-                raise bitstream.FormatError("damaged: a lossless section is not alone")
-            return lossless.decode(sections[0].payload, (header.width, header.height), header.mode)
-        latent = self.decode(header, sections)
-        x_hat = self.reconstruct(latent, (header.height, header.width), header.quality)
-        return img.to_image(x_hat, header.mode)
+        image, alpha, info = modes.unpack(header, sections)
+        if image is None:
+            latent = self.decode(header, sections)
+            x_hat = self.reconstruct(latent, (header.height, header.width), header.quality)
+            image = img.to_image(x_hat, header.mode.removesuffix("A"))
+            if alpha is not None:
+                image.putalpha(alpha)
+        image.info = info
+        return image
 
     def estimate(self, image: Image.Image, quality: int | None = None) -> Estimate:
         """Bits that forward expects for an image, beside the entropy of the symbols themselves."""

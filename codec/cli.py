@@ -108,9 +108,11 @@ def explain(error: Exception) -> str:
     return text if isinstance(error, (Failure, OSError, ValueError)) else f"{type(error).__name__}: {text}"
 
 
-def open_image(source: str, max_pixels: int):
-    """An image file as a PIL image in RGB or L, turned upright by its EXIF orientation."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+def open_image(source: str, max_pixels: int, strict: bool):
+    """A loaded PIL image that can be coded; of several frames or pages the first, which `strict` refuses."""
+    from PIL import Image, UnidentifiedImageError
+
+    from codec import modes
 
     Image.MAX_IMAGE_PIXELS = None  # the limit below is ours, checked before any pixel is decoded
     data = read_bytes(source)
@@ -121,19 +123,20 @@ def open_image(source: str, max_pixels: int):
             image = Image.open(io.BytesIO(data))
             if image.width * image.height > max_pixels:
                 raise Failure(f"{image.width}x{image.height} pixels are more than the limit of {max_pixels}")
+            modes.check(image)
+            has_more = modes.has_more(image)
             image.load()
-            upright = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
         raise Failure("not an image that Pillow can read") from None
-    except Failure:
+    except (Failure, modes.UnsupportedImage):
         raise
     except Exception as error:  # each of Pillow's decoders has classes of its own for damage
         raise Failure(f"damaged image: {error}") from error
-    if image.mode not in bitstream.MODES:
-        raise Failure(f"mode {image.mode} is not supported yet, only RGB and L: convert the image to one of them first")
-    if image.info.get("icc_profile"):
-        say(f"lic: {source}: its colour profile is not kept")
-    return upright
+    if has_more and strict:
+        raise Failure("it has more than one frame or page, which --strict refuses; without it the first is coded")
+    if has_more:
+        say(f"lic: {source}: it has more than one frame or page, only the first is coded")
+    return image
 
 
 def announce_kernels() -> None:
@@ -154,7 +157,7 @@ def compress(args: argparse.Namespace) -> int:
     default = DEFAULT_QUALITY if model.config.variable_rate else None
 
     def work(source: str, target: str) -> str:
-        image = open_image(source, bitstream.MAX_PIXELS)
+        image = open_image(source, bitstream.MAX_PIXELS, args.strict)
         pixels = image.width * image.height
         if args.bpp is not None or args.size is not None:
             data, quality = model.compress_to(image, args.bpp * pixels / 8 if args.size is None else args.size)
@@ -163,7 +166,8 @@ def compress(args: argparse.Namespace) -> int:
             data = model.compress(image, quality)
         write_bytes(target, data, args.force)
         told = "" if quality is None else f", quality {quality}"
-        size = f"{image.width}x{image.height}, {len(data)} bytes, {8 * len(data) / pixels:.3f} bpp"
+        header, _ = bitstream.read(data)
+        size = f"{header.width}x{header.height}, {len(data)} bytes, {8 * len(data) / pixels:.3f} bpp"
         return f"{source} -> {target}: {size}{told}"
 
     return run_jobs(jobs, work, args.debug)
@@ -178,6 +182,8 @@ def find_lic(folder: Path) -> list[Path]:
 
 
 def decompress(args: argparse.Namespace) -> int:
+    from codec import metadata
+
     files = expand(args.inputs, find_lic)
     jobs = plan(args.inputs, files, args.output, ".png", args.force)
     loaded = {}
@@ -192,9 +198,11 @@ def decompress(args: argparse.Namespace) -> int:
             path = checkpoint.find_model(args.model, header.model)
             loaded[header.model] = checkpoint.load_model(path, codec.pick_device(args.device))
         image = loaded[header.model].decompress(data)
-        packed = io.BytesIO()
-        image.save(packed, format_of(target), compress_level=1)
-        write_bytes(target, packed.getvalue(), args.force)
+        form = format_of(target)
+        packed, lost = metadata.save(image, form)
+        if lost:
+            say(f"lic: {source}: {form} cannot hold {', '.join(lost)}: not kept")
+        write_bytes(target, packed, args.force)
         return f"{source} -> {target}: {image.width}x{image.height} {image.mode}"
 
     return run_jobs(jobs, work, args.debug)
@@ -229,7 +237,9 @@ def info(args: argparse.Namespace) -> int:
             {
                 "file": source, "bytes": len(data), "width": header.width, "height": header.height, "mode": header.mode,
                 "quality": header.quality, "bpp": 8 * len(data) / (header.width * header.height), "model": header.model,
-                "version": bitstream.VERSION, "sections": [{"tag": tag, "bytes": len(body)} for tag, body in sections],
+                "version": bitstream.VERSION,
+                "metadata": [bitstream.METADATA[tag] for tag, _ in sections if tag in bitstream.METADATA],
+                "sections": [{"tag": tag, "bytes": len(body)} for tag, body in sections],
             }
         )  # fmt: skip
     if args.json:
@@ -237,9 +247,10 @@ def info(args: argparse.Namespace) -> int:
     else:
         for row in rows:
             quality = "" if row["quality"] is None else f", quality {row['quality']}"
+            beside = f", {', '.join(row['metadata'])}" if row["metadata"] else ""
             print(
                 f"{row['file']}: {row['width']}x{row['height']} {row['mode']}{quality}, {row['bytes']} bytes, "
-                f"{row['bpp']:.3f} bpp, model {row['model']}, checksums intact"
+                f"{row['bpp']:.3f} bpp{beside}, model {row['model']}, checksums intact"
             )
     return 1 if failures else 0
 
@@ -319,6 +330,9 @@ def parser() -> argparse.ArgumentParser:
         choices=("auto", "fp32"),
         default="auto",
         help="auto: bf16 where the device has it natively (default: auto)",
+    )
+    sub.add_argument(
+        "--strict", action="store_true", help="refuse animations and files of several pages instead of a warning"
     )
     sub.set_defaults(run=compress)
     sub = commands.add_parser(

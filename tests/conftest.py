@@ -1,5 +1,6 @@
 """What the tests share: photographs, and four tiny models that are not trivial."""
 
+import io
 import pickle
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
+import entropy
 from codec.checkpoint import export, load_model
+from codec.cli import main
 from codec.config import ModelConfig
 from codec.image import to_tensor
 from codec.model import Codec, build
@@ -136,3 +139,39 @@ def here(tmp_path, monkeypatch, photos):
         photo.save(tmp_path / f"data/{i}.png")
     photos[0].crop((0, 0, 64, 64)).save(tmp_path / "val/face.png")
     return tmp_path
+
+
+@pytest.fixture
+def shell(models, tmp_path, monkeypatch) -> Path:
+    """An empty folder to work in, on the CPU, the test models on the search path, as if the coder had been compiled."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(entropy, "kernels_cached", lambda: True)
+    monkeypatch.setenv("LIC_MODELS", str(models))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def lic(capsys, shell):
+    """lic(*argv) -> exit code, stdout, lines of stderr."""
+
+    def run(*argv) -> tuple[int, str, list[str]]:
+        code = main([str(arg) for arg in argv])
+        out, err = capsys.readouterr()
+        return code, out, err.splitlines()
+
+    return run
+
+
+def picture(photo: Image.Image, width: int, height: int) -> Image.Image:
+    """An RGBA picture of any size: partly transparent, opaque and in between."""
+    image = photo.resize((width, height)).convert("RGBA")
+    image.putalpha(photo.convert("L").resize((width, height)).point(lambda level: min(max(3 * level - 300, 0), 255)))
+    return image
+
+
+def saved(image: Image.Image, form: str, **options) -> bytes:
+    """The bytes of an image file of Pillow's format `form`."""
+    packed = io.BytesIO()
+    image.save(packed, form, **options)
+    return packed.getvalue()

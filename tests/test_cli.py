@@ -9,7 +9,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, features
 
 import entropy
@@ -19,25 +18,9 @@ from codec.cli import main
 
 
 @pytest.fixture(autouse=True)
-def here(models, tmp_path, monkeypatch):
-    """Work on the CPU in an empty folder, the test models on the search path, as if the coder had been compiled."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(entropy, "kernels_cached", lambda: True)
-    monkeypatch.setenv("LIC_MODELS", str(models))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def lic(capsys):
-    """lic(*argv) -> exit code, stdout, lines of stderr."""
-
-    def run(*argv) -> tuple[int, str, list[str]]:
-        code = main([str(arg) for arg in argv])
-        out, err = capsys.readouterr()
-        return code, out, err.splitlines()
-
-    return run
+def here(shell):
+    """Every test works in an empty folder."""
+    return shell
 
 
 @pytest.fixture
@@ -220,13 +203,15 @@ def test_a_damaged_image_is_coded_or_is_an_error_of_one_line(lic, here, photo, k
         damaged[rng.randrange(min(len(damaged), 400))] ^= 1 << rng.randrange(8)
         (here / "a.img").write_bytes(damaged[: rng.choice((None, rng.randrange(1, len(damaged))))])
         code, _, err = lic("compress", "a.img", "-f", "-m", "tiny")
-        assert len(err) == 1 and (code == 0 or err[0].startswith("lic: a.img: ")), err
+        *warnings, last = err  # a flip can make a second page
+        assert code == 0 or last.startswith("lic: a.img: "), err
+        assert all("more than one frame or page" in warning for warning in warnings), err
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "P", "I;16"])
-def test_an_image_mode_that_the_format_lacks_is_an_error_that_names_it(fails, mode):
-    Image.new(mode, (9, 9)).save("a.png")
-    assert mode in fails("compress", "a.png", "-m", "tiny")
+@pytest.mark.parametrize("mode", ["CMYK", "I;16", "I", "F"])
+def test_an_image_mode_that_is_not_coded_is_an_error_that_names_it(fails, mode):
+    Image.new(mode, (9, 9)).save("a.tif")
+    assert f"mode {mode}: " in fails("compress", "a.tif", "-m", "tiny")
 
 
 def test_an_image_beyond_the_limit_is_refused(fails, lic, photo, monkeypatch, small):
