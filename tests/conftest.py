@@ -128,6 +128,15 @@ def noise_image(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Im
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
 
 
+def equal(a, b) -> bool:
+    """Equality of nested states, bit for bit."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
 @pytest.fixture
 def here(tmp_path, monkeypatch, photos):
     """An empty folder to work in, on the CPU, with training images in data/ and one of 64x64 in val/."""

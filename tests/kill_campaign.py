@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
+from conftest import equal
 
 from codec.checkpoint import load_checkpoint
 
@@ -31,15 +31,6 @@ def start(out: Path, options: list[str]) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(PROGRAM), *resumed, "--out", str(out)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-
-
-def equal(a, b) -> bool:
-    """Equality of nested states, bit for bit."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, list):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 def main() -> int:

@@ -11,8 +11,9 @@ import time
 import numpy as np
 import pytest
 import torch
+from conftest import equal
 from PIL import Image
-from test_train import equal, log, start
+from test_train import log, start
 
 import train
 from codec.checkpoint import load_checkpoint

@@ -8,6 +8,7 @@ import tomllib
 import numpy as np
 import pytest
 import torch
+from conftest import equal
 from PIL import Image
 
 import train
@@ -31,15 +32,6 @@ def start(out: str, *options) -> int:
 def log(out: str, kind: str) -> list[dict]:
     rows = [json.loads(line) for line in open(f"{out}/log.jsonl")]
     return [row for row in rows if row["kind"] == kind]
-
-
-def equal(a, b) -> bool:
-    """Equality of nested states, bit for bit."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, list):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 @pytest.mark.parametrize("prior", ["factorized", "mean-scale-hyperprior"])
