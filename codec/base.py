@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import entropy
-from codec import bitstream, lossless, modes
+from codec import bitstream, modes
 from codec import image as img
 from codec.config import ModelConfig
 from codec.layers import Knots, interpolate
@@ -306,11 +306,10 @@ class Codec(nn.Module, ABC):
         image = source.image
         latent = self.latent(img.to_tensor(source.colours), quality)
         data = self.encode(latent, quality, image.mode, (image.height, image.width), source.beside)
-        if not lossless.looks_drawn(image):
+        if not source.exact:
             return data
         header = bitstream.Header(self.id, quality, image.mode, image.width, image.height)
-        exact = [bitstream.Section(bitstream.LOSSLESS, lossless.encode(image)), *source.metadata]
-        return min(bitstream.write(header, exact), data, key=len)
+        return min(bitstream.write(header, source.exact), data, key=len)
 
     def compress_to(self, image: Image.Image, max_bytes: float) -> tuple[bytes, int]:
         """The largest file of at most `max_bytes`, and its quality; ValueError if even quality 0 takes more.

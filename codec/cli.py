@@ -274,19 +274,19 @@ def models(args: argparse.Namespace) -> int:
 
 def plot(args: argparse.Namespace) -> int:
     """The figure; of rate-distortion curves also the BD-rate of each against the first."""
-    from codec.metrics import BD_RANGE, bd_rate, read_curve
+    from codec.metrics import BD_RANGE, bd_rate
     from codec.plot import plot_files
 
     drawn = io.BytesIO()
-    name = plot_files(args.inputs, drawn)
+    name, curves = plot_files(args.inputs, drawn)
     target = args.output or f"{name}.png"
     write_bytes(target, drawn.getvalue(), args.force)
     say(f"{', '.join(args.inputs)} -> {target}")
-    anchor, *others = [read_curve(Path(source)) for source in args.inputs] if name == "rd" else [None]
-    for curve in others:
+    low, high = BD_RANGE
+    for curve in curves[1:]:
         try:
-            low, high = BD_RANGE
-            say(f"{curve.name}: BD-rate {bd_rate(anchor, curve):+.1f} % against {anchor.name}, {low:g} to {high:g} dB")
+            rate = bd_rate(curves[0], curve)
+            say(f"{curve.name}: BD-rate {rate:+.1f} % against {curves[0].name}, {low:g} to {high:g} dB")
         except ValueError as error:  # a curve that does not span the range, or has few points
             say(f"{curve.name}: no BD-rate ({error})")
     return 0

@@ -78,6 +78,13 @@ class Source:
         return metadata.pack(self.info)
 
     @cached_property
+    def exact(self) -> list[Section]:
+        """The sections of a file that keeps the whole image without loss; none if it does not look drawn."""
+        if not lossless.looks_drawn(self.image):
+            return []
+        return [Section(bitstream.LOSSLESS, lossless.encode(self.image)), *self.metadata]
+
+    @cached_property
     def beside(self) -> list[Section]:
         """The sections that go with the learned ones."""
         alpha = [Section(bitstream.ALPHA, lossless.encode_plane(self.image.getchannel("A")))] if self.has_alpha else []

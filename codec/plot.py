@@ -30,11 +30,11 @@ DPI = 150
 LINE = 0.225  # inches from one name to the next
 
 
-def plot_files(names: Sequence[str], file: BinaryIO) -> str:
+def plot_files(names: Sequence[str], file: BinaryIO) -> tuple[str, list[Curve]]:
     """Draw what is in files: runs (folders, or logs) as training curves, results (.json) as rate-distortion curves.
 
-    Returns what it is, `training` or `rd`. Raises OSError where a file cannot be read, ValueError where one is damaged
-    or empty, or where there are both kinds.
+    Returns what it is, `training` or `rd`, and the curves of results. Raises OSError where a file cannot be read,
+    ValueError where one is damaged or empty, or where there are both kinds.
     """
     results = [name.endswith(".json") for name in names]
     if not any(results):
@@ -42,11 +42,12 @@ def plot_files(names: Sequence[str], file: BinaryIO) -> str:
         titles = [log.parent.name if log.name == "log.jsonl" else log.stem.removesuffix(".log") for log in logs]
         titles = [title if titles.count(title) == 1 else name for title, name in zip(titles, names, strict=True)]
         training_curves(list(zip(titles, map(journal.read, logs), strict=True)), file)
-        return "training"
+        return "training", []
     if not all(results):
         raise ValueError("results (.json) and training runs do not share a figure: plot one kind after the other")
-    rd_curves([read_curve(Path(name)) for name in names], file)
-    return "rd"
+    curves = [read_curve(Path(name)) for name in names]
+    rd_curves(curves, file)
+    return "rd", curves
 
 
 def rd_curves(curves: Sequence[Curve], path: Path | str | BinaryIO, title: str = "") -> None:
