@@ -383,6 +383,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
     finally:
+        run = None  # with its wrapped model
         world.leave()
         torch.use_deterministic_algorithms(False)
         signal.signal(signal.SIGTERM, before)

@@ -6,6 +6,8 @@ torch.distributed and DistributedDataParallel do the work; here is only who does
 started by hand is a world of its own.
 """
 
+import gc
+import importlib
 import os
 from dataclasses import dataclass
 
@@ -47,7 +49,9 @@ class World:
         return model if self.size == 1 else DistributedDataParallel(model, broadcast_buffers=False)
 
     def leave(self) -> None:
+        """Take leave of the others, when nothing refers to a wrapped model any more."""
         if self.size > 1:
+            gc.collect()  # what still held the group would keep its threads running into the interpreter's end: SIGABRT
             dist.destroy_process_group()
 
 
@@ -57,5 +61,6 @@ def join(device: str) -> tuple[World, torch.device]:
         return World(), torch.device(device)
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    importlib.import_module("torch.distributed.nn")  # later, its default values would hold on to the group for ever
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     return World(dist.get_rank(), dist.get_world_size()), torch.device(device)
