@@ -4,6 +4,7 @@
     python -m benchmarks codecs             images to bytes and back, and the start-up of the command line
     python -m benchmarks entropy            integers to bytes and back
     python -m benchmarks gpu                1920x1080 on one GPU, pipelined; exits with 1 where there is none
+    python -m benchmarks memory             an image of 100 megapixels: peak memory, time per megapixel
     python -m benchmarks training           a published architecture trained by CompressAI's loop and by ours
         --data DIR         photographs (default: the samples in scikit-image's wheel)
         --model NAME|FILE  our model (default: the shipped one); training has none
@@ -22,10 +23,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import codecs, entropy, gpu, training
+from benchmarks import codecs, entropy, gpu, memory, training
 from codec.checkpoint import DEFAULT
 
-BENCHMARKS = {"codecs": codecs, "entropy": entropy, "gpu": gpu, "training": training}
+BENCHMARKS = {"codecs": codecs, "entropy": entropy, "gpu": gpu, "memory": memory, "training": training}
 
 
 def parser() -> argparse.ArgumentParser:

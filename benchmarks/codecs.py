@@ -39,8 +39,9 @@ from benchmarks.measure import (
     table,
     take_turns,
 )
-from codec.base import fit_size, has_native_bf16
+from codec.base import has_native_bf16
 from codec.checkpoint import find_model
+from codec.files import fit_size
 from codec.rivals import RIVALS
 
 ROUNDS = 15

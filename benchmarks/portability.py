@@ -34,7 +34,7 @@ import torch
 from PIL import Image
 
 from benchmarks.measure import table
-from codec import bitstream
+from codec import bitstream, tiles
 from codec import image as img
 from codec.base import Codec, Latent
 from codec.checkpoint import find_model, load_model
@@ -126,7 +126,7 @@ def decompress(model: Codec, files: list[bytes]) -> list[tuple[str, Image.Image]
     if joined.z is not None and len(files) > 1:
         rows, z = model.tables_of[header.quality][1], torch.from_numpy(joined.z).to(model.device)
         with torch.inference_mode():
-            index, mean = model.derive(z, rows, joined.y.shape[-2:])
+            index, mean = model.derive(z, rows, tiles.whole(joined.y.shape[-2:]))
         if not np.array_equal(index.cpu().numpy(), joined.index):
             raise bitstream.FormatError("h_s finds other indices in a batch than alone")
         joined = replace(joined, mean=mean)

@@ -9,24 +9,23 @@ grow with q. With a single lmbda in the configuration the gain is 1.
 import contextlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-import entropy
-from codec import bitstream, modes
+from codec import bitstream, files, modes, tiles
 from codec import image as img
 from codec.config import ModelConfig
-from codec.layers import Knots, interpolate
+from codec.layers import Gain, Knots
 from codec.quantize import Noise, uniform
+from codec.tiles import Box
 from codec.transforms import TRANSFORMS
 
-Coded = TypeVar("Coded")  # what an encoder takes
 SHORTCUT_SCALE = 8.0  # the latent of an all-rates model is 8 times the orthonormal DCT of [0, 1] pixels
 
 
@@ -39,10 +38,10 @@ class Output(NamedTuple):
 
 @dataclass(frozen=True)
 class Latent:
-    """What is coded of a batch of images, and beside it what the decoder derives on the way."""
+    """What is coded of a batch of images, or of a row of tiles, and beside it what the decoder derives on the way."""
 
     y: np.ndarray  # (B, M, h, w) int32
-    z: np.ndarray | None = None  # (B, K, ceil(h/4), ceil(w/4)) int32, of a codec with a hyperprior
+    z: np.ndarray | None = None  # (B, K, ceil(h/4), ceil(w/4)) int32, of a codec with a hyperprior: of the whole image
     index: np.ndarray | None = None  # (B, M, h, w) uint8, the table of each symbol of y
     mean: Tensor | float = 0.0  # (B, M, h, w) float32, what y is a difference to
 
@@ -50,6 +49,19 @@ class Latent:
         """That of image i of the batch, as a batch of one."""
         parts = (self.y, self.z, self.index, self.mean)
         return Latent(*(part if part is None or isinstance(part, float) else part[i : i + 1] for part in parts))
+
+    @staticmethod
+    def stacked(rows: list["Latent"]) -> "Latent":
+        """The latent of an image from those of its rows of tiles."""
+        first = rows[0]
+        if len(rows) == 1:
+            return first
+        return Latent(
+            np.concatenate([row.y for row in rows], axis=2),
+            first.z,
+            None if first.index is None else np.concatenate([row.index for row in rows], axis=2),
+            first.mean if isinstance(first.mean, float) else torch.cat([row.mean for row in rows], dim=2),
+        )
 
 
 @dataclass(frozen=True)
@@ -69,24 +81,6 @@ def has_native_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
-class Gain(nn.Module):
-    """Per-channel step sizes of a latent: 9 knots over the quality range, log-linear in between, never decreasing.
-
-    `first` and `last` are the gains at both ends at step 0.
-    """
-
-    def __init__(self, channels: int, first: float, last: float):
-        super().__init__()
-        growth = math.log(last / first) / (Knots.COUNT - 1)
-        self.first = nn.Parameter(torch.full((1, channels), math.log(first)))
-        self.growth = nn.Parameter(torch.full((Knots.COUNT - 1, channels), math.log(math.expm1(growth))))
-
-    def forward(self, level: Tensor) -> Tensor:
-        """level (B,) in [0, 1] -> gain (B, C, 1, 1)."""
-        log_gain = torch.cat((self.first, self.first + nn.functional.softplus(self.growth).cumsum(dim=0)))
-        return interpolate(log_gain, level).exp()
-
-
 def step_gain(lmbda: float) -> float:
     """Gain over the latent (8 x orthonormal DCT) whose unit step is optimal for a DCT coder at high rate.
 
@@ -94,22 +88,6 @@ def step_gain(lmbda: float) -> float:
     colours at step^2 = 18 / (ln 2 * lmbda * 255^2).
     """
     return math.sqrt(math.log(2) * lmbda * 255**2 / 18) / SHORTCUT_SCALE
-
-
-def fit_size(encode: Callable[[Coded, int], bytes], image: Coded, max_bytes: float) -> tuple[bytes, int]:
-    """The file of the highest quality in 0..100 that takes at most `max_bytes`, and that quality; of 0 if none does.
-
-    Found by bisection, so that the quality above, if there is one, has been seen to take more.
-    """
-    fitting, low, high = None, 0, 100
-    while low <= high:
-        middle = (low + high) // 2
-        data = encode(image, middle)
-        if len(data) <= max_bytes:
-            fitting, low = (data, middle), middle + 1
-        else:
-            high = middle - 1
-    return fitting or (data, 0)
 
 
 class Codec(nn.Module, ABC):
@@ -177,16 +155,29 @@ class Codec(nn.Module, ABC):
         return 0
 
     @abstractmethod
-    def _latent(self, x: Tensor, quality: int | None) -> Latent: ...
+    def hyper_symbols(self, v: Tensor, level: Tensor | None) -> Tensor | None:
+        """Symbols (B, K, ceil(h/4), ceil(w/4)) of z, as floats, of v (B, M, h, w); None without a hyperprior."""
 
     @abstractmethod
-    def _dequantize(self, latent: Latent, level: Tensor | None) -> Tensor: ...
+    def latent_of(self, v: Tensor, z_q: Tensor | None, box: Box, quality: int | None) -> Latent:
+        """The latent of v (B, M, *box.shape), which is that part of the image whose symbols of z are z_q."""
 
     @abstractmethod
-    def _encode(self, latent: Latent, quality: int | None) -> list[bitstream.Section]: ...
+    def dequantized(self, latent: Latent, level: Tensor | None) -> Tensor: ...
 
     @abstractmethod
-    def _decode(self, sections: list[bitstream.Section], quality: int | None, shape: tuple[int, int]) -> Latent: ...
+    def encode_z(self, z: np.ndarray | None, quality: int | None) -> list[bitstream.Section]: ...
+
+    @abstractmethod
+    def encode_y(self, latent: Latent, quality: int | None) -> bytes: ...
+
+    @abstractmethod
+    def decode_z(
+        self, sections: list[bitstream.Section], quality: int | None, shape: tuple[int, int]
+    ) -> np.ndarray | None: ...
+
+    @abstractmethod
+    def decode_y(self, stream: bytes, z: np.ndarray | None, box: Box, quality: int | None) -> Latent: ...
 
     @abstractmethod
     def build_tables(self, qualities: list[int | None] | None = None) -> None:
@@ -242,7 +233,7 @@ class Codec(nn.Module, ABC):
             raise ValueError("this model has no tables: export it first (train.py does), or call build_tables()")
         return self.tables_of[quality]
 
-    def _batch_of(self, quality: int | None, count: int) -> Tensor | None:
+    def batch_of(self, quality: int | None, count: int) -> Tensor | None:
         if self.config.variable_rate:
             if type(quality) is not int or not 0 <= quality <= 100:
                 raise ValueError(f"quality must be an integer in 0..100, not {quality!r}")
@@ -252,7 +243,7 @@ class Codec(nn.Module, ABC):
         return None
 
     @contextlib.contextmanager
-    def _coding(self):
+    def coding(self):
         """Evaluation mode without gradients, the mode of every module restored afterwards."""
         trained = [module for module in self.modules() if module.training]
         for module in trained:
@@ -265,33 +256,30 @@ class Codec(nn.Module, ABC):
                 module.training = True
 
     def latent(self, x: Tensor, quality: int | None = None) -> Latent:
-        """What is coded of x (B, 3, H, W) in [0, 1]."""
-        with self._coding():
-            return self._latent(x.to(self.device), quality)
+        """What is coded of x (B, 3, H, W) in [0, 1], in one row of tiles."""
+        with self.coding():
+            level = self.level(self.batch_of(quality, len(x)))
+            v = self.analyse(x.to(self.device), level)
+            return self.latent_of(v, self.hyper_symbols(v, level), tiles.whole(v.shape[-2:]), quality)
 
     def reconstruct(self, latent: Latent, size: tuple[int, int], quality: int | None = None) -> Tensor:
         """x_hat (B, 3, *size), not clamped."""
-        with self._coding():
-            level = self.level(self._batch_of(quality, len(latent.y)))
-            return self.synthesise(self._dequantize(latent, level), level, size)
+        with self.coding():
+            level = self.level(self.batch_of(quality, len(latent.y)))
+            return self.synthesise(self.dequantized(latent, level), level, size)
 
     def encode(self, latent: Latent, quality: int | None, mode: str, size: tuple[int, int], beside=()) -> bytes:
         """The latent of one image of `size` (height, width), and the sections beside it -> the bytes of a file."""
         header = bitstream.Header(self.id, quality, mode, width=size[1], height=size[0])
-        return bitstream.write(header, [*self._encode(latent, quality), *beside])
+        y = bitstream.Section(bitstream.LATENT, self.encode_y(latent, quality))
+        return bitstream.write(header, [*self.encode_z(latent.z, quality), y, *beside])
 
     def decode(self, header: bitstream.Header, sections: list[bitstream.Section]) -> Latent:
         """The latent of a file that `bitstream.read` has accepted; FormatError if it is not intact."""
-        if header.model != self.id:
-            raise bitstream.FormatError(f"written by model {header.model}, but this is model {self.id}")
-        if (header.quality is None) == self.config.variable_rate:
-            raise bitstream.FormatError(f"quality {header.quality} does not fit this model")
-        shape = (-(-header.height // img.STRIDE), -(-header.width // img.STRIDE))
-        try:
-            with self._coding():
-                return self._decode(sections, header.quality, shape)
-        except entropy.StreamError as error:
-            raise bitstream.FormatError(f"damaged: {error}") from error
+        with self.coding():
+            return Latent.stacked([latent for _, latent in files.decode_rows(self, header, sections)])
+
+    # ---- from here on: whole images of any size and their files ----
 
     def compress(self, image: Image.Image, quality: int | None = None) -> bytes:
         """A PIL image as the bytes of a .lic file; quality 0..100, None for a fixed-lambda model.
@@ -300,16 +288,7 @@ class Codec(nn.Module, ABC):
         EXIF, XMP and DPI of `image.info` are kept. A drawing is kept without loss where that is not larger
         (codec/lossless.py).
         """
-        return self._compress(modes.prepare(image), quality)
-
-    def _compress(self, source: modes.Source, quality: int | None) -> bytes:
-        image = source.image
-        latent = self.latent(img.to_tensor(source.colours), quality)
-        data = self.encode(latent, quality, image.mode, (image.height, image.width), source.beside)
-        if not source.exact:
-            return data
-        header = bitstream.Header(self.id, quality, image.mode, image.width, image.height)
-        return min(bitstream.write(header, source.exact), data, key=len)
+        return files.compress(self, modes.prepare(image), quality)
 
     def compress_to(self, image: Image.Image, max_bytes: float) -> tuple[bytes, int]:
         """The largest file of at most `max_bytes`, and its quality; ValueError if even quality 0 takes more.
@@ -318,33 +297,43 @@ class Codec(nn.Module, ABC):
         """
         if not self.config.variable_rate:
             raise ValueError("this model was trained for one lambda: it cannot aim at a size")
-        data, quality = fit_size(self._compress, modes.prepare(image), max_bytes)
+        data, quality = files.fit_size(partial(files.compress, self), modes.prepare(image), max_bytes)
         if not len(data) <= max_bytes:  # nor if that is NaN
             bpp = 8 * len(data) / (image.width * image.height)
             raise ValueError(f"quality 0 takes {len(data)} bytes ({bpp:.3f} bpp), above the target of {max_bytes:.0f}")
         return data, quality
 
-    def decompress(self, data: bytes, max_pixels: int = bitstream.MAX_PIXELS) -> Image.Image:
+    def decompress(
+        self, data: bytes, max_pixels: int = bitstream.MAX_PIXELS, region: tuple[int, int, int, int] | None = None
+    ) -> Image.Image:
         """The image of a .lic file written by this model: RGB, L, RGBA or LA, what is kept beside the pixels in `info`.
 
-        FormatError if the file is damaged or another model's.
+        `region` (left, top, width, height) gives that part of it, and decodes only the rows of tiles that it needs.
+        FormatError if the file is damaged or another model's, ValueError if the image does not have the region.
         """
         header, sections = bitstream.read(data, max_pixels)
+        left, top, width, height = region or (0, 0, header.width, header.height)
+        if min(left, top, width - 1, height - 1, header.width - left - width, header.height - top - height) < 0:
+            size = f"{header.width}x{header.height}"
+            raise ValueError(
+                f"the region {left},{top},{width},{height} (left, top, width, height) is not inside {size}"
+            )
         image, alpha, info = modes.unpack(header, sections)
+        corners = left, top, left + width, top + height
         if image is None:
-            latent = self.decode(header, sections)
-            x_hat = self.reconstruct(latent, (header.height, header.width), header.quality)
-            image = img.to_image(x_hat, header.mode.removesuffix("A"))
+            image = files.paint(self, header, sections, Box(top, left, top + height, left + width))
             if alpha is not None:
-                image.putalpha(alpha)
+                image.putalpha(alpha.crop(corners) if region else alpha)
+        elif region:
+            image = image.crop(corners)
         image.info = info
         return image
 
     def estimate(self, image: Image.Image, quality: int | None = None) -> Estimate:
         """Bits that forward expects for an image, beside the entropy of the symbols themselves."""
         x = img.to_tensor(image).to(self.device)
-        with self._coding():
-            bits = self(x, self._batch_of(quality, 1)).bits.item()
+        with self.coding():
+            bits = self(x, self.batch_of(quality, 1)).bits.item()
         symbols = self.latent(x, quality).y[0]
         counts = [np.unique(channel, return_counts=True)[1] for channel in symbols]
         own = sum(float((c * np.log2(c.sum() / c)).sum()) for c in counts)

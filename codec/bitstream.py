@@ -19,8 +19,8 @@ byte but the last, at most 5 bytes, no superfluous zero byte at the end. Fixed-s
                payload    length bytes
                checksum   4 bytes  CRC-32 (zlib's) of all bytes of the file before it
 
-Nothing follows the last section. Tags, each at most once; 1 and 2 are streams of entropy/rans.py, of symbols in the
-order (channel, row, column):
+Nothing follows the last section. Tags, each at most once, but see 5; 1 and 2 are streams of entropy/rans.py, of symbols
+in the order (channel, row, column):
 
     1        the latent y: M channels of ceil(height/16) x ceil(width/16). Table of a symbol: its channel's, of the
              file's quality; in a model with a hyperprior: the one whose number h_s gives for it
@@ -30,6 +30,9 @@ order (channel, row, column):
     4        the alpha plane, of modes 2 and 3 only: 0 is transparent, 255 opaque. It is cut into squares of 2048 x 2048
              pixels, smaller at the right and at the bottom; each, row by row, is a whole file of lossless WebP in which
              R = G = B is alpha
+    5        y is in rows of tiles: a varint, the height of a row in units of 64 pixels, less than that of the image.
+             Section 1 is there for each row, from top to bottom, with the y of the pixels of that row; the last row may
+             be lower. z is that of the whole image, and so are the tables that h_s gives
     128      ICC profile, as it is
     129      EXIF: the TIFF structure, without what a format puts before it ("Exif" and two zero bytes in a JPEG)
     130      XMP packet, as it is
@@ -52,12 +55,14 @@ from typing import NamedTuple
 MAGIC = b"\x89LIC"
 VERSION = 1
 MAX_PIXELS = 128 * 2**20  # refuse larger images unless the caller allows them: a forged header must not fill the memory
+LEAST_SIDE = 16  # pixels that a side counts for at least, since the networks pad it to that
 NO_QUALITY = 255
+ROW_UNIT = 64  # pixels in which the height of a row of tiles counts
 MODES = ("RGB", "L", "LA", "RGBA")
-LATENT, HYPER, LOSSLESS, ALPHA = 1, 2, 3, 4  # tags of the sections
+LATENT, HYPER, LOSSLESS, ALPHA, ROWS = 1, 2, 3, 4, 5  # tags of the sections
 ICC, EXIF, XMP, DPI = 128, 129, 130, 131
 METADATA = {ICC: "ICC profile", EXIF: "EXIF", XMP: "XMP", DPI: "DPI"}
-KNOWN = {LATENT, HYPER, LOSSLESS, ALPHA}  # of the critical ones
+KNOWN = {LATENT, HYPER, LOSSLESS, ALPHA, ROWS}  # of the critical ones
 
 
 class FormatError(ValueError):
@@ -162,7 +167,7 @@ def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, list[Sectio
     unknown = [tag for tag, _ in sections if tag < 128 and tag not in KNOWN]
     if unknown:
         raise FormatError(f"section {unknown[0]} is critical and not known to this version")
-    if width * height > max_pixels:
+    if max(width, LEAST_SIDE) * max(height, LEAST_SIDE) > max_pixels:
         raise FormatError(
             f"{width}x{height} pixels are more than the limit of {max_pixels}; raise max_pixels to allow it"
         )
@@ -175,3 +180,23 @@ def find(sections: list[Section], tag: int) -> bytes:
     if len(found) != 1:
         raise FormatError(f"{len(found)} sections with tag {tag} instead of one")
     return found[0]
+
+
+def rows_section(rows: list[tuple[int, int]]) -> list[Section]:
+    """What tells of rows of tiles (top, bottom), in units of 64 pixels; nothing if there is but one."""
+    return [Section(ROWS, _varint(rows[0][1]))] if len(rows) > 1 else []
+
+
+def row_streams(header: Header, sections: list[Section]) -> list[tuple[int, int, bytes]]:
+    """Top and bottom, in units of 64 pixels, and stream of y of each row of tiles; FormatError if they do not fit."""
+    streams = [section.payload for section in sections if section.tag == LATENT]
+    end = height = -(-header.height // ROW_UNIT)
+    if any(section.tag == ROWS for section in sections):
+        reader = _Reader(find(sections, ROWS))
+        height = reader.varint("height of a row of tiles")
+        if reader.position != len(reader.data) or not 0 < height < end:
+            raise FormatError(f"damaged: rows of tiles {ROW_UNIT * height} pixels high in an image of {header.height}")
+    tops = range(0, end, height)
+    if len(streams) != len(tops):
+        raise FormatError(f"damaged: {len(streams)} sections with tag {LATENT} instead of {len(tops)}")
+    return [(top, min(top + height, end), stream) for top, stream in zip(tops, streams, strict=True)]

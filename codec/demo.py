@@ -10,8 +10,8 @@ from PIL import Image
 
 import codec
 from codec import plot
-from codec.base import fit_size
 from codec.evaluate import Codec, lic_codec, rival_codec, run, table
+from codec.files import fit_size
 from codec.image import sample_images
 from codec.metrics import psnr
 

@@ -5,7 +5,8 @@
 
 Ballé, Minnen, Singh, Hwang and Johnston (2018), section 3, and with a mean Minnen, Ballé and Toderici (2018). Whatever
 decides an index is exact (entropy/integer.py): the first layers of h_s, and the one that ends in the index. The mean is
-added after decoding, so it is an ordinary float and comes from the exact features through ordinary layers.
+added after decoding, so it is an ordinary float and comes from the exact features through ordinary layers. `halo` is
+how many cells of z, 64x64 pixels, to each side a transform sees.
 """
 
 from abc import ABC, abstractmethod
@@ -34,6 +35,8 @@ class Rows(NamedTuple):
 class FastHyperAnalysis(nn.Module):
     """h_a of the fast family: 1x1 convolutions and one block at 1/32, by folding from 1/16 to 1/64 resolution."""
 
+    halo = 1  # half a cell
+
     def __init__(self, M: int, N: int, K: int, mean: bool):
         super().__init__()
         self.stem = Conv2d(M, N, 1)
@@ -55,6 +58,8 @@ class FastHyperAnalysis(nn.Module):
 class BalleHyperAnalysis(nn.Module):
     """h_a of Ballé et al. 2018: 3x3, then two 5x5 of stride 2, ReLU between them; fed with |v| if there is no mean."""
 
+    halo = 2  # 1 + 2 + 4 samples of v: 1.75 cells
+
     def __init__(self, M: int, N: int, K: int, mean: bool):
         super().__init__()
         self.mean = mean
@@ -68,6 +73,7 @@ class BalleHyperAnalysis(nn.Module):
 class HyperSynthesis(nn.Module, ABC):
     """h_s: a family's exact `features` (B, C, 4h', 4w'), the exact layer that ends in the index, the mean's layers."""
 
+    halo = 2  # of both families: 1 + 1/2 + 1/4 cells
     scale: IntegerConv2d
     mean: nn.Module | None  # None: the mean is 0
 
@@ -79,7 +85,7 @@ class HyperSynthesis(nn.Module, ABC):
     @abstractmethod
     def features(self, z: Tensor, inner: Tensor) -> Tensor: ...
 
-    def forward(self, z_q: Tensor, rows: Rows, levels: int) -> tuple[Tensor, Tensor | None]:
+    def forward(self, z_q: Tensor, rows: Rows, levels: int) -> tuple[Tensor, Tensor]:
         """z_q (B, K, h', w') integers of any dtype; the index is in 0..levels-1 and carries a gradient in training."""
         h = self.features(z_q.double() * rows.step, rows.inner)
         half = 2 ** (ACTIVATION_BITS - 1)  # for the nearest index
@@ -87,7 +93,7 @@ class HyperSynthesis(nn.Module, ABC):
         index = self.scale(same(h, self.scale), offset, drop=ACTIVATION_BITS - INDEX_BITS)
         index = between(index, 0.0, levels - 1.0)
         if self.mean is None:
-            return index, None
+            return index, torch.zeros_like(index, dtype=torch.float32)
         return index, self.mean((h * 2.0**-ACTIVATION_BITS).float())
 
     def rows(self, level: Tensor, gain: Tensor) -> Rows:

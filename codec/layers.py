@@ -259,6 +259,24 @@ class Knots(nn.Module):
         return interpolate(self.values, level)
 
 
+class Gain(nn.Module):
+    """Per-channel step sizes of a latent: 9 knots over the quality range, log-linear in between, never decreasing.
+
+    `first` and `last` are the gains at both ends at step 0.
+    """
+
+    def __init__(self, channels: int, first: float, last: float):
+        super().__init__()
+        growth = math.log(last / first) / (Knots.COUNT - 1)
+        self.first = nn.Parameter(torch.full((1, channels), math.log(first)))
+        self.growth = nn.Parameter(torch.full((Knots.COUNT - 1, channels), math.log(math.expm1(growth))))
+
+    def forward(self, level: Tensor) -> Tensor:
+        """level (B,) in [0, 1] -> gain (B, C, 1, 1)."""
+        log_gain = torch.cat((self.first, self.first + nn.functional.softplus(self.growth).cumsum(dim=0)))
+        return interpolate(log_gain, level).exp()
+
+
 def interpolate(knots: Tensor, level: Tensor) -> Tensor:
     """Rows of `knots` (K, C), spread evenly over [0, 1], interpolated linearly at level (B,): (B, C, 1, 1)."""
     position = level.clamp(0, 1) * (knots.shape[0] - 1)

@@ -31,18 +31,17 @@ import torch
 from torch import Tensor, nn
 
 import entropy
-from codec import bitstream
-from codec import image as img
-from codec.base import Codec, Gain, Latent, Output
+from codec import bitstream, tiles
+from codec.base import Codec, Latent, Output
 from codec.config import ModelConfig
 from codec.hyper import HYPER_TRANSFORMS, INDEX_BITS, REACH, Rows
-from codec.layers import Conv2d, Knots
-from codec.quantize import Noise, between, lower_bound, round_ste, uniform
+from codec.layers import Conv2d, Gain, Knots
+from codec.quantize import Noise, between, border, lower_bound, round_from, round_ste, uniform
+from codec.tiles import Box
 from entropy.conditional import GaussianConditional, LaplaceConditional
 from entropy.factorized import FactorizedPrior
 from entropy.integer import IntegerConv2d, straight_through
 
-RDOQ = 0.045  # squared steps a bit is worth to the encoder; 0.03 and 0.06 are 0.1-0.2 % worse on validation images
 ASLEEP = 0.25  # deviation of a channel of z, in steps, below which it is as good as zero
 LIKELIHOOD_FLOOR = 1e-9  # as in compressai and tensorflow-compression: in training a symbol costs at most 30 bits
 
@@ -50,23 +49,6 @@ LIKELIHOOD_FLOOR = 1e-9  # as in compressai and tensorflow-compression: in train
 def bits_of(likelihood: Tensor) -> Tensor:
     """-log2 of probabilities, of any shape."""
     return -torch.log2(lower_bound(likelihood, LIKELIHOOD_FLOOR))
-
-
-def border(saved: Tensor) -> Tensor:
-    """Where, between the integers k - 1 and k > 0, rounding up begins (1/2 is the middle), given the bits k - 1 saves.
-
-    Rate-distortion optimised quantization, an old encoder's tool (Ramchandran and Vetterli, 1994): k becomes k - 1 if
-    the squared error that this adds, 2 (|v| - k) + 1, is below RDOQ times these bits.
-    """
-    return 0.5 + RDOQ / 2 * saved
-
-
-def round_from(v: Tensor, border: Tensor) -> Tensor:
-    """v (B, M, h, w) rounded to integers, as floats. `border`, broadcastable to v, is that of 1 where |v| < 1.5, and of
-    2 beyond, for all larger integers too.
-    """
-    magnitude = v.abs().clamp_max_(2.0**24)  # integers that float32 holds exactly
-    return magnitude.sub_(border).floor_().add_(1).clamp_min_(0).copysign_(v)
 
 
 def to_symbols(x: Tensor) -> np.ndarray:
@@ -88,6 +70,14 @@ def unpack(tensors: dict[str, np.ndarray], prefix: str = "tables.") -> entropy.T
 def channels(count: int) -> np.ndarray:
     """The table of each symbol of a latent with one table per channel: (1, count, 1, 1) uint16."""
     return np.arange(count, dtype=np.uint16)[None, :, None, None]
+
+
+def decode_all(stream: bytes, index: np.ndarray, tables: entropy.Tables, shape: tuple[int, ...]) -> np.ndarray:
+    """The symbols of a stream that holds nothing else: int32 of that shape."""
+    decoder = entropy.Decoder(stream)
+    symbols = decoder.decode(index, tables, shape)
+    decoder.finish()
+    return symbols
 
 
 class FactorizedCodec(Codec):
@@ -133,30 +123,35 @@ class FactorizedCodec(Codec):
         y = self.analyse(x, level) / self.gain_at(level)
         self.prior.scale.copy_(y.abs().mean(dim=(0, 2, 3)).clamp_min(1e-3))
 
-    def _latent(self, x: Tensor, quality: int | None) -> Latent:
-        level = self.level(self._batch_of(quality, len(x)))
-        return Latent(to_symbols(self.quantize(self.analyse(x, level), self.gain_at(level))))
+    def hyper_symbols(self, v: Tensor, level: Tensor | None) -> None:
+        return None
 
-    def _dequantize(self, latent: Latent, level: Tensor | None) -> Tensor:
+    def latent_of(self, v: Tensor, z_q: None, box: Box, quality: int | None) -> Latent:
+        return Latent(to_symbols(self.quantize(v, self.gain_at(self.level(self.batch_of(quality, len(v)))))))
+
+    def dequantized(self, latent: Latent, level: Tensor | None) -> Tensor:
         return self.dequantize(torch.from_numpy(latent.y).to(self.device).float(), level)
 
-    def _encode(self, latent: Latent, quality: int | None) -> list[bitstream.Section]:
-        stream = entropy.encode([(latent.y, channels(self.config.M), self._tables(quality))])
-        return [bitstream.Section(bitstream.LATENT, stream)]
+    def encode_z(self, z: None, quality: int | None) -> list[bitstream.Section]:
+        return []
 
-    def _decode(self, sections: list[bitstream.Section], quality: int | None, shape: tuple[int, int]) -> Latent:
+    def encode_y(self, latent: Latent, quality: int | None) -> bytes:
+        return entropy.encode([(latent.y, channels(self.config.M), self._tables(quality))])
+
+    def decode_z(self, sections: list[bitstream.Section], quality: int | None, shape: tuple[int, int]) -> None:
         if any(section.tag == bitstream.HYPER for section in sections):
             raise bitstream.FormatError("a section of the hyper-latent, which this model does not have")
-        decoder = entropy.Decoder(bitstream.find(sections, bitstream.LATENT))
-        y = decoder.decode(channels(self.config.M), self._tables(quality), (1, self.config.M, *shape))
-        decoder.finish()
-        return Latent(y)
+
+    def decode_y(self, stream: bytes, z: None, box: Box, quality: int | None) -> Latent:
+        return Latent(
+            decode_all(stream, channels(self.config.M), self._tables(quality), (1, self.config.M, *box.shape))
+        )
 
     @torch.no_grad()
     def build_tables(self, qualities: list[int | None] | None = None) -> None:
         support = self.prior.support()
         for quality in self.qualities if qualities is None else qualities:
-            gain = self.gain_at(self.level(self._batch_of(quality, 1)))
+            gain = self.gain_at(self.level(self.batch_of(quality, 1)))
             self.tables_of[quality] = self.prior.tables(gain[0, :, 0, 0], support)
 
     def tables(self) -> dict[str, Tensor]:
@@ -194,14 +189,20 @@ class HyperpriorCodec(Codec):
             z = self.h_a(v, _or_zeros(level, v))
         return z * self.hyper_gain_at(level)
 
-    def derive(self, z_q: Tensor, rows: Rows, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Index (B, M, *shape), float64 integers, and mean of y from the symbols of z."""
+    def derive(self, z_q: Tensor, rows: Rows, box: Box) -> tuple[Tensor, Tensor]:
+        """Index (B, M, *box.shape), integers, and mean of that part of y from the symbols of z of the whole image."""
         rows = Rows(*(part.to(z_q.device) for part in rows))  # the stored ones do not move with the model
-        index, mean = self.h_s(z_q, rows, self.conditional.levels)
-        if self.training:
-            index = index.nan_to_num(0)  # a step that is not finite is skipped, but indexing would not survive it
-        mean = torch.zeros_like(index, dtype=torch.float32) if mean is None else mean
-        return img.crop(index, *shape), img.crop(mean, *shape)
+        area, index, mean = tiles.whole(z_q.shape[-2:]), None, None
+        for tile in tiles.tiles(box.coarse(tiles.CELL), 4 * tiles.TILE):
+            outer, own = tile.grown(self.h_s.halo, area), tile.scaled(tiles.CELL).within(box)
+            parts = self.h_s(outer.of(z_q), rows, self.conditional.levels)
+            part, of_mean = (own.seen_from(outer.scaled(tiles.CELL)).of(x) for x in parts)
+            if self.training:
+                part = part.nan_to_num(0)  # a step that is not finite is skipped, but indexing would not survive it
+            if not torch.is_grad_enabled():
+                part = part.to(torch.uint8)
+            index, mean = tiles.place(index, part, own, box), tiles.place(mean, of_mean, own, box)
+        return index, mean
 
     def bits(self, v: Tensor, index: Tensor) -> Tensor:
         """Estimated bits of each sample of v - mean (B, M, h, w), rounded or with noise."""
@@ -239,7 +240,7 @@ class HyperpriorCodec(Codec):
         v = self.analyse(x, level)
         w = self.analyse_hyper(v, level)
         z_q = to_reach(round_ste(w))
-        index, mean = self.derive(z_q, self.rows_at(level), v.shape[-2:])
+        index, mean = self.derive(z_q, self.rows_at(level), tiles.whole(v.shape[-2:]))
         residual = v - mean
         y_q = straight_through(residual, self.quantize(residual, index))
         bits = self.bits(y_q.detach(), index)  # teaches h_s the scale of what is coded, after quantize()
@@ -295,45 +296,51 @@ class HyperpriorCodec(Codec):
             own[which] = new.to(own.device)[which]
         self.prior.scale[which] = (1 / gain).mean(dim=(0, 2, 3))[which]
 
-    def _latent(self, x: Tensor, quality: int | None) -> Latent:
-        level = self.level(self._batch_of(quality, len(x)))
-        v = self.analyse(x, level)
-        z_q = to_reach(torch.round(self.analyse_hyper(v, level)))
-        rows = self.tables_of[quality][1] if quality in self.tables_of else self.rows_at(level)
-        index, mean = self.derive(z_q, rows, v.shape[-2:])
-        y_q = self.quantize(v - mean, index)
-        return Latent(to_symbols(y_q), to_symbols(z_q), index.to(torch.uint8).cpu().numpy(), mean)
+    def hyper_symbols(self, v: Tensor, level: Tensor | None) -> Tensor:
+        def symbols(cells: Box) -> Tensor:
+            return to_reach(torch.round(self.analyse_hyper(cells.scaled(tiles.CELL).of(v), level)))
 
-    def _dequantize(self, latent: Latent, level: Tensor | None) -> Tensor:
+        area = tiles.whole(v.shape[-2:]).coarse(tiles.CELL)
+        return tiles.joined(symbols, area, tiles.TILE, self.h_a.halo)
+
+    def latent_of(self, v: Tensor, z_q: Tensor, box: Box, quality: int | None) -> Latent:
+        if quality in self.tables_of:
+            rows = self.tables_of[quality][1]
+        else:
+            rows = self.rows_at(self.level(self.batch_of(quality, len(v))))
+        index, mean = self.derive(z_q, rows, box)
+        y_q = self.quantize(v - mean, index)
+        return Latent(to_symbols(y_q), to_symbols(z_q), index.cpu().numpy(), mean)
+
+    def dequantized(self, latent: Latent, level: Tensor | None) -> Tensor:
         y_q, index = (torch.from_numpy(part).to(self.device) for part in (latent.y, latent.index))
         return self.dequantize(y_q.float(), index, latent.mean, level)
 
-    def _encode(self, latent: Latent, quality: int | None) -> list[bitstream.Section]:
-        z = entropy.encode([(latent.z, channels(self.config.hyper_M), self._tables(quality)[0])])
-        y = entropy.encode([(latent.y, latent.index, self.y_tables)])
-        return [bitstream.Section(bitstream.HYPER, z), bitstream.Section(bitstream.LATENT, y)]
+    def encode_z(self, z: np.ndarray, quality: int | None) -> list[bitstream.Section]:
+        stream = entropy.encode([(z, channels(self.config.hyper_M), self._tables(quality)[0])])
+        return [bitstream.Section(bitstream.HYPER, stream)]
 
-    def _decode(self, sections: list[bitstream.Section], quality: int | None, shape: tuple[int, int]) -> Latent:
-        tables, rows = self._tables(quality)
-        decoder = entropy.Decoder(bitstream.find(sections, bitstream.HYPER))
-        size = (1, self.config.hyper_M, *(-(-side // 4) for side in shape))
-        z = decoder.decode(channels(self.config.hyper_M), tables, size)
-        decoder.finish()
+    def encode_y(self, latent: Latent, quality: int | None) -> bytes:
+        return entropy.encode([(latent.y, latent.index, self.y_tables)])
+
+    def decode_z(self, sections: list[bitstream.Section], quality: int | None, shape: tuple[int, int]) -> np.ndarray:
+        K, stream = self.config.hyper_M, bitstream.find(sections, bitstream.HYPER)
+        z = decode_all(stream, channels(K), self._tables(quality)[0], (1, K, *shape))
         if np.any(np.abs(z, dtype=np.int64) > REACH):
             raise bitstream.FormatError(f"damaged: a symbol of the hyper-latent is beyond {REACH}")
-        index, mean = self.derive(torch.from_numpy(z).to(self.device), rows, shape)
-        index = index.to(torch.uint8).cpu().numpy()
-        decoder = entropy.Decoder(bitstream.find(sections, bitstream.LATENT))
-        y = decoder.decode(index, self.y_tables)
-        decoder.finish()
-        return Latent(y, z, index, mean)
+        return z
+
+    def decode_y(self, stream: bytes, z: np.ndarray, box: Box, quality: int | None) -> Latent:
+        index, mean = self.derive(torch.from_numpy(z).to(self.device), self._tables(quality)[1], box)
+        index = index.cpu().numpy()
+        return Latent(decode_all(stream, index, self.y_tables, index.shape), z, index, mean)
 
     @torch.no_grad()
     def build_tables(self, qualities: list[int | None] | None = None) -> None:
         self.y_tables = self.conditional.tables()
         support = self.prior.support()
         for quality in self.qualities if qualities is None else qualities:
-            level = self.level(self._batch_of(quality, 1))
+            level = self.level(self.batch_of(quality, 1))
             gain, rows = self.hyper_gain_at(level), self.rows_at(level)
             self.h_s.check_bounds(rows.step.max().item())
             self.tables_of[quality] = self.prior.tables(gain[0, :, 0, 0], support), rows

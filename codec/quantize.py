@@ -13,6 +13,7 @@ from torch import Tensor
 from entropy.integer import straight_through
 
 Noise = Callable[[Tensor], Tensor]
+RDOQ = 0.045  # squared steps a bit is worth to the encoder; 0.03 and 0.06 are 0.1-0.2 % worse on validation images
 
 
 class _LowerBound(torch.autograd.Function):
@@ -78,3 +79,20 @@ def lower_bound(x: Tensor, bound: float) -> Tensor:
 def between(x: Tensor, low: float, high: float) -> Tensor:
     """x clamped to low..high, bounds that a gradient step can leave again."""
     return _Between.apply(x, low, high)
+
+
+def border(saved: Tensor) -> Tensor:
+    """Where, between the integers k - 1 and k > 0, rounding up begins (1/2 is the middle), given the bits k - 1 saves.
+
+    Rate-distortion optimised quantization, an old encoder's tool (Ramchandran and Vetterli, 1994): k becomes k - 1 if
+    the squared error that this adds, 2 (|v| - k) + 1, is below RDOQ times these bits.
+    """
+    return 0.5 + RDOQ / 2 * saved
+
+
+def round_from(v: Tensor, border: Tensor) -> Tensor:
+    """v (B, M, h, w) rounded to integers, as floats. `border`, broadcastable to v, is that of 1 where |v| < 1.5, and of
+    2 beyond, for all larger integers too.
+    """
+    magnitude = v.abs().clamp_max_(2.0**24)  # integers that float32 holds exactly
+    return magnitude.sub_(border).floor_().add_(1).clamp_min_(0).copysign_(v)

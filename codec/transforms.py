@@ -3,7 +3,9 @@
     y = g_a(x, level)        x (B, 3, H, W) float32 around 0, H and W multiples of 16  ->  y (B, M, H/16, W/16) float32
     x_hat = g_s(y, level)    the way back; no clamp and no activation at the end
 
-`level` (B,) in [0, 1] is the quality of each sample of an all-rates codec, None in a codec for one lambda.
+`level` (B,) in [0, 1] is the quality of each sample of an all-rates codec, None in a codec for one lambda. `halo` is
+how far a transform sees: no cell of its output, a sample of y or 16x16 pixels, depends on anything more than that many
+cells away.
 
 `bmshj2018`: four 5x5 stride-2 convolutions with GDN between them (Ballé, Minnen, Singh, Hwang and Johnston, 2018,
 figure 4; the factorized codec of section 3.1), mirror-padded. It has published rate-distortion curves and no use for
@@ -27,6 +29,8 @@ from codec.layers import GDN, Block, Conv2d, ConvTranspose2d, FoldConv2d, Knots,
 class BalleAnalysis(nn.Module):
     """g_a of Ballé et al. 2018: N channels inside, M channels out. Weights are laid out as compressai's `g_a`."""
 
+    halo = 2  # four times 2 samples, at 1, 1/2, 1/4 and 1/8 of the resolution: 30 pixels
+
     def __init__(self, N: int, M: int, **_):
         super().__init__()
         self.layers = nn.Sequential(
@@ -39,6 +43,8 @@ class BalleAnalysis(nn.Module):
 
 class BalleSynthesis(nn.Module):
     """g_s of Ballé et al. 2018, the mirror image of its g_a with inverse GDN."""
+
+    halo = 2  # four times 1 sample, at 1/16, 1/8, 1/4 and 1/2 of the resolution: 1.875 cells
 
     def __init__(self, N: int, M: int, **_):
         super().__init__()
@@ -74,6 +80,11 @@ def dct_basis(M: int) -> Tensor:
     return torch.stack(rows).float()
 
 
+def fast_halo(blocks: list[int]) -> int:
+    """Each block sees one sample to each side, at 1/8 or 1/16 of the resolution; the lapping half a cell."""
+    return max(1, blocks[1] + -(-blocks[0] // 2))
+
+
 class FastAnalysis(nn.Module):
     """g_a of the fast family: blocks[0] blocks of N channels at 1/8, blocks[1] of 2N at 1/16, M channels out, plus the
     shortcut.
@@ -83,6 +94,7 @@ class FastAnalysis(nn.Module):
         self, N: int, M: int, blocks: list[int], shortcut: bool, scale: float, conditioned: bool, lapped: bool
     ):
         super().__init__()
+        self.halo = fast_halo(blocks)
         self.stem = Conv2d(3 * 64, N, 1)
         self.condition = Knots(2 * N) if conditioned else None
         self.eighth = nn.Sequential(*(Block(N) for _ in range(blocks[0])))
@@ -116,6 +128,7 @@ class FastSynthesis(nn.Module):
         self, N: int, M: int, blocks: list[int], shortcut: bool, scale: float, conditioned: bool, lapped: bool
     ):
         super().__init__()
+        self.halo = fast_halo(blocks)
         self.stem = Conv2d(M, 2 * N, 1)
         self.condition = Knots(4 * N) if conditioned else None
         self.sixteenth = nn.Sequential(*(Block(2 * N) for _ in range(blocks[1])))

@@ -13,10 +13,10 @@ from PIL import Image, features
 
 import eval as program
 from codec import evaluate
-from codec.base import fit_size
 from codec.checkpoint import export
 from codec.config import ModelConfig
 from codec.evaluate import Codec, Result, Row, lic_codec, load_image, rival_codec, run, table
+from codec.files import fit_size
 from codec.metrics import Curve, block_edge_ratio, psnr
 from codec.model import FactorizedCodec
 from codec.rivals import RIVALS

@@ -10,10 +10,11 @@ from conftest import noise_image, tiny_model
 from PIL import Image
 
 from codec import bitstream
-from codec.base import Gain, Latent, step_gain
+from codec.base import Latent, step_gain
 from codec.checkpoint import load_model
 from codec.config import ModelConfig
 from codec.image import to_tensor, to_uint8
+from codec.layers import Gain
 from codec.model import build
 
 SIDES = (1, 2, 3, 5, 8, 15, 16, 17, 31, 32, 33, 40)

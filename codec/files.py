@@ -1,0 +1,118 @@
+"""Images of any size and the bytes of their files, in rows of tiles.
+
+An image is analysed tile by tile (codec/tiles.py); then its y is quantized and coded one row of tiles after the other,
+and decoded so. In memory at once are the image and its latent before rounding, 5 bytes a pixel for 320 channels, and
+everything else for some tiles only. A small image is one tile.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from PIL import Image
+from torch import Tensor
+
+import entropy
+from codec import bitstream, modes, tiles
+from codec import image as img
+from codec.bitstream import Header, Section
+from codec.tiles import Box
+
+Coded = TypeVar("Coded")  # what an encoder takes
+
+
+def cells_of(height: int, width: int) -> Box:
+    """The grid of y of an image of height x width pixels."""
+    return tiles.whole((height, width)).coarse(img.STRIDE)
+
+
+def fit_size(encode: Callable[[Coded, int], bytes], image: Coded, max_bytes: float) -> tuple[bytes, int]:
+    """The file of the highest quality in 0..100 that takes at most `max_bytes`, and that quality; of 0 if none does.
+
+    Found by bisection, so that the quality above, if there is one, has been seen to take more.
+    """
+    fitting, low, high = None, 0, 100
+    while low <= high:
+        middle = (low + high) // 2
+        data = encode(image, middle)
+        if len(data) <= max_bytes:
+            fitting, low = (data, middle), middle + 1
+        else:
+            high = middle - 1
+    return fitting or (data, 0)
+
+
+def compress(model, source: modes.Source, quality: int | None) -> bytes:
+    """The file of an image at a quality of `model`, a Codec."""
+    header = Header(model.id, quality, source.image.mode, source.image.width, source.image.height)
+    data = bitstream.write(header, [*encode_rows(model, source.colours, quality), *source.beside])
+    if not source.exact:
+        return data
+    return min(bitstream.write(header, source.exact), data, key=len)
+
+
+def encode_rows(model, colours: Image.Image, quality: int | None) -> list[Section]:
+    """The sections of z and of y, row by row, of an RGB or L image."""
+    with model.coding():
+        level = model.level(model.batch_of(quality, 1))
+        v = analyse(model, colours, level)
+        z_q = model.hyper_symbols(v, level)
+        sections, area = [], tiles.whole(v.shape[-2:])
+        rows = tiles.rows(area.coarse(tiles.CELL).bottom)
+        for top, bottom in rows:
+            box = Box(top, 0, bottom, area.right).scaled(tiles.CELL).within(area)
+            latent = model.latent_of(box.of(v), z_q, box, quality)
+            if not sections:
+                sections = model.encode_z(latent.z, quality) + bitstream.rows_section(rows)
+            sections.append(Section(bitstream.LATENT, model.encode_y(latent, quality)))
+        return sections
+
+
+def analyse(model, colours: Image.Image, level: Tensor | None) -> Tensor:
+    """v (1, M, h, w) of an RGB or L image."""
+    area, image = cells_of(colours.height, colours.width), tiles.whole((colours.height, colours.width))
+
+    def analyse_tile(cells: Box) -> Tensor:
+        top, left, bottom, right = cells.scaled(img.STRIDE).within(image)
+        part = colours if cells == area else colours.crop((left, top, right, bottom))
+        return model.analyse(img.to_tensor(part).to(model.device), level)
+
+    return tiles.joined(analyse_tile, area, tiles.TILE * tiles.CELL, model.g_a.halo)
+
+
+def decode_rows(model, header: Header, sections: list[Section], wanted: Box | None = None) -> Iterator[tuple[Box, Any]]:
+    """Place and Latent of each row of tiles that has a part in `wanted`, cells of y; by default of all."""
+    if header.model != model.id:
+        raise bitstream.FormatError(f"written by model {header.model}, but this is model {model.id}")
+    if (header.quality is None) == model.config.variable_rate:
+        raise bitstream.FormatError(f"quality {header.quality} does not fit this model")
+    area = cells_of(header.height, header.width)
+    try:
+        z = model.decode_z(sections, header.quality, area.coarse(tiles.CELL).shape)
+        for top, bottom, stream in bitstream.row_streams(header, sections):
+            box = Box(top, 0, bottom, area.right).scaled(tiles.CELL).within(area)
+            if wanted is None or 0 not in box.within(wanted).shape:
+                yield box, model.decode_y(stream, z, box, header.quality)
+    except entropy.StreamError as error:
+        raise bitstream.FormatError(f"damaged: {error}") from error
+
+
+def paint(model, header: Header, sections: list[Section], pixels: Box) -> Image.Image:
+    """That part of the image of a file, in RGB or L."""
+    area, image = cells_of(header.height, header.width), tiles.whole((header.height, header.width))
+    cells = pixels.coarse(img.STRIDE)
+    needed, v_hat, level = cells.grown(model.g_s.halo, area), None, None
+    picture = Image.new(header.mode.removesuffix("A"), pixels.shape[::-1])
+    with model.coding():
+        for row, latent in decode_rows(model, header, sections, needed):
+            level = model.level(model.batch_of(header.quality, 1))
+            part = row.within(needed)
+            v_hat = tiles.place(v_hat, part.seen_from(row).of(model.dequantized(latent, level)), part, needed)
+        for tile in tiles.tiles(cells, tiles.TILE * tiles.CELL):
+            outer = tile.grown(model.g_s.halo, area)
+            seen, shown = outer.scaled(img.STRIDE).within(image), tile.scaled(img.STRIDE).within(pixels)
+            x_hat = model.synthesise(outer.seen_from(needed).of(v_hat), level, seen.shape)
+            part = img.to_image(shown.seen_from(seen).of(x_hat), picture.mode)
+            if shown == pixels:
+                return part
+            picture.paste(part, (shown.left - pixels.left, shown.top - pixels.top))
+    return picture

@@ -1,0 +1,96 @@
+"""Large images in bounded memory: the transforms run over tiles, each with enough of its neighbours around it.
+
+What a transform gives for a tile is what it gives there for the whole image, up to the rounding of floats, if the tile
+comes with a halo of real neighbours as wide as the transform sees (`halo` of g_a, g_s, h_a and h_s). At the border of
+the image, and only there, it mirrors. A box counts cells of a grid: 16 pixels a side for y, 64 for z.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+CELL = 4  # cells of y in one of z, on each side
+TILE = 16  # cells of z, that is 1024 pixels: about as high and wide as a tile is
+MOST_ROWS = 200  # of tiles in a file, which has room for 255 sections
+
+
+class Box(NamedTuple):
+    """A rectangle of cells, the ends not included."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.bottom - self.top, self.right - self.left
+
+    def scaled(self, factor: int) -> "Box":
+        """The same rectangle in cells of 1/factor of the side."""
+        return Box(*(side * factor for side in self))
+
+    def coarse(self, factor: int) -> "Box":
+        """The cells of `factor` times the side that the rectangle touches."""
+        return Box(self.top // factor, self.left // factor, -(-self.bottom // factor), -(-self.right // factor))
+
+    def grown(self, halo: int, limit: "Box") -> "Box":
+        """With `halo` cells more on every side, as far as `limit` has them."""
+        return Box(self.top - halo, self.left - halo, self.bottom + halo, self.right + halo).within(limit)
+
+    def within(self, limit: "Box") -> "Box":
+        """What it shares with another one; nothing, where that is nothing."""
+        top, left = max(self.top, limit.top), max(self.left, limit.left)
+        return Box(top, left, max(top, min(self.bottom, limit.bottom)), max(left, min(self.right, limit.right)))
+
+    def seen_from(self, outer: "Box") -> "Box":
+        """The rectangle with places counted from the top left of `outer`."""
+        return Box(self.top - outer.top, self.left - outer.left, self.bottom - outer.top, self.right - outer.left)
+
+    def of(self, x: Tensor) -> Tensor:
+        """That part of x (..., h, w)."""
+        return x[..., self.top : self.bottom, self.left : self.right]
+
+
+def whole(shape: tuple[int, int]) -> Box:
+    """The box of a grid of `shape` (rows, columns)."""
+    return Box(0, 0, *shape)
+
+
+def cuts(length: int, side: int) -> list[tuple[int, int]]:
+    """Begin and end of each part of a length: all equal but the last, and near `side`."""
+    part = -(-length // max(1, round(length / side)))
+    return [(begin, min(begin + part, length)) for begin in range(0, length, part)]
+
+
+def rows(height: int) -> list[tuple[int, int]]:
+    """Top and bottom of the rows of tiles of an image `height` cells of z high."""
+    return cuts(height, max(TILE, -(-height // MOST_ROWS)))
+
+
+def tiles(area: Box, side: int) -> Iterator[Box]:
+    """The tiles of an area, row by row."""
+    for top, bottom in cuts(area.bottom - area.top, side):
+        for left, right in cuts(area.right - area.left, side):
+            yield Box(area.top + top, area.left + left, area.top + bottom, area.left + right)
+
+
+def place(canvas: Tensor | None, part: Tensor, box: Box, area: Box) -> Tensor:
+    """`canvas` (B, C, *area.shape), made if it is None, with `part` put where `box` is; `part` alone if that is all."""
+    if box == area:
+        return part
+    if canvas is None:
+        canvas = torch.empty(*part.shape[:2], *area.shape, dtype=part.dtype, device=part.device)
+    box.seen_from(area).of(canvas).copy_(part)
+    return canvas
+
+
+def joined(function: Callable[[Box], Tensor], area: Box, side: int, halo: int) -> Tensor:
+    """What `function` gives for a box, (B, C, *box.shape), over an area: called for tiles with their halo."""
+    canvas = None
+    for tile in tiles(area, side):
+        outer = tile.grown(halo, area)
+        canvas = place(canvas, tile.seen_from(outer).of(function(outer)), tile, area)
+    return canvas
