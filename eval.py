@@ -23,6 +23,7 @@ import codec as lic
 from codec import base, plot
 from codec.evaluate import Codec, Result, lic_codec, load_image, rival_codec, run, table
 from codec.image import find_images, sample_images, to_tensor
+from codec.latent import Latent
 from codec.metrics import BD_RANGE, Curve, bd_rate, read_curve
 
 
@@ -75,7 +76,7 @@ def bd_rates(results: Sequence[Result], anchor: Curve | Result, low: float, high
     return rates
 
 
-def latent_panels(model: base.Codec, latents: Sequence[base.Latent], quality: int | None) -> list[plot.Panel]:
+def latent_panels(model: base.Codec, latents: Sequence[Latent], quality: int | None) -> list[plot.Panel]:
     """Symbols of several images beside their densities: 12 channels of a factorized model; of one with a hyperprior the
     4 busiest channels of z, and 8 groups of y that were coded with the same table, each at least a thousandth of y.
     """

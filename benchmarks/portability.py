@@ -36,9 +36,10 @@ from PIL import Image
 from benchmarks.measure import table
 from codec import bitstream, tiles
 from codec import image as img
-from codec.base import Codec, Latent
+from codec.base import Codec
 from codec.checkpoint import find_model, load_model
 from codec.evaluate import device_name
+from codec.latent import Latent
 from codec.metrics import psnr
 
 BATCH = 4
@@ -126,7 +127,7 @@ def decompress(model: Codec, files: list[bytes]) -> list[tuple[str, Image.Image]
     if joined.z is not None and len(files) > 1:
         rows, z = model.tables_of[header.quality][1], torch.from_numpy(joined.z).to(model.device)
         with torch.inference_mode():
-            index, mean = model.derive(z, rows, tiles.whole(joined.y.shape[-2:]))
+            index, mean = model.derive(tiles.Strip.whole(z), rows, tiles.whole(joined.y.shape[-2:]))
         if not np.array_equal(index.cpu().numpy(), joined.index):
             raise bitstream.FormatError("h_s finds other indices in a batch than alone")
         joined = replace(joined, mean=mean)

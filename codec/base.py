@@ -9,7 +9,7 @@ grow with q. With a single lmbda in the configuration the gain is 1.
 import contextlib
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,12 +18,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from codec import bitstream, files, modes, tiles
+from codec import bitstream, files, modes
 from codec import image as img
 from codec.config import ModelConfig
+from codec.latent import Latent, to_symbols
 from codec.layers import Gain, Knots
 from codec.quantize import Noise, uniform
-from codec.tiles import Box
+from codec.tiles import Box, Strip
 from codec.transforms import TRANSFORMS
 
 SHORTCUT_SCALE = 8.0  # the latent of an all-rates model is 8 times the orthonormal DCT of [0, 1] pixels
@@ -34,34 +35,6 @@ class Output(NamedTuple):
 
     x_hat: Tensor  # (B, 3, H, W), not clamped
     bits: Tensor  # (B,), estimated bits of each image
-
-
-@dataclass(frozen=True)
-class Latent:
-    """What is coded of a batch of images, or of a row of tiles, and beside it what the decoder derives on the way."""
-
-    y: np.ndarray  # (B, M, h, w) int32
-    z: np.ndarray | None = None  # (B, K, ceil(h/4), ceil(w/4)) int32, of a codec with a hyperprior: of the whole image
-    index: np.ndarray | None = None  # (B, M, h, w) uint8, the table of each symbol of y
-    mean: Tensor | float = 0.0  # (B, M, h, w) float32, what y is a difference to
-
-    def of(self, i: int) -> "Latent":
-        """That of image i of the batch, as a batch of one."""
-        parts = (self.y, self.z, self.index, self.mean)
-        return Latent(*(part if part is None or isinstance(part, float) else part[i : i + 1] for part in parts))
-
-    @staticmethod
-    def stacked(rows: list["Latent"]) -> "Latent":
-        """The latent of an image from those of its rows of tiles."""
-        first = rows[0]
-        if len(rows) == 1:
-            return first
-        return Latent(
-            np.concatenate([row.y for row in rows], axis=2),
-            first.z,
-            None if first.index is None else np.concatenate([row.index for row in rows], axis=2),
-            first.mean if isinstance(first.mean, float) else torch.cat([row.mean for row in rows], dim=2),
-        )
 
 
 @dataclass(frozen=True)
@@ -155,15 +128,16 @@ class Codec(nn.Module, ABC):
         return 0
 
     @abstractmethod
-    def hyper_symbols(self, v: Tensor, level: Tensor | None) -> Tensor | None:
+    def hyper_symbols(self, v: Strip, rows: list[Box], level: Tensor | None) -> Strip | None:
         """Symbols (B, K, ceil(h/4), ceil(w/4)) of z, as floats, of v (B, M, h, w); None without a hyperprior."""
 
     @abstractmethod
-    def latent_of(self, v: Tensor, z_q: Tensor | None, box: Box, quality: int | None) -> Latent:
-        """The latent of v (B, M, *box.shape), which is that part of the image whose symbols of z are z_q."""
+    def latent_of(self, v: Tensor, z: Strip | None, box: Box, quality: int | None) -> Latent:
+        """The latent, without z, of v (B, M, *box.shape), a part of the image whose symbols of z are given."""
 
     @abstractmethod
-    def dequantized(self, latent: Latent, level: Tensor | None) -> Tensor: ...
+    def dequantized(self, latent: Latent, level: Tensor | None) -> Tensor:
+        """v_hat (B, M, h, w) of a latent."""
 
     @abstractmethod
     def encode_z(self, z: np.ndarray | None, quality: int | None) -> list[bitstream.Section]: ...
@@ -259,8 +233,10 @@ class Codec(nn.Module, ABC):
         """What is coded of x (B, 3, H, W) in [0, 1], in one row of tiles."""
         with self.coding():
             level = self.level(self.batch_of(quality, len(x)))
-            v = self.analyse(x.to(self.device), level)
-            return self.latent_of(v, self.hyper_symbols(v, level), tiles.whole(v.shape[-2:]), quality)
+            v = Strip.whole(self.analyse(x.to(self.device), level))
+            z = self.hyper_symbols(v, [v.area], level)
+            latent = self.latent_of(v.of(v.area), z, v.area, quality)
+            return replace(latent, z=None if z is None else to_symbols(z.of(z.area)))
 
     def reconstruct(self, latent: Latent, size: tuple[int, int], quality: int | None = None) -> Tensor:
         """x_hat (B, 3, *size), not clamped."""
@@ -277,7 +253,7 @@ class Codec(nn.Module, ABC):
     def decode(self, header: bitstream.Header, sections: list[bitstream.Section]) -> Latent:
         """The latent of a file that `bitstream.read` has accepted; FormatError if it is not intact."""
         with self.coding():
-            return Latent.stacked([latent for _, latent in files.decode_rows(self, header, sections)])
+            return Latent.joined([latent for _, latent in files.decode_rows(self, header, sections)], axis=2)
 
     # ---- from here on: whole images of any size and their files ----
 

@@ -1,12 +1,12 @@
 """Images of any size and the bytes of their files, in rows of tiles.
 
-An image is analysed tile by tile (codec/tiles.py); then its y is quantized and coded one row of tiles after the other,
-and decoded so. In memory at once are the image and its latent before rounding, 5 bytes a pixel for 320 channels, and
-everything else for some tiles only. A small image is one tile.
+An image is analysed, quantized and coded one row of tiles (codec/tiles.py) after the other, and decoded so: beside the
+image itself only what belongs to some rows of tiles is in memory. A small image is one tile.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 from PIL import Image
 from torch import Tensor
@@ -15,7 +15,8 @@ import entropy
 from codec import bitstream, modes, tiles
 from codec import image as img
 from codec.bitstream import Header, Section
-from codec.tiles import Box
+from codec.latent import Latent, to_symbols
+from codec.tiles import Box, Strip
 
 Coded = TypeVar("Coded")  # what an encoder takes
 
@@ -53,22 +54,24 @@ def compress(model, source: modes.Source, quality: int | None) -> bytes:
 def encode_rows(model, colours: Image.Image, quality: int | None) -> list[Section]:
     """The sections of z and of y, row by row, of an RGB or L image."""
     with model.coding():
-        level = model.level(model.batch_of(quality, 1))
-        v = analyse(model, colours, level)
-        z_q = model.hyper_symbols(v, level)
-        sections, area = [], tiles.whole(v.shape[-2:])
-        rows = tiles.rows(area.coarse(tiles.CELL).bottom)
-        for top, bottom in rows:
-            box = Box(top, 0, bottom, area.right).scaled(tiles.CELL).within(area)
-            latent = model.latent_of(box.of(v), z_q, box, quality)
-            if not sections:
-                sections = model.encode_z(latent.z, quality) + bitstream.rows_section(rows)
-            sections.append(Section(bitstream.LATENT, model.encode_y(latent, quality)))
-        return sections
+        level, area = model.level(model.batch_of(quality, 1)), cells_of(colours.height, colours.width)
+        heights = tiles.rows(area.coarse(tiles.CELL).bottom)
+        rows = [Box(top, 0, bottom, area.right).scaled(tiles.CELL).within(area) for top, bottom in heights]
+        v = Strip(area, ((row, analyse(model, colours, row, level)) for row in rows))
+        z = model.hyper_symbols(v, rows, level)
+        streams = []
+        for row in rows:
+            wide = tiles.tiles(row, tiles.WIDE * tiles.CELL)
+            parts = [replace(model.latent_of(v.of(tile), z, tile, quality), mean=0.0) for tile in wide]
+            latent = Latent.joined(parts, axis=3)
+            streams.append(Section(bitstream.LATENT, model.encode_y(latent, quality)))
+            v.forget(row.bottom)
+        symbols = None if z is None else to_symbols(z.of(z.area))
+        return [*model.encode_z(symbols, quality), *bitstream.rows_section(heights), *streams]
 
 
-def analyse(model, colours: Image.Image, level: Tensor | None) -> Tensor:
-    """v (1, M, h, w) of an RGB or L image."""
+def analyse(model, colours: Image.Image, row: Box, level: Tensor | None) -> Tensor:
+    """v (1, M, *row.shape) of a row of tiles of an RGB or L image."""
     area, image = cells_of(colours.height, colours.width), tiles.whole((colours.height, colours.width))
 
     def analyse_tile(cells: Box) -> Tensor:
@@ -76,15 +79,22 @@ def analyse(model, colours: Image.Image, level: Tensor | None) -> Tensor:
         part = colours if cells == area else colours.crop((left, top, right, bottom))
         return model.analyse(img.to_tensor(part).to(model.device), level)
 
-    return tiles.joined(analyse_tile, area, tiles.TILE * tiles.CELL, model.g_a.halo)
+    return tiles.joined(analyse_tile, row, tiles.TILE * tiles.CELL, model.g_a.halo, area)
 
 
-def decode_rows(model, header: Header, sections: list[Section], wanted: Box | None = None) -> Iterator[tuple[Box, Any]]:
-    """Place and Latent of each row of tiles that has a part in `wanted`, cells of y; by default of all."""
+def accept(model, header: Header) -> None:
+    """FormatError unless the file is one of this model."""
     if header.model != model.id:
         raise bitstream.FormatError(f"written by model {header.model}, but this is model {model.id}")
     if (header.quality is None) == model.config.variable_rate:
         raise bitstream.FormatError(f"quality {header.quality} does not fit this model")
+
+
+def decode_rows(
+    model, header: Header, sections: list[Section], wanted: Box | None = None
+) -> Iterator[tuple[Box, Latent]]:
+    """Place and latent of each row of tiles that has a part in `wanted`, cells of y; by default of all."""
+    accept(model, header)
     area = cells_of(header.height, header.width)
     try:
         z = model.decode_z(sections, header.quality, area.coarse(tiles.CELL).shape)
@@ -100,19 +110,28 @@ def paint(model, header: Header, sections: list[Section], pixels: Box) -> Image.
     """That part of the image of a file, in RGB or L."""
     area, image = cells_of(header.height, header.width), tiles.whole((header.height, header.width))
     cells = pixels.coarse(img.STRIDE)
-    needed, v_hat, level = cells.grown(model.g_s.halo, area), None, None
+    accept(model, header)
     picture = Image.new(header.mode.removesuffix("A"), pixels.shape[::-1])
     with model.coding():
-        for row, latent in decode_rows(model, header, sections, needed):
-            level = model.level(model.batch_of(header.quality, 1))
-            part = row.within(needed)
-            v_hat = tiles.place(v_hat, part.seen_from(row).of(model.dequantized(latent, level)), part, needed)
+        decoded = decode_rows(model, header, sections, cells.grown(model.g_s.halo, area))
+        level = model.level(model.batch_of(header.quality, 1))
+        v_hat = Strip(area, ((row, dequantize(model, latent, row, level)) for row, latent in decoded))
         for tile in tiles.tiles(cells, tiles.TILE * tiles.CELL):
             outer = tile.grown(model.g_s.halo, area)
             seen, shown = outer.scaled(img.STRIDE).within(image), tile.scaled(img.STRIDE).within(pixels)
-            x_hat = model.synthesise(outer.seen_from(needed).of(v_hat), level, seen.shape)
+            x_hat = model.synthesise(v_hat.of(outer), level, seen.shape)
+            v_hat.forget(outer.top)
             part = img.to_image(shown.seen_from(seen).of(x_hat), picture.mode)
             if shown == pixels:
                 return part
             picture.paste(part, (shown.left - pixels.left, shown.top - pixels.top))
     return picture
+
+
+def dequantize(model, latent: Latent, row: Box, level: Tensor | None) -> Tensor:
+    """v_hat (1, M, *row.shape) of a row of tiles."""
+    canvas = None
+    for tile in tiles.tiles(row, tiles.WIDE * tiles.CELL):
+        part = latent if tile == row else latent.part(tile.seen_from(row))
+        canvas = tiles.place(canvas, model.dequantized(part, level), tile, row)
+    return canvas

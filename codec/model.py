@@ -32,12 +32,13 @@ from torch import Tensor, nn
 
 import entropy
 from codec import bitstream, tiles
-from codec.base import Codec, Latent, Output
+from codec.base import Codec, Output
 from codec.config import ModelConfig
 from codec.hyper import HYPER_TRANSFORMS, INDEX_BITS, REACH, Rows
+from codec.latent import Latent, to_symbols
 from codec.layers import Conv2d, Gain, Knots
 from codec.quantize import Noise, between, border, lower_bound, round_from, round_ste, uniform
-from codec.tiles import Box
+from codec.tiles import Box, Strip
 from entropy.conditional import GaussianConditional, LaplaceConditional
 from entropy.factorized import FactorizedPrior
 from entropy.integer import IntegerConv2d, straight_through
@@ -49,11 +50,6 @@ LIKELIHOOD_FLOOR = 1e-9  # as in compressai and tensorflow-compression: in train
 def bits_of(likelihood: Tensor) -> Tensor:
     """-log2 of probabilities, of any shape."""
     return -torch.log2(lower_bound(likelihood, LIKELIHOOD_FLOOR))
-
-
-def to_symbols(x: Tensor) -> np.ndarray:
-    """Integers in a float tensor as int32 on the CPU."""
-    return x.to(torch.int32).contiguous().cpu().numpy()
 
 
 def pack(tables: list[entropy.Tables], prefix: str = "tables.") -> dict[str, Tensor]:
@@ -123,10 +119,10 @@ class FactorizedCodec(Codec):
         y = self.analyse(x, level) / self.gain_at(level)
         self.prior.scale.copy_(y.abs().mean(dim=(0, 2, 3)).clamp_min(1e-3))
 
-    def hyper_symbols(self, v: Tensor, level: Tensor | None) -> None:
+    def hyper_symbols(self, v: Strip, rows: list[Box], level: Tensor | None) -> None:
         return None
 
-    def latent_of(self, v: Tensor, z_q: None, box: Box, quality: int | None) -> Latent:
+    def latent_of(self, v: Tensor, z: None, box: Box, quality: int | None) -> Latent:
         return Latent(to_symbols(self.quantize(v, self.gain_at(self.level(self.batch_of(quality, len(v)))))))
 
     def dequantized(self, latent: Latent, level: Tensor | None) -> Tensor:
@@ -189,13 +185,13 @@ class HyperpriorCodec(Codec):
             z = self.h_a(v, _or_zeros(level, v))
         return z * self.hyper_gain_at(level)
 
-    def derive(self, z_q: Tensor, rows: Rows, box: Box) -> tuple[Tensor, Tensor]:
+    def derive(self, z: Strip, rows: Rows, box: Box) -> tuple[Tensor, Tensor]:
         """Index (B, M, *box.shape), integers, and mean of that part of y from the symbols of z of the whole image."""
-        rows = Rows(*(part.to(z_q.device) for part in rows))  # the stored ones do not move with the model
-        area, index, mean = tiles.whole(z_q.shape[-2:]), None, None
-        for tile in tiles.tiles(box.coarse(tiles.CELL), 4 * tiles.TILE):
-            outer, own = tile.grown(self.h_s.halo, area), tile.scaled(tiles.CELL).within(box)
-            parts = self.h_s(outer.of(z_q), rows, self.conditional.levels)
+        rows = Rows(*(part.to(self.device) for part in rows))  # the stored ones do not move with the model
+        index = mean = None
+        for tile in tiles.tiles(box.coarse(tiles.CELL), tiles.WIDE):
+            outer, own = tile.grown(self.h_s.halo, z.area), tile.scaled(tiles.CELL).within(box)
+            parts = self.h_s(z.of(outer), rows, self.conditional.levels)
             part, of_mean = (own.seen_from(outer.scaled(tiles.CELL)).of(x) for x in parts)
             if self.training:
                 part = part.nan_to_num(0)  # a step that is not finite is skipped, but indexing would not survive it
@@ -240,7 +236,7 @@ class HyperpriorCodec(Codec):
         v = self.analyse(x, level)
         w = self.analyse_hyper(v, level)
         z_q = to_reach(round_ste(w))
-        index, mean = self.derive(z_q, self.rows_at(level), tiles.whole(v.shape[-2:]))
+        index, mean = self.derive(Strip.whole(z_q), self.rows_at(level), tiles.whole(v.shape[-2:]))
         residual = v - mean
         y_q = straight_through(residual, self.quantize(residual, index))
         bits = self.bits(y_q.detach(), index)  # teaches h_s the scale of what is coded, after quantize()
@@ -296,21 +292,20 @@ class HyperpriorCodec(Codec):
             own[which] = new.to(own.device)[which]
         self.prior.scale[which] = (1 / gain).mean(dim=(0, 2, 3))[which]
 
-    def hyper_symbols(self, v: Tensor, level: Tensor | None) -> Tensor:
+    def hyper_symbols(self, v: Strip, rows: list[Box], level: Tensor | None) -> Strip:
         def symbols(cells: Box) -> Tensor:
-            return to_reach(torch.round(self.analyse_hyper(cells.scaled(tiles.CELL).of(v), level)))
+            return to_reach(torch.round(self.analyse_hyper(v.of(cells.scaled(tiles.CELL).within(v.area)), level)))
 
-        area = tiles.whole(v.shape[-2:]).coarse(tiles.CELL)
-        return tiles.joined(symbols, area, tiles.TILE, self.h_a.halo)
+        area, cells = v.area.coarse(tiles.CELL), [row.coarse(tiles.CELL) for row in rows]
+        return Strip(area, ((row, tiles.joined(symbols, row, tiles.WIDE, self.h_a.halo, area)) for row in cells))
 
-    def latent_of(self, v: Tensor, z_q: Tensor, box: Box, quality: int | None) -> Latent:
+    def latent_of(self, v: Tensor, z: Strip, box: Box, quality: int | None) -> Latent:
         if quality in self.tables_of:
             rows = self.tables_of[quality][1]
         else:
             rows = self.rows_at(self.level(self.batch_of(quality, len(v))))
-        index, mean = self.derive(z_q, rows, box)
-        y_q = self.quantize(v - mean, index)
-        return Latent(to_symbols(y_q), to_symbols(z_q), index.cpu().numpy(), mean)
+        index, mean = self.derive(z, rows, box)
+        return Latent(to_symbols(self.quantize(v - mean, index)), None, index.cpu().numpy(), mean)
 
     def dequantized(self, latent: Latent, level: Tensor | None) -> Tensor:
         y_q, index = (torch.from_numpy(part).to(self.device) for part in (latent.y, latent.index))
@@ -321,6 +316,7 @@ class HyperpriorCodec(Codec):
         return [bitstream.Section(bitstream.HYPER, stream)]
 
     def encode_y(self, latent: Latent, quality: int | None) -> bytes:
+        self._tables(quality)  # made together with those of y
         return entropy.encode([(latent.y, latent.index, self.y_tables)])
 
     def decode_z(self, sections: list[bitstream.Section], quality: int | None, shape: tuple[int, int]) -> np.ndarray:
@@ -331,7 +327,7 @@ class HyperpriorCodec(Codec):
         return z
 
     def decode_y(self, stream: bytes, z: np.ndarray, box: Box, quality: int | None) -> Latent:
-        index, mean = self.derive(torch.from_numpy(z).to(self.device), self._tables(quality)[1], box)
+        index, mean = self.derive(Strip.whole(torch.from_numpy(z).to(self.device)), self._tables(quality)[1], box)
         index = index.cpu().numpy()
         return Latent(decode_all(stream, index, self.y_tables, index.shape), z, index, mean)
 

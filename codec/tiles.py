@@ -5,14 +5,15 @@ comes with a halo of real neighbours as wide as the transform sees (`halo` of g_
 the image, and only there, it mirrors. A box counts cells of a grid: 16 pixels a side for y, 64 for z.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 CELL = 4  # cells of y in one of z, on each side
-TILE = 16  # cells of z, that is 1024 pixels: about as high and wide as a tile is
+TILE = 12  # cells of z, that is 768 pixels: about as high as a tile is, and half as wide
+WIDE = 2 * TILE  # the same for h_s, whose halo is larger
 MOST_ROWS = 200  # of tiles in a file, which has room for 255 sections
 
 
@@ -71,9 +72,9 @@ def rows(height: int) -> list[tuple[int, int]]:
 
 
 def tiles(area: Box, side: int) -> Iterator[Box]:
-    """The tiles of an area, row by row."""
+    """The tiles of an area, row by row, each about as high as `side` and twice as wide."""
     for top, bottom in cuts(area.bottom - area.top, side):
-        for left, right in cuts(area.right - area.left, side):
+        for left, right in cuts(area.right - area.left, 2 * side):
             yield Box(area.top + top, area.left + left, area.top + bottom, area.left + right)
 
 
@@ -87,10 +88,38 @@ def place(canvas: Tensor | None, part: Tensor, box: Box, area: Box) -> Tensor:
     return canvas
 
 
-def joined(function: Callable[[Box], Tensor], area: Box, side: int, halo: int) -> Tensor:
+def joined(function: Callable[[Box], Tensor], area: Box, side: int, halo: int, limit: Box) -> Tensor:
     """What `function` gives for a box, (B, C, *box.shape), over an area: called for tiles with their halo."""
     canvas = None
     for tile in tiles(area, side):
-        outer = tile.grown(halo, area)
+        outer = tile.grown(halo, limit)
         canvas = place(canvas, tile.seen_from(outer).of(function(outer)), tile, area)
     return canvas
+
+
+class Strip:
+    """A tensor (B, C, *area.shape) in rows, each made when something of it is first wanted."""
+
+    def __init__(self, area: Box, rows: Iterable[tuple[Box, Tensor]]):
+        """`rows`: place and content of each, from top to bottom."""
+        self.area = area
+        self._rows = iter(rows)
+        self._made: list[tuple[Box, Tensor]] = []
+
+    @classmethod
+    def whole(cls, x: Tensor) -> "Strip":
+        """One row: all of x (B, C, h, w)."""
+        area = whole(x.shape[-2:])
+        return cls(area, [(area, x)])
+
+    def of(self, box: Box) -> Tensor:
+        """The part (B, C, *box.shape)."""
+        while not self._made or self._made[-1][0].bottom < box.bottom:
+            self._made.append(next(self._rows))
+        shared = ((box.within(row), row, x) for row, x in self._made)
+        parts = [part.seen_from(row).of(x) for part, row, x in shared if 0 not in part.shape]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+    def forget(self, above: int) -> None:
+        """Let go the rows that end above a line."""
+        self._made = [(row, x) for row, x in self._made if row.bottom > above]

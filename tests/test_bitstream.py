@@ -90,7 +90,7 @@ def test_any_other_bytes_are_refused(data):
         (forge(header(width=b"\x88\x00"), BODY), "shortest form"),
         (forge(header(), b"\x01\x83\x00abc"), "shortest form"),
         (forge(header(width=b"\x88\x80\x80\x80\x80\x01"), BODY), "5 bytes"),
-        (forge(header(), b"\x05\x03abc"), "section 5 is critical"),
+        (forge(header(), b"\x06\x03abc"), "section 6 is critical"),
         (forge(header(), b"\x01\xff\xff\xff\xff\x7fabc"), "truncated"),
     ],
 )

@@ -16,6 +16,7 @@ from codec.hyper import HYPER_TRANSFORMS, REACH, BalleHyperSynthesis, Rows, inse
 from codec.image import to_tensor
 from codec.layers import mirror_pad
 from codec.model import HyperpriorCodec, build
+from codec.tiles import Strip, whole
 from entropy.integer import IntegerConv2d
 
 SIZES = dict(M=12, N=8, K=5)
@@ -211,7 +212,7 @@ def test_a_hyper_symbol_beyond_reach_is_refused(hyper, photo, value):
 def test_hyper_symbols_at_the_ends_of_their_reach_are_decoded(hyper, photo):
     latent = hyper.latent(to_tensor(photo), 50)
     z = np.where(latent.z > 0, REACH, -REACH).astype(np.int32)
-    index, _ = hyper.derive(torch.from_numpy(z), hyper.tables_of[50][1], latent.y.shape[2:])
+    index, _ = hyper.derive(Strip.whole(torch.from_numpy(z)), hyper.tables_of[50][1], whole(latent.y.shape[2:]))
     index = index.detach().numpy().astype(np.uint8)
     data = hyper.encode(dataclasses.replace(latent, z=z, index=index), 50, "RGB", (64, 96))
     decoded = hyper.decode(*bitstream.read(data))

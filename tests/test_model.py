@@ -10,10 +10,11 @@ from conftest import noise_image, tiny_model
 from PIL import Image
 
 from codec import bitstream
-from codec.base import Latent, step_gain
+from codec.base import step_gain
 from codec.checkpoint import load_model
 from codec.config import ModelConfig
 from codec.image import to_tensor, to_uint8
+from codec.latent import Latent
 from codec.layers import Gain
 from codec.model import build
 

@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 
 from codec import bitstream
-from codec.base import Latent
 from codec.checkpoint import WEIGHTS, export, load_model
 from codec.image import sample_images, to_tensor
+from codec.latent import Latent
 from codec.metrics import psnr
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
