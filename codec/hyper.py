@@ -75,7 +75,7 @@ class HyperSynthesis(nn.Module, ABC):
 
     halo = 2  # of both families: 1 + 1/2 + 1/4 cells
     scale: IntegerConv2d
-    mean: nn.Module | None  # None: the mean is 0
+    mean: nn.Module | None  # None: the mean is 0 everywhere
 
     def __init__(self, M: int, inner: int):
         super().__init__()

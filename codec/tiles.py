@@ -57,7 +57,7 @@ class Box(NamedTuple):
 
 def whole(shape: tuple[int, int]) -> Box:
     """The box of a grid of `shape` (rows, columns)."""
-    return Box(0, 0, *shape)
+    return Box(0, 0, *map(int, shape))
 
 
 def cuts(length: int, side: int) -> list[tuple[int, int]]:
