@@ -41,8 +41,8 @@ from benchmarks.measure import (
 )
 from codec.base import has_native_bf16
 from codec.checkpoint import find_model
-from codec.files import fit_size
 from codec.rivals import RIVALS
+from codec.rows import fit_size
 
 ROUNDS = 15
 TARGET = 0.5  # bpp

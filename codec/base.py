@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from codec import bitstream, files, modes
+from codec import bitstream, modes
 from codec import image as img
 from codec.config import ModelConfig
 from codec.latent import Latent, to_symbols
@@ -253,7 +253,7 @@ class Codec(nn.Module, ABC):
     def decode(self, header: bitstream.Header, sections: list[bitstream.Section]) -> Latent:
         """The latent of a file that `bitstream.read` has accepted; FormatError if it is not intact."""
         with self.coding():
-            return Latent.joined([latent for _, latent in files.decode_rows(self, header, sections)], axis=2)
+            return Latent.joined([latent for _, latent in rows.decode_rows(self, header, sections)], axis=2)
 
     # ---- from here on: whole images of any size and their files ----
 
@@ -264,7 +264,7 @@ class Codec(nn.Module, ABC):
         EXIF, XMP and DPI of `image.info` are kept. A drawing is kept without loss where that is not larger
         (codec/lossless.py).
         """
-        return files.compress(self, modes.prepare(image), quality)
+        return rows.compress(self, modes.prepare(image), quality)
 
     def compress_to(self, image: Image.Image, max_bytes: float) -> tuple[bytes, int]:
         """The largest file of at most `max_bytes`, and its quality; ValueError if even quality 0 takes more.
@@ -273,7 +273,7 @@ class Codec(nn.Module, ABC):
         """
         if not self.config.variable_rate:
             raise ValueError("this model was trained for one lambda: it cannot aim at a size")
-        data, quality = files.fit_size(partial(files.compress, self), modes.prepare(image), max_bytes)
+        data, quality = rows.fit_size(partial(rows.compress, self), modes.prepare(image), max_bytes)
         if not len(data) <= max_bytes:  # nor if that is NaN
             bpp = 8 * len(data) / (image.width * image.height)
             raise ValueError(f"quality 0 takes {len(data)} bytes ({bpp:.3f} bpp), above the target of {max_bytes:.0f}")
@@ -297,7 +297,7 @@ class Codec(nn.Module, ABC):
         image, alpha, info = modes.unpack(header, sections)
         corners = left, top, left + width, top + height
         if image is None:
-            image = files.paint(self, header, sections, Box(top, left, top + height, left + width))
+            image = rows.paint(self, header, sections, Box(top, left, top + height, left + width))
             if alpha is not None:
                 image.putalpha(alpha.crop(corners) if region else alpha)
         elif region:

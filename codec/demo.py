@@ -11,9 +11,9 @@ from PIL import Image
 import codec
 from codec import plot
 from codec.evaluate import Codec, lic_codec, rival_codec, run, table
-from codec.files import fit_size
 from codec.image import sample_images
 from codec.metrics import psnr
+from codec.rows import fit_size
 
 QUALITIES = {
     "lic": (10, 25, 40, 55, 70, 85),

@@ -16,10 +16,10 @@ from codec import evaluate
 from codec.checkpoint import export
 from codec.config import ModelConfig
 from codec.evaluate import Codec, Result, Row, lic_codec, load_image, rival_codec, run, table
-from codec.files import fit_size
 from codec.metrics import Curve, block_edge_ratio, psnr
 from codec.model import FactorizedCodec
 from codec.rivals import RIVALS
+from codec.rows import fit_size
 
 
 def photo(width=72, height=56, seed=0):
