@@ -17,7 +17,8 @@ byte but the last, at most 5 bytes, no superfluous zero byte at the end. Fixed-s
                                    128 and above: ancillary, skipped where not known
                length     varint   bytes of payload
                payload    length bytes
-               checksum   4 bytes  CRC-32 (zlib's) of all bytes of the file before it
+               checksum   4 bytes  CRC-32 (zlib's) of all bytes of the file before it except checksums, which would
+                                   make it say nothing of what they cover: a section of another file would pass
 
 Nothing follows the last section. Tags, each at most once, but see 5; 1 and 2 are streams of entropy/rans.py, of symbols
 in the order (channel, row, column):
@@ -128,9 +129,8 @@ def write(header: Header, sections: list[Section]) -> bytes:
     parts, checksum = [head], zlib.crc32(head)
     for tag, payload in sections:
         body = bytes([tag]) + _varint(len(payload)) + payload
-        digest = zlib.crc32(body, checksum).to_bytes(4, "little")
-        parts += [body, digest]
-        checksum = zlib.crc32(body + digest, checksum)
+        checksum = zlib.crc32(body, checksum)
+        parts += [body, checksum.to_bytes(4, "little")]
     return b"".join(parts)
 
 
@@ -155,10 +155,8 @@ def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, list[Sectio
         tag = reader.take(1, "section tag")[0]
         payload = reader.take(reader.varint("section length"), "payload")
         checksum = zlib.crc32(data[start : reader.position], checksum)
-        digest = reader.take(4, "checksum")
-        if int.from_bytes(digest, "little") != checksum:
+        if int.from_bytes(reader.take(4, "checksum"), "little") != checksum:
             raise FormatError(f"damaged: the checksum of section {tag} is wrong")
-        checksum = zlib.crc32(digest, checksum)
         sections.append(Section(tag, payload))
     if reader.position != len(data):
         raise FormatError(f"{len(data) - reader.position} bytes after the last section")

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import zlib
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -28,9 +29,10 @@ sections = st.builds(Section, st.sampled_from(sorted(KNOWN)) | st.integers(128, 
 
 def forge(header: bytes, *bodies: bytes) -> bytes:
     """A file of these bytes, its checksums right."""
-    data = header
+    data = covered = header
     for body in bodies:
-        data += body + zlib.crc32(data + body).to_bytes(4, "little")
+        covered += body
+        data += body + zlib.crc32(covered).to_bytes(4, "little")
     return data
 
 
@@ -63,6 +65,24 @@ def test_every_flipped_bit_is_refused():
         damaged[bit // 8] ^= 1 << bit % 8
         with pytest.raises(FormatError):
             read(bytes(damaged))
+
+
+@given(headers, st.lists(st.tuples(sections, sections).filter(lambda pair: pair[0] != pair[1]), min_size=2, max_size=4))
+def test_a_section_of_another_file_or_in_another_place_is_refused(header, pairs):
+    """The files have the same header and differ in every section."""
+    one, other = (cut(header, list(file)) for file in zip(*pairs, strict=True))
+    for i in range(1, len(one)):
+        for forged in ([*one[:i], other[i], *one[i + 1 :]], [*one[:i], *one[i + 1 :], one[i]]):
+            if forged != one:
+                with pytest.raises(FormatError, match="checksum|truncated"):
+                    read(b"".join(forged), max_pixels=10**8)
+
+
+def cut(header: Header, sections: list[Section]) -> list[bytes]:
+    """The bytes of a file: header, and each section."""
+    ends = [len(write(header, sections[:count])) for count in range(1, len(sections) + 1)]
+    begin = len(write(header, [Section(200, b"")])) - 6
+    return [write(header, sections)[i:j] for i, j in pairwise([0, begin, *ends])]
 
 
 @given(st.binary(min_size=1, max_size=50))

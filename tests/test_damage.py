@@ -68,7 +68,6 @@ def test_the_campaign_sees_crashes_hangs_hoarding_and_wrong_errors_and_goes_on(c
     [
         (campaign.AS_IT_IS, campaign.DIFFERENT, "flip", True),
         (campaign.AS_IT_IS, campaign.IDENTICAL, "flip", True),
-        (campaign.AS_IT_IS, campaign.IDENTICAL, "swap", False),
         (campaign.STAMPED, campaign.DIFFERENT, "flip", False),
         (campaign.BARE, campaign.HANG, "forge", True),
     ],
