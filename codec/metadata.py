@@ -25,6 +25,7 @@ from codec.bitstream import FormatError, Section
 KEYS = {bitstream.ICC: "icc_profile", bitstream.EXIF: "exif", bitstream.XMP: "xmp", bitstream.DPI: "dpi"}
 NAMES = {key: bitstream.METADATA[tag] for tag, key in KEYS.items()}
 LARGEST = 1 << 24  # bytes of one of them; larger than what cameras and editors write
+DPI_BYTES = 16  # two doubles
 LARGEST_DPI = 1e7  # a pixel of 2.5 nanometres
 HELD = {  # by Pillow's name of the format
     "PNG": set(NAMES), "JPEG": set(NAMES), "TIFF": set(NAMES), "WEBP": {"icc_profile", "exif", "xmp"},
@@ -159,31 +160,31 @@ def unpack(sections: list[Section]) -> dict[str, Any]:
     info = {}
     for tag, key in KEYS.items():
         if any(section.tag == tag for section in sections):
-            raw = _inflate(bitstream.find(sections, tag), NAMES[key])
+            raw = _inflate(bitstream.find(sections, tag), NAMES[key], DPI_BYTES if key == "dpi" else LARGEST)
             info[key] = PREFIX + raw if key == "exif" else _resolution(raw) if key == "dpi" else raw
     return info
 
 
-def _inflate(payload: bytes, name: str) -> bytes:
+def _inflate(payload: bytes, name: str, largest: int) -> bytes:
     stored, data = payload[:1] == b"\0", payload[1:]
     if not stored:
         if payload[:1] != b"\1":
             raise FormatError(f"damaged: {name} is stored in an unknown way")
         inflater = zlib.decompressobj()
         try:
-            data = inflater.decompress(data, LARGEST + 1)
+            data = inflater.decompress(data, largest + 1)
         except zlib.error as error:
             raise FormatError(f"damaged: {name}: {error}") from error
-        if len(data) <= LARGEST and (not inflater.eof or inflater.unused_data):
+        if len(data) <= largest and (not inflater.eof or inflater.unused_data):
             raise FormatError(f"damaged: {name} is not one whole zlib stream")
-    if len(data) > LARGEST:
-        raise FormatError(f"{name} of more than {LARGEST} bytes")
+    if len(data) > largest:
+        raise FormatError(f"damaged: {name} of more than {largest} bytes")
     return data
 
 
 def _resolution(raw: bytes) -> tuple[float, float]:
-    if len(raw) != 16:
-        raise FormatError(f"damaged: DPI of {len(raw)} bytes instead of 16")
+    if len(raw) != DPI_BYTES:
+        raise FormatError(f"damaged: DPI of {len(raw)} bytes instead of {DPI_BYTES}")
     x, y = struct.unpack("<dd", raw)
     if not all(math.isfinite(value) and 0 < value <= LARGEST_DPI for value in (x, y)):
         raise FormatError(f"damaged: a resolution of {x} x {y} dots per inch")

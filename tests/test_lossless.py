@@ -89,6 +89,14 @@ def test_a_section_that_claims_a_larger_image_is_refused_before_there_is_room_fo
         model.decompress(file(claim))
 
 
+def test_an_alpha_plane_without_data_is_refused_before_there_is_room_for_it(monkeypatch):
+    square = lossless.encode_plane(Image.new("L", (lossless.SQUARE, lossless.SQUARE)))
+    monkeypatch.setattr(lossless.Image, "new", lambda *_: pytest.fail("there is room"))
+    for data in (b"", square, square + b"RIFF"):
+        with pytest.raises(FormatError, match="an alpha plane of"):
+            lossless.decode_plane(data, (8192, 16384))
+
+
 def test_images_beyond_what_webp_holds_are_not_tried():
     assert not lossless.looks_drawn(Image.new("L", (lossless.LARGEST_SIDE + 1, 8)))
     assert not lossless.looks_drawn(Image.new("L", (2, 2)))

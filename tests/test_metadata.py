@@ -152,6 +152,8 @@ def test_metadata_beyond_the_limit_is_an_error_of_both_sides(tiny, photo):
     bomb = Section(XMP, b"\1" + zlib.compress(bytes(metadata.LARGEST + 1)))
     with pytest.raises(FormatError, match="XMP of more than"):
         metadata.unpack([bomb])
+    with pytest.raises(FormatError, match="DPI of more than 16 bytes"):
+        metadata.unpack([Section(DPI, b"\1" + zlib.compress(bytes(17)))])
     image.info = {"xmp": bytes(metadata.LARGEST)}
     data = tiny.compress(image, 0)
     assert len(data) < 20_000 and tiny.decompress(data).info == image.info
