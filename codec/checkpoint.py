@@ -24,7 +24,7 @@ import torch
 from safetensors import safe_open
 
 from codec.base import Codec
-from codec.config import ModelConfig
+from codec.config import from_dict
 from codec.model import build
 
 FORMAT = "lic-model-1"
@@ -121,7 +121,7 @@ def about(path: Path | str) -> dict[str, str]:
     except FileNotFoundError:
         raise ModelError(f"no such model file: {path}") from None
     except Exception as error:  # safetensors has one class of its own for every kind of damage
-        raise ModelError(f"{path} is not an exported model: {error}") from error
+        raise ModelError(f"{path} is not an exported model: {_one_line(error)}") from error
     if metadata.get("format") != FORMAT or not {"config", "id"} <= metadata.keys():
         raise ModelError(f"{path} is not an exported model of format {FORMAT}")
     return metadata
@@ -142,16 +142,48 @@ def load_model(path: Path | str, device: str | torch.device = "cpu", precision: 
     """An exported model, ready to compress and decompress; its id is checked against its content."""
     keep_freed_memory()
     metadata = about(path)
-    with safe_open(path, framework="np") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    try:
+        with safe_open(path, framework="np") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:  # a type that NumPy does not have, too
+        raise ModelError(f"{path} is not an exported model: {_one_line(error)}") from error
     if _identify(metadata["config"], tensors) != metadata["id"]:
-        raise ModelError(f"{path} is damaged: its content does not have the id {metadata['id']}")
-    model = build(ModelConfig(**OLDEST | json.loads(metadata["config"])))
-    weights = {name: t for name, t in tensors.items() if not name.startswith("tables.")}
-    model.load_state_dict({name: torch.from_numpy(t.astype(np.float32)) for name, t in weights.items()})
-    model.eval().to(device).use_bf16(precision).load_tables(tensors)
+        raise ModelError(f"{path} is damaged: its content does not have the id {metadata['id']!r}")
+    try:  # the id says that nothing was changed since; not who made the file, or with what program
+        model = _assemble(metadata["config"], tensors)
+        model.eval().to(device).use_bf16(precision).load_tables(tensors)
+    except ValueError as error:
+        raise ModelError(f"{path} is not a model that can be used: {_one_line(error)}") from error
     model.id = metadata["id"]
     return model
+
+
+def _assemble(text: str, tensors: dict[str, np.ndarray]) -> Codec:
+    """The network of a configuration with its weights; ValueError if they do not go together, or nowhere."""
+    try:
+        values = json.loads(text)
+    except RecursionError:
+        raise ValueError("its configuration is nested too deeply") from None
+    if not isinstance(values, dict):
+        raise ValueError("its configuration is not a table")
+    config = from_dict({"model": OLDEST | values}).model
+    weights = {name: t for name, t in tensors.items() if not name.startswith("tables.")}
+    for name, t in weights.items():
+        if t.dtype not in (np.float16, np.float32) or not np.isfinite(t).all():
+            raise ValueError(f"{name} is {t.dtype}, or not finite; float16 or float32 is needed")
+    if config.least_weights > sum(t.size for t in weights.values()):  # before there is memory for them
+        raise ValueError("its configuration has more weights than the file")
+    model = build(config)
+    needed, given = ({name: tuple(t.shape) for name, t in some.items()} for some in (model.state_dict(), weights))
+    if needed != given:
+        name = min(name for name in needed | given if needed.get(name) != given.get(name))
+        raise ValueError(f"{name} is {given.get(name, 'missing')}; its configuration wants {needed.get(name, 'none')}")
+    model.load_state_dict({name: torch.from_numpy(t.astype(np.float32)) for name, t in weights.items()})
+    return model
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def load_weights(path: Path | str) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import tomllib
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -52,12 +53,20 @@ class ModelConfig:
             raise ValueError(f"density must be laplace or gaussian, not {self.density!r}")
         if min(self.hyper_N, self.hyper_M) < 1:
             raise ValueError(f"hyper_N and hyper_M must be at least 1, not {self.hyper_N} and {self.hyper_M}")
-        if len(self.lmbda) not in (1, 2) or min(self.lmbda) <= 0 or sorted(self.lmbda) != self.lmbda:
-            raise ValueError(f"lmbda must be one positive value or an increasing pair, not {self.lmbda}")
+        increasing = all(a < b for a, b in pairwise([0, *self.lmbda, 1e9]))
+        if len(self.lmbda) not in (1, 2) or not increasing:
+            raise ValueError(f"lmbda must be one value, or an increasing pair, above 0 and below 1e9, not {self.lmbda}")
         if len(self.blocks) != 2 or min(self.blocks) < 0:
             raise ValueError(f"blocks must be two counts, not {self.blocks}")
         if self.N < 8 or not 8 <= self.M <= 768:
             raise ValueError(f"N must be at least 8 and M in 8..768, not N={self.N}, M={self.M}")
+
+    @property
+    def least_weights(self) -> int:
+        """Fewer than any network of this configuration has, of which it has at most some fifty times as many."""
+        blocks = sum(self.blocks) if self.transform == "fast" else 0
+        hyper = 0 if self.prior == "factorized" else self.hyper_N * (self.hyper_N + self.hyper_M)
+        return self.N**2 * (1 + blocks) + hyper
 
     @property
     def variable_rate(self) -> bool:

@@ -105,12 +105,12 @@ class HyperSynthesis(nn.Module, ABC):
             to_grid(outer, ACTIVATION_BITS + INDEX_BITS),
         )
 
-    def check_bounds(self, step: float) -> None:
-        """ValueError unless the path is exact for every hyper-symbol in -REACH..REACH times `step`."""
+    def check_bounds(self, rows: Rows) -> None:
+        """ValueError unless the path is exact for every hyper-symbol in -REACH..REACH and these rows, within int32."""
         first, *others = [layer for layer in self.modules() if isinstance(layer, IntegerConv2d)]
-        first.check_bound(REACH * step)
+        first.check_bound(REACH * rows.step.abs().max().item())
         for layer in others:
-            layer.check_bound(LARGEST)
+            layer.check_bound(LARGEST, offset=rows.outer.abs().max().item() if layer is self.scale else 0.0)
 
 
 def same(x: Tensor, layer: IntegerConv2d) -> Tensor:

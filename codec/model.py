@@ -58,9 +58,15 @@ def pack(tables: list[entropy.Tables], prefix: str = "tables.") -> dict[str, Ten
     return {prefix + part: torch.from_numpy(getattr(whole, part).copy()) for part in ("freqs", "sizes", "offsets")}
 
 
-def unpack(tensors: dict[str, np.ndarray], prefix: str = "tables.") -> entropy.Tables:
-    """The inverse of `pack`, still in one."""
-    return entropy.Tables(*(tensors[prefix + part] for part in ("freqs", "sizes", "offsets")))
+def unpack(tensors: dict[str, np.ndarray], count: int, prefix: str = "tables.") -> entropy.Tables:
+    """The inverse of `pack`, still in one; ValueError unless there are `count` tables that keep the rules."""
+    names = [prefix + part for part in ("freqs", "sizes", "offsets")]
+    if missing := [name for name in names if name not in tensors]:
+        raise ValueError(f"no {', '.join(missing)}")
+    tables = entropy.Tables(*(tensors[name] for name in names))
+    if len(tables) != count:
+        raise ValueError(f"{len(tables)} tables in {names[0]} instead of {count}")
+    return tables
 
 
 def channels(count: int) -> np.ndarray:
@@ -154,7 +160,8 @@ class FactorizedCodec(Codec):
         return pack([self.tables_of[quality] for quality in self.qualities])
 
     def load_tables(self, tensors: dict[str, np.ndarray]) -> None:
-        whole, M = unpack(tensors), self.config.M
+        M = self.config.M
+        whole = unpack(tensors, M * len(self.qualities))
         self.tables_of = {quality: whole.rows(i * M, (i + 1) * M) for i, quality in enumerate(self.qualities)}
 
 
@@ -338,7 +345,7 @@ class HyperpriorCodec(Codec):
         for quality in self.qualities if qualities is None else qualities:
             level = self.level(self.batch_of(quality, 1))
             gain, rows = self.hyper_gain_at(level), self.rows_at(level)
-            self.h_s.check_bounds(rows.step.max().item())
+            self.h_s.check_bounds(rows)
             self.tables_of[quality] = self.prior.tables(gain[0, :, 0, 0], support), rows
 
     def tables(self) -> dict[str, Tensor]:
@@ -349,12 +356,20 @@ class HyperpriorCodec(Codec):
         }
         return pack(list(of_z)) | pack([self.y_tables], "tables.y_") | stacked
 
+    @torch.no_grad()
     def load_tables(self, tensors: dict[str, np.ndarray]) -> None:
-        whole, K = unpack(tensors), self.config.hyper_M
-        self.y_tables = unpack(tensors, "tables.y_")
-        stacked = [torch.from_numpy(tensors[f"tables.{name}"]).double()[:, :, None, None] for name in Rows._fields]
+        K = self.config.hyper_M
+        whole = unpack(tensors, K * len(self.qualities))
+        self.y_tables = unpack(tensors, self.conditional.levels, "tables.y_")
+        stacked = []
+        for name, row in self.rows_at(self.level(self._batch_of(self.qualities[0], 1)))._asdict().items():
+            stored, shape = tensors.get(f"tables.{name}"), (len(self.qualities), row.shape[1])
+            if stored is None or stored.dtype != np.int32 or stored.shape != shape:
+                raise ValueError(f"tables.{name} is not int32 {shape}")
+            stacked.append(torch.from_numpy(stored).double().to(self.device)[:, :, None, None])
+        self.h_s.check_bounds(Rows(*stacked))
         for i, quality in enumerate(self.qualities):
-            rows = Rows(*(part[i : i + 1].to(self.device) for part in stacked))
+            rows = Rows(*(part[i : i + 1] for part in stacked))
             self.tables_of[quality] = whole.rows(i * K, (i + 1) * K), rows
 
 

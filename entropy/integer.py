@@ -87,10 +87,12 @@ class IntegerConv2d(nn.Module):
         return floor(sums).view(B, -1, H - k + 1, W - k + 1)
 
     @torch.no_grad()
-    def check_bound(self, largest: float) -> None:
-        """ValueError unless every sum is exact for inputs of magnitude up to `largest`, whatever their order."""
+    def check_bound(self, largest: float, offset: float = 0.0) -> None:
+        """ValueError unless every sum is exact for inputs of magnitude up to `largest` and offsets up to `offset`,
+        whatever their order.
+        """
         reach = to_grid(self.weight, WEIGHT_BITS).flatten(1).abs().sum(1) * largest
-        reach = reach + to_grid(self.bias, WEIGHT_BITS + ACTIVATION_BITS).abs()
+        reach = reach + to_grid(self.bias, WEIGHT_BITS + ACTIVATION_BITS).abs() + 2**WEIGHT_BITS * offset
         if not bool((reach < EXACT).all()):
             channel = int(reach.argmax())
             raise ValueError(f"output channel {channel} can reach {float(reach[channel]):.3g}; 2**53 is the limit")

@@ -4,14 +4,18 @@ import json
 import os
 import pickle
 import random
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from conftest import FACTORIZED, HYPER, tiny_model
 from safetensors import safe_open
+from safetensors.numpy import load_file, save
 
-from codec import checkpoint, load
+from codec import FormatError, checkpoint, load
 from codec.checkpoint import WEIGHTS, ModelError, export, find_model, load_checkpoint, load_model, load_weights
 
 
@@ -97,6 +101,80 @@ def test_what_is_not_a_model_is_an_error(tmp_path):
             load_model(tmp_path / f"{name}.safetensors")
     with pytest.raises(ModelError):
         load_model(tmp_path)
+
+
+def forged(path: Path, tmp_path: Path, change) -> Path:
+    """A model that `change(config, tensors)` has changed, its id made to fit."""
+    tensors, about = load_file(path), checkpoint.about(path)
+    config = json.loads(about["config"])
+    text = json.dumps(change(config, tensors) or config)
+    (tmp_path / "forged.safetensors").write_bytes(
+        save(tensors, about | {"config": text, "id": checkpoint._identify(text, tensors)})
+    )
+    return tmp_path / "forged.safetensors"
+
+
+def config_with(**values):
+    return lambda config, tensors: config.update(values)
+
+
+def tensor_with(name: str, value: Callable[[np.ndarray], np.ndarray]):
+    return lambda config, tensors: tensors.update({name: value(tensors[name])})
+
+
+def first(value: float) -> Callable[[np.ndarray], np.ndarray]:
+    """The array with another first value."""
+    return lambda array: np.concatenate([np.array([value], array.dtype), array.flat[1:]]).reshape(array.shape)
+
+
+def without(name: str):
+    return lambda config, tensors: tensors.__delitem__(name)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda config, tensors: [1, 2], "not a table"),
+        (config_with(depth=3), "unknown key 'depth'"),
+        (config_with(N=16.0), "N must be int"),
+        (config_with(N=10**9), "more weights than the file"),
+        (config_with(blocks=[10**9, 1]), "more weights than the file"),
+        (config_with(hyper_M=10**9), "more weights than the file"),
+        (config_with(M=20), "g_a.head.bias is .*; its configuration wants"),
+        (config_with(lmbda=[float("nan")]), "lmbda must be one value"),
+        (config_with(lmbda=[0.01, 0.01]), "lmbda must be one value"),
+        (without("g_s.stem.bias"), "g_s.stem.bias is missing"),
+        (tensor_with("g_s.stem.bias", first(np.nan)), "g_s.stem.bias is float32, or not finite"),
+        (tensor_with("g_s.stem.bias", lambda array: array.astype(np.int32)), "g_s.stem.bias is int32"),
+        (tensor_with("h_s.scale.weight", first(1e30)), "can reach"),
+        (without("tables.y_freqs"), "no tables.y_freqs"),
+        (tensor_with("tables.freqs", first(0)), "a frequency is 0"),
+        (tensor_with("tables.step", lambda array: array[:5]), "tables.step is not int32"),
+        (tensor_with("tables.inner", lambda array: array.astype(np.float32)), "tables.inner is not int32"),
+        (without("tables.outer"), "tables.outer is not int32"),
+    ],
+)
+def test_a_model_that_fits_its_id_and_makes_no_sense_is_an_error_of_one_line(models, tmp_path, change, message):
+    path = forged(models / "hyper.safetensors", tmp_path, change)
+    with pytest.raises(ModelError, match=message) as caught:
+        load_model(path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_model_of_other_tables_has_another_id(models, tmp_path, photo):
+    """So that a file of the one is never decoded by the other."""
+    path = forged(models / "hyper.safetensors", tmp_path, tensor_with("tables.step", first(300)))
+    original, changed = load_model(models / "hyper.safetensors"), load_model(path)
+    with pytest.raises(FormatError, match=f"{original.id}.*{changed.id}"):
+        changed.decompress(original.compress(photo, 50))
+
+
+def test_a_type_that_numpy_does_not_have_is_an_error(models, tmp_path):
+    about = checkpoint.about(models / "fixed.safetensors")
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(safetensors.torch.save({"g_s.stem.bias": torch.zeros(3, dtype=torch.bfloat16)}, about))
+    with pytest.raises(ModelError, match="a.safetensors is not an exported model"):
+        load_model(path)
 
 
 def test_models_are_found_by_name_and_by_id_in_the_folders_of_LIC_MODELS(models, tmp_path, monkeypatch, tiny, fixed):

@@ -98,7 +98,10 @@ def test_the_index_depends_on_symbols_and_rows_alone(family, mean):
 def test_the_index_names_a_table_and_the_mean_is_finite_whatever_the_symbols(family, mean):
     _, h_s = pair(family, mean)
     rows = rows_of(h_s, 0.0, 1.0)
-    h_s.check_bounds(rows.step.max().item())
+    h_s.check_bounds(rows)
+    for far in (rows._replace(step=rows.step * -(2.0**40)), rows._replace(outer=rows.outer + 2.0**50)):
+        with pytest.raises(ValueError, match="can reach"):
+            h_s.check_bounds(far)
     signs = torch.where(symbols(2, 5, 3, 3) > 0, REACH, -REACH)
     for z in (signs, torch.full_like(signs, REACH), torch.full_like(signs, -REACH), symbols(2, 5, 3, 3, reach=REACH)):
         for outer in (rows.outer, rows.outer - 2**20, rows.outer + 2**20):
