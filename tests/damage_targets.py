@@ -1,0 +1,366 @@
+"""What the damage campaign (tests/damage_campaign.py) and the fuzzer (tests/fuzz.py) attack: four targets.
+
+    streams     entropy.Decoder, with streams bare and in files, of many shapes
+    parser      what reads a .lic file and needs no model: bitstream.read and modes.unpack (metadata, WebP, alpha)
+    decoder     Codec.decompress, of the golden hyperprior model and the shipped factorized one
+    model       checkpoint.load_model, and decoding with what it accepts
+
+A trial damages one sample as its number says, and tells the outcome. Half of all damage to files is done to them as
+they are, and must be refused; half to files that are then stamped anew, which may decode to something else, since only
+a checksum sees all damage. Memory is bounded by the size of the file and the pixels that it claims.
+"""
+
+import ctypes
+import os
+import tempfile
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from damage import BASIC, FILE_KINDS, KINDS, damage, damage_file, damage_model, damage_stream, stamp
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from codec import bitstream, metadata, modes
+from codec.base import Codec
+from codec.bitstream import FormatError
+from codec.checkpoint import WEIGHTS, ModelError, load_model
+from codec.image import sample_images
+from entropy import Decoder, StreamError, Tables, encode, rans
+
+AS_IT_IS, STAMPED, BARE = "as it is", "stamped anew", "bare stream"
+REFUSED, IDENTICAL, DIFFERENT = 1, 2, 3
+
+MAX_PIXELS = 1 << 18  # of a file whose size was forged
+LARGEST = 1 << 20  # bytes of one piece of metadata; the real limit takes ten times as long to inflate
+GOLDEN = Path(__file__).parent / "golden"
+MODELS = {"hyper": GOLDEN / "hyper.safetensors", "fast-factorized": WEIGHTS / "fast-factorized.safetensors"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is attacked: `trial(number)` gives the outcome, `way_and_kind(number)` what it does."""
+
+    begin: Callable[[], Any]  # done once in each process, before its trials
+    trial: Callable[[int], int]
+    ways: tuple[str, ...]  # in turn
+    kinds: tuple[str, ...]
+
+    def way_and_kind(self, number: int) -> tuple[str, str]:
+        return self.ways[number % len(self.ways)], self.kinds[number // len(self.ways) % len(self.kinds)]
+
+
+def one_line(error: Exception) -> None:
+    """ValueError unless the message of an error is one line."""
+    if len(str(error).splitlines()) != 1:
+        raise ValueError(f"the message is not one line: {str(error)!r}") from error
+
+
+# ---- memory ----
+
+
+@contextmanager
+def traced_at_most(size: int) -> Iterator[None]:
+    """MemoryError, whatever else is raised, if Python and NumPy have more than `size` bytes at one time; where
+    tracemalloc is on.
+    """
+    before = tracemalloc.get_traced_memory()[0]
+    tracemalloc.reset_peak()
+    try:
+        yield
+    finally:
+        peak = tracemalloc.get_traced_memory()[1] - before
+        if peak > size:
+            raise MemoryError(f"{peak} bytes were allocated, {size} are allowed")
+
+
+LIBC = ctypes.CDLL(None)
+
+
+def watermark() -> int:
+    """The most bytes that this process has had in memory since `reset_watermark`."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status[status.index("VmHWM:") + 6 :].split(maxsplit=1)[0])
+
+
+def reset_watermark() -> int:
+    """Give freed memory back to the system, so that taking it again counts, and begin anew; what there is now."""
+    LIBC.malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
+    return watermark()
+
+
+@contextmanager
+def resident_at_most(size: int) -> Iterator[None]:
+    """MemoryError, whatever else is raised, if this process grows by more than `size` bytes, whoever allocates them."""
+    before = reset_watermark()
+    try:
+        yield
+    finally:
+        grown = watermark() - before
+        if grown > size:
+            raise MemoryError(f"the process grew by {grown} bytes, {size} are allowed")
+
+
+# ---- streams ----
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An intact stream and a file that contains it; the steps are ranges of channels, table = channel."""
+
+    values: NDArray[np.int32]  # (C, h, w)
+    index: NDArray[np.uint8]  # (C, 1, 1)
+    tables: Tables
+    steps: list[tuple[int, int]]
+    substream: int  # symbols; with the coder's own number all these streams would have one substream
+    stream: bytes
+    file: bytes
+
+
+def make_streams(rng: Generator) -> list[Stream]:
+    """Streams of 0.1 to 15 kB with one step and two, 1 lane and 4, one substream and many, escapes and none."""
+    shapes = [(10, 8, 8), (24, 12, 16), (64, 16, 20), (160, 12, 20)]
+    return [
+        make_stream(rng, shape, escapes, substream, steps)
+        for shape in shapes for escapes in (0, 0.03) for substream, steps in ((1 << 20, 1), (500, 1), (1 << 20, 2))
+    ]  # fmt: skip
+
+
+def make_stream(rng: Generator, shape: tuple[int, int, int], escapes: float, substream: int, steps: int) -> Stream:
+    """Laplace-distributed values, a share of them replaced by any int32."""
+    count, height, width = shape
+    scales = np.exp(rng.uniform(-2, 1, (count, 1, 1)))
+    values = np.rint(rng.laplace(0, scales, shape)).astype(np.int32)
+    thrown = rng.random(shape) < escapes
+    values[thrown] = rng.integers(-(2**31), 2**31, thrown.sum()) >> rng.integers(32, size=thrown.sum())
+    pmfs = np.exp(-np.abs(np.arange(-30, 31)) / scales[:, 0])
+    tables = Tables.from_pmfs(pmfs / pmfs.sum(axis=1, keepdims=True), [-30] * count)
+    ranges = list(pairwise(np.linspace(0, count, steps + 1, dtype=int).tolist()))
+    index = np.arange(count, dtype=np.uint8)[:, None, None]
+    rans.SUBSTREAM = substream
+    stream = encode([(values[i:j], index[i:j], tables) for i, j in ranges])
+    ancillary = [bitstream.Section(tag, rng.bytes(20)) for tag in (200, 201)]
+    sections = [ancillary[0], bitstream.Section(bitstream.LATENT, stream), ancillary[1]]
+    file = bitstream.write(bitstream.Header("0123456789abcdef", 50, "RGB", 16 * width - 5, 16 * height), sections)
+    return Stream(values, index, tables, ranges, substream, stream, file)
+
+
+def decode_stream(data: bytes, sample: Stream, shape: tuple[int, int]) -> list[NDArray[np.int32]]:
+    """The symbols of each step, (C, *shape) in all; StreamError, and MemoryError if they take too much of it."""
+    rans.SUBSTREAM = sample.substream
+    symbols = len(sample.values) * shape[0] * shape[1]
+    with traced_at_most(8 * symbols + 16 * len(data) + (1 << 16) + 1000 * (symbols // sample.substream)):
+        decoder = Decoder(data, threads=2)
+        values = [decoder.decode(sample.index[i:j], sample.tables, (j - i, *shape)) for i, j in sample.steps]
+        decoder.finish()
+    return values
+
+
+def decode_file(data: bytes, sample: Stream) -> list[NDArray[np.int32]]:
+    """As `decode_stream`, for the shape that the file says; FormatError besides."""
+    with traced_at_most(16 * len(data) + (1 << 16)):
+        header, sections = bitstream.read(data, 4 * MAX_PIXELS)
+        stream = bitstream.find(sections, bitstream.LATENT)
+    return decode_stream(stream, sample, (-(-header.height // 16), -(-header.width // 16)))
+
+
+def streams(seed: int) -> Target:
+    made = make_streams(np.random.default_rng(seed))
+    for sample in made:  # intact ones are what they should be; this compiles the kernels, too
+        assert np.array_equal(np.concatenate(decode_file(sample.file, sample)), sample.values)
+
+    def trial(number: int) -> int:
+        rng = np.random.default_rng([seed, number])
+        way, kind = target.way_and_kind(number)
+        sample = made[rng.integers(len(made))]
+        intact = broken = sample.stream if way == BARE else sample.file
+        while broken == intact:
+            broken = damage_stream(rng, kind, intact) if way == BARE else damage_file(rng, kind, intact, [])
+            broken = stamp(broken) if way == STAMPED else broken
+        try:
+            decoded = (
+                decode_stream(broken, sample, sample.values.shape[1:]) if way == BARE else decode_file(broken, sample)
+            )
+        except (StreamError, FormatError) as error:
+            one_line(error)
+            return REFUSED
+        same = all(np.array_equal(d, sample.values[i:j]) for d, (i, j) in zip(decoded, sample.steps, strict=True))
+        return IDENTICAL if same else DIFFERENT
+
+    target = Target(tracemalloc.start, trial, (AS_IT_IS, STAMPED, AS_IT_IS, BARE), KINDS)
+    return target
+
+
+# ---- files ----
+
+BEFORE = 4 << 20  # bytes that any trial may take: pages of memory can have 2 MiB
+
+
+@dataclass(frozen=True)
+class File:
+    """An intact file, what it decodes to, and other intact files of its model."""
+
+    decode: Callable[[bytes], Any]  # FormatError for damage
+    per_pixel: int  # bytes of memory
+    data: bytes
+    others: list[bytes]
+
+    def room(self, data: bytes) -> int:
+        """Bytes that decoding so much of damaged data may take."""
+        try:
+            header, sections = bitstream.read(data, MAX_PIXELS)
+        except FormatError:
+            return BEFORE + 8 * len(data)
+        deflated = sum(tag in bitstream.METADATA and payload[:1] == b"\1" for tag, payload in sections)
+        pixels = max(header.width, 64) * max(header.height, 64)  # padded to blocks, with a halo
+        return BEFORE + 8 * len(data) + self.per_pixel * pixels + 3 * metadata.LARGEST * deflated
+
+
+def parse(data: bytes) -> tuple:
+    """All that a file says without its model."""
+    header, sections = bitstream.read(data, MAX_PIXELS)
+    image, alpha, info = modes.unpack(header, sections)
+    streams = {tag: payload for tag, payload in sections if tag in (bitstream.LATENT, bitstream.HYPER)}
+    return header, image and image.tobytes(), alpha and alpha.tobytes(), info, streams
+
+
+def decode(model: Codec, data: bytes) -> tuple:
+    """The picture of a file, and what is beside it."""
+    image = model.decompress(data, MAX_PIXELS)
+    return image.mode, image.size, image.tobytes(), image.info
+
+
+def make_files(model: Codec) -> list[bytes]:
+    """Files of all modes, with all metadata and none, photographs and a drawing, at low and high rates; with the golden
+    file of the model.
+    """
+    photos = [photo.crop((x, y, x + 72, y + 56)) for _, photo in sample_images() for x, y in ((160, 60), (90, 180))]
+    files = [
+        model.compress(beside(photo) if mode == "RGBA" else photo.convert(mode), quality)
+        for photo in photos[:3] for mode in ("RGB", "L", "RGBA") for quality in (5, 60)
+    ]  # fmt: skip
+    drawing = Image.new("RGBA", (72, 56), "white")
+    ImageDraw.Draw(drawing).text((4, 20), "rate", "black")
+    drawing.info = {"dpi": (300, 300)}
+    return [*files, model.compress(drawing.convert("LA"), 60), model.compress(drawing, 60), golden(model)]
+
+
+def golden(model: Codec) -> bytes:
+    """The golden file of one of MODELS."""
+    files = [(GOLDEN / f"{name}.lic").read_bytes() for name in MODELS]
+    return next(data for data in files if bitstream.read(data)[0].model == model.id)
+
+
+def beside(photo: Image.Image) -> Image.Image:
+    """The photograph, half of it transparent, with all metadata."""
+    image = photo.convert("RGBA")
+    image.putalpha(photo.convert("L").point(lambda level: max(2 * level - 256, 0)))
+    image.info = {
+        "icc_profile": bytes(300),
+        "exif": b"II*\0\x08\0\0\0\0\0\0\0\0\0",
+        "xmp": b"<x/>" * 9,
+        "dpi": (72, 72),
+    }
+    return image
+
+
+def execute(sample: File, data: bytes) -> Any:
+    """What damaged data decodes to, None if it is refused; raises what is a fault."""
+    with resident_at_most(sample.room(data)):
+        try:
+            return sample.decode(data)
+        except FormatError as error:
+            one_line(error)
+    return None
+
+
+def warm_up(samples: list[File]) -> list[Any]:
+    """What the intact files decode to. A process that has done it has all code in memory, which counts as its own."""
+    return [sample.decode(sample.data) for sample in samples]
+
+
+def samples_of(name: str) -> list[File]:
+    """Those of target `parser` or `decoder`."""
+    torch.set_num_threads(1)
+    metadata.LARGEST = LARGEST
+    samples = []
+    for path in MODELS.values():
+        model = load_model(path, precision="fp32")
+        files = make_files(model)
+        way, per_pixel = (parse, 24) if name == "parser" else (partial(decode, model), 400)
+        samples += [File(way, per_pixel, data, [other for other in files if other != data]) for data in files]
+    return samples
+
+
+def files(name: str, seed: int) -> Target:
+    samples = samples_of(name)
+    intact = warm_up(samples)
+
+    def trial(number: int) -> int:
+        rng = np.random.default_rng([seed, number])
+        way, kind = target.way_and_kind(number)
+        which = rng.integers(len(samples))
+        sample = samples[which]
+        broken = sample.data
+        while broken == sample.data or broken in sample.others:
+            broken = damage_file(rng, kind, sample.data, sample.others)
+            broken = stamp(broken) if way == STAMPED else broken
+        decoded = execute(sample, broken)
+        return REFUSED if decoded is None else IDENTICAL if decoded == intact[which] else DIFFERENT
+
+    target = Target(partial(warm_up, samples), trial, (AS_IT_IS, STAMPED), FILE_KINDS)
+    return target
+
+
+# ---- models ----
+
+
+def model(seed: int) -> Target:
+    torch.set_num_threads(1)
+    paths = list(MODELS.values())
+    files = [golden(load_model(path)) for path in paths]
+
+    def begin() -> list[Any]:
+        return [decode(load_model(path, precision="fp32"), data) for path, data in zip(paths, files, strict=True)]
+
+    intact = begin()
+    folder = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
+
+    def trial(number: int) -> int:
+        rng = np.random.default_rng([seed, number])
+        way, kind = target.way_and_kind(number)
+        which = rng.integers(len(paths))
+        original = broken = paths[which].read_bytes()
+        while broken == original:
+            broken = damage_model(rng, paths[which]) if way == STAMPED else damage(rng, kind, original)
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".safetensors") as file:
+            file.write(broken)
+            file.flush()
+            with resident_at_most((64 << 20) + 8 * len(broken)):
+                try:
+                    loaded = load_model(file.name, precision="fp32")
+                    header, sections = bitstream.read(files[which])
+                    forged = bitstream.Header(**vars(header) | {"model": loaded.id})
+                    decoded = decode(loaded, bitstream.write(forged, sections))
+                except (ModelError, FormatError) as error:
+                    one_line(error)
+                    return REFUSED
+        return IDENTICAL if decoded == intact[which] else DIFFERENT
+
+    target = Target(begin, trial, (AS_IT_IS, STAMPED), BASIC)
+    return target
+
+
+TARGETS = {
+    "streams": (streams, 100_000), "parser": (partial(files, "parser"), 1_000_000),
+    "decoder": (partial(files, "decoder"), 20_000), "model": (model, 5_000),
+}  # fmt: skip
