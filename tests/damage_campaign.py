@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
-from damage_targets import AS_IT_IS, DIFFERENT, REFUSED, TARGETS, Target, reset_watermark, watermark
+from damage_targets import AS_IT_IS, DIFFERENT, REFUSED, TARGETS, Target
+from memory import reset_watermark, watermark
 from numpy.typing import NDArray
 
 WRONG_ERROR, MEMORY, CRASH, HANG = range(4, 8)

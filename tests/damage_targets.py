@@ -10,12 +10,10 @@ they are, and must be refused; half to files that are then stamped anew, which m
 a checksum sees all damage. Memory is bounded by the size of the file and the pixels that it claims.
 """
 
-import ctypes
 import os
 import tempfile
 import tracemalloc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -25,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from damage import BASIC, FILE_KINDS, KINDS, damage, damage_file, damage_model, damage_stream, stamp
+from memory import resident_at_most, traced_at_most
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
@@ -62,52 +61,6 @@ def one_line(error: Exception) -> None:
     """ValueError unless the message of an error is one line."""
     if len(str(error).splitlines()) != 1:
         raise ValueError(f"the message is not one line: {str(error)!r}") from error
-
-
-# ---- memory ----
-
-
-@contextmanager
-def traced_at_most(size: int) -> Iterator[None]:
-    """MemoryError, whatever else is raised, if Python and NumPy have more than `size` bytes at one time; where
-    tracemalloc is on.
-    """
-    before = tracemalloc.get_traced_memory()[0]
-    tracemalloc.reset_peak()
-    try:
-        yield
-    finally:
-        peak = tracemalloc.get_traced_memory()[1] - before
-        if peak > size:
-            raise MemoryError(f"{peak} bytes were allocated, {size} are allowed")
-
-
-LIBC = ctypes.CDLL(None)
-
-
-def watermark() -> int:
-    """The most bytes that this process has had in memory since `reset_watermark`."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status[status.index("VmHWM:") + 6 :].split(maxsplit=1)[0])
-
-
-def reset_watermark() -> int:
-    """Give freed memory back to the system, so that taking it again counts, and begin anew; what there is now."""
-    LIBC.malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
-    return watermark()
-
-
-@contextmanager
-def resident_at_most(size: int) -> Iterator[None]:
-    """MemoryError, whatever else is raised, if this process grows by more than `size` bytes, whoever allocates them."""
-    before = reset_watermark()
-    try:
-        yield
-    finally:
-        grown = watermark() - before
-        if grown > size:
-            raise MemoryError(f"the process grew by {grown} bytes, {size} are allowed")
 
 
 # ---- streams ----

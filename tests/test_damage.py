@@ -4,6 +4,7 @@ import mmap
 import os
 import signal
 import sys
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -15,6 +16,7 @@ if sys.platform != "linux":
 import damage  # noqa: E402
 import damage_campaign as campaign  # noqa: E402
 import damage_targets as targets  # noqa: E402
+import memory  # noqa: E402
 
 from codec import metadata  # noqa: E402
 from entropy import Decoder, StreamError, rans  # noqa: E402
@@ -63,12 +65,12 @@ def misbehave(number: int) -> int:
         case 5:
             raise KeyError("not a StreamError")
         case 6:
-            with targets.traced_at_most(1000):
+            with memory.traced_at_most(1000):
                 raise StreamError(str(bytes(2000)))
         case 7:
             np.zeros(2 * campaign.ADDRESS_SPACE, np.uint8)
         case 8:
-            with targets.resident_at_most(1 << 20), mmap.mmap(-1, 1 << 22) as pages:  # nothing that tracemalloc sees
+            with memory.resident_at_most(1 << 20), mmap.mmap(-1, 1 << 22) as pages:  # nothing that tracemalloc sees
                 pages.write(bytes([1]) * (1 << 22))
         case 9:
             targets.one_line(StreamError("one line\nand another"))
@@ -76,7 +78,7 @@ def misbehave(number: int) -> int:
 
 
 def test_the_campaign_sees_crashes_hangs_hoarding_and_wrong_errors_and_goes_on(capfd):
-    results = campaign.run(11, misbehave, targets.tracemalloc.start, time_limit=0.5)
+    results = campaign.run(11, misbehave, tracemalloc.start, time_limit=0.5)
     expected = (
         "refused, decoded differently, crash, crash, hang, wrong error, memory, memory, memory, wrong error, refused"
     )

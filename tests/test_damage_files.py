@@ -1,11 +1,14 @@
-"""Damaged files of a hyperprior model, decoded to the end: each kind of damage in all its places (the campaign of
-tests/damage_campaign.py, in test_damage.py, takes places by chance).
+"""Damaged files of a hyperprior model, decoded to the end: each kind of damage in all its places, and laws of any bytes
+(the campaign of tests/damage_campaign.py, in short in test_damage.py, knows more kinds and what they cost).
 """
 
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from conftest import picture
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from codec import bitstream
@@ -13,6 +16,8 @@ from codec.base import Codec
 from codec.bitstream import HYPER, LATENT, FormatError, Section
 from codec.checkpoint import load_model
 from codec.hyper import REACH
+
+TAGS = sorted(bitstream.KNOWN | bitstream.METADATA.keys())
 
 
 class Sample(NamedTuple):
@@ -112,3 +117,52 @@ def test_a_section_that_the_model_does_not_use_is_refused(tiny, photo):
     header, sections = bitstream.read(tiny.compress(photo, 50))
     with pytest.raises(FormatError):
         tiny.decompress(bitstream.write(header, [*sections, Section(HYPER, b"\0")]))
+
+
+# ---- laws, of a file that has everything beside the learned sections ----
+
+
+@pytest.fixture(scope="module")
+def whole(models, photo) -> tuple[Codec, bytes]:
+    """A hyperprior model, and a file of it with alpha and all metadata."""
+    model = load_model(models / "hyper.safetensors", precision="fp32")
+    image = picture(photo, 40, 30)
+    image.info = {"icc_profile": bytes(200), "exif": b"II*\0\x08\0\0\0\0\0", "xmp": b"<x/>" * 20, "dpi": (72, 72)}
+    return model, model.compress(image, 40)
+
+
+@given(st.data())
+def test_any_other_bytes_in_any_place_are_refused(whole, data):
+    model, file = whole
+    begin, end = sorted(data.draw(st.tuples(*[st.integers(0, len(file))] * 2)))
+    other = file[:begin] + data.draw(st.binary(max_size=40)) + file[end:]
+    if other != file:
+        with pytest.raises(FormatError) as caught:
+            model.decompress(other)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+@given(st.data())
+def test_any_payload_of_any_section_is_refused_or_decodes_to_the_size_of_the_header(whole, data):
+    model, file = whole
+    header, sections = bitstream.read(file)
+    i = data.draw(st.integers(0, len(sections) - 1))
+    begin, end = sorted(data.draw(st.tuples(*[st.integers(0, len(sections[i].payload))] * 2)))
+    payload = sections[i].payload[:begin] + data.draw(st.binary(max_size=40)) + sections[i].payload[end:]
+    sections[i] = Section(data.draw(st.sampled_from(TAGS) | st.just(sections[i].tag)), payload)
+    try:
+        image = model.decompress(bitstream.write(header, sections))
+        assert (image.mode, image.size) == ("RGBA", (40, 30))
+    except FormatError as error:
+        assert len(str(error).splitlines()) == 1
+
+
+@given(st.integers(1, 600), st.integers(1, 600), st.sampled_from(bitstream.MODES), st.none() | st.integers(0, 100))
+def test_any_header_is_refused_or_decodes_to_its_size(whole, width, height, mode, quality):
+    model, file = whole
+    _, sections = bitstream.read(file)
+    try:
+        forged = bitstream.write(bitstream.Header(model.id, quality, mode, width, height), sections)
+        assert model.decompress(forged, 1 << 18).size == (width, height)
+    except FormatError as error:
+        assert len(str(error).splitlines()) == 1
