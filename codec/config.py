@@ -63,7 +63,7 @@ class ModelConfig:
 
     @property
     def least_weights(self) -> int:
-        """Fewer than any network of this configuration has, of which it has at most some fifty times as many."""
+        """Fewer than the network of this configuration has; it grows with N, blocks, hyper_N and hyper_M as they do."""
         blocks = sum(self.blocks) if self.transform == "fast" else 0
         hyper = 0 if self.prior == "factorized" else self.hyper_N * (self.hyper_N + self.hyper_M)
         return self.N**2 * (1 + blocks) + hyper
