@@ -1,6 +1,6 @@
 """The damage campaign: intact bytes are damaged in every way, and decoded where a crash or a hang can be seen.
 
-    python tests/damage_campaign.py                                  all four targets, about half an hour
+    python tests/damage_campaign.py                                  all four targets, 46 minutes on a busy core
     python tests/damage_campaign.py parser --trials 50000 --seed 1   one target, fewer trials, other damage
 
 The targets are in tests/damage_targets.py, the damage in tests/damage.py; tests/fuzz.py finds other damage by coverage.
