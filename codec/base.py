@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from codec import bitstream, modes
+from codec import bitstream, modes, rows
 from codec import image as img
 from codec.config import ModelConfig
 from codec.latent import Latent, to_symbols
