@@ -41,10 +41,11 @@ import codec
 from codec import config as configuration
 from codec import data
 from codec.base import Codec
-from codec.checkpoint import export, load_checkpoint, load_model, save_checkpoint, take_weights, write_atomically
+from codec.checkpoint import export, load_checkpoint, load_model, save_checkpoint, take_weights
 from codec.config import Config
 from codec.distortion import Distortion, distortion
 from codec.distributed import World, join
+from codec.files import write_atomically
 from codec.image import to_tensor
 from codec.log import Log, Meter
 from codec.meta import meta

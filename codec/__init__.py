@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from codec.base import Codec
 
 __version__ = "0.1.0.dev0"
+DEFAULT_QUALITY = 50
 __all__ = ["FormatError", "decompress", "load"]
 
 
@@ -39,13 +40,13 @@ def decompress(
     data: bytes, model: Codec | None = None, device: str = "auto", max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
     """The image of a .lic file: RGB, L, RGBA or LA, with its metadata in `info`. FormatError if the bytes are damaged,
-    ModelError if their model is not at hand.
+    ModelError if their model is not at hand. Without `model` each one is loaded once per process.
     """
     header, _ = read(data, max_pixels)
     if model is None:
         from codec import checkpoint
 
-        model = checkpoint.load_model(checkpoint.find_model(id=header.model), pick_device(device))
+        model = checkpoint.shared_model(id=header.model, device=pick_device(device))
     return model.decompress(data, max_pixels)
 
 

@@ -13,7 +13,6 @@ import io
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from safetensors import safe_open
 
 from codec.base import Codec
 from codec.config import from_dict
+from codec.files import write_atomically
 from codec.model import build
 
 FORMAT = "lic-model-1"
@@ -36,31 +36,6 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 
 class ModelError(ValueError):
     """A model file is damaged, of another kind, or nowhere to be found."""
-
-
-def write_atomically(path: Path | str, data: bytes | memoryview) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part: temporary name, sync, rename."""
-    path = Path(path)
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise type(error)(error.errno, error.strerror, str(path)) from None  # not by its temporary name
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def save_checkpoint(path: Path | str, state: dict[str, Any]) -> None:
@@ -212,10 +187,14 @@ def take_weights(model: Codec, path: Path | str) -> tuple[set[str], str]:
     return set(kept), f"{said}; left out: {', '.join(left) or 'none'}"
 
 
+def _folders() -> list[Path]:
+    """Where models are looked for."""
+    return [WEIGHTS, *(Path(p) for p in os.environ.get("LIC_MODELS", "").split(os.pathsep) if p)]
+
+
 def shipped() -> Iterator[Path]:
     """Every exported model in the package and in the folders of LIC_MODELS, in the order in which they are searched."""
-    folders = [WEIGHTS, *(Path(p) for p in os.environ.get("LIC_MODELS", "").split(os.pathsep) if p)]
-    for folder in folders:
+    for folder in _folders():
         yield from sorted(folder.glob("*.safetensors"))
 
 
@@ -237,6 +216,20 @@ def find_model(name: str | None = None, id: str | None = None) -> Path:
             return path
     wanted = f"named {name!r}" if name is not None else f"with id {id}"
     raise ModelError(
-        f"no model {wanted}; there are: {', '.join(path.stem for path in known) or 'none'}. "
+        f"no model {wanted} in {', '.join(map(str, _folders()))}; there are: "
+        f"{', '.join(path.stem for path in known) or 'none'}. "
         "Give its .safetensors file with -m, or put its folder into LIC_MODELS"
     )
+
+
+_shared: dict[tuple[str, str], Codec] = {}  # by id and device
+
+
+def shared_model(name: str | None = None, id: str | None = None, device: str = "cpu") -> Codec:
+    """The model that `find_model` finds, loaded once per process and device; it is not to be changed."""
+    if name is not None or (id, device) not in _shared:
+        path = find_model(name, id)
+        id = about(path)["id"]
+        if (id, device) not in _shared:
+            _shared[id, device] = load_model(path, device)
+    return _shared[id, device]

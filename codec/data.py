@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from codec.config import DataConfig
-from codec.image import EXTENSIONS, find_images, sample_images, to_pixels
+from codec.files import IMAGES
+from codec.image import find_images, sample_images, to_pixels
 from codec.layers import mirror_pad
 
 TRAINING_SAMPLES = ("astronaut", "chelsea", "motorcycle", "rocket")
@@ -89,10 +90,10 @@ def find_members(folder: Path | str) -> list[Entry]:
         entries += sorted(
             Entry(folder, f"{shard}/{member.name}", shard, member.offset_data, member.size)
             for member in members
-            if member.isfile() and Path(member.name).suffix.lower() in EXTENSIONS
+            if member.isfile() and Path(member.name).suffix.lower() in IMAGES
         )
     if not entries:
-        raise FileNotFoundError(f"no images in tar shards in {folder} (*.tar with {', '.join(sorted(EXTENSIONS))})")
+        raise FileNotFoundError(f"no images in tar shards in {folder} (*.tar with {', '.join(sorted(IMAGES))})")
     return entries
 
 

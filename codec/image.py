@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from codec.files import IMAGES, below
 from codec.layers import mirror_pad
 
 STRIDE = 16  # pixels per latent sample in each direction, of every transform family
-EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
 SAMPLES = ("astronaut", "coffee", "chelsea", "motorcycle")
 
 
@@ -30,9 +30,9 @@ def find_images(folder: Path | str) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS)
+    paths = sorted(folder / name for name in below(folder, IMAGES))
     if not paths:
-        raise FileNotFoundError(f"no images in {folder} ({', '.join(sorted(EXTENSIONS))})")
+        raise FileNotFoundError(f"no images in {folder} ({', '.join(sorted(IMAGES))})")
     return paths
 
 

@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from codec import journal
 from codec.base import Codec
-from codec.checkpoint import write_atomically
 from codec.config import TrainConfig
 from codec.distributed import World
+from codec.files import write_atomically
 from codec.image import to_tensor, to_uint8
 from codec.optimise import learning_rate
 

@@ -71,8 +71,8 @@ def encode(
 
     values: int32 of any shape and any value; index: uint8 or uint16, broadcastable to values.shape, the table of each
     value.  lanes: 1 to 64, by default 1 below 2**14 symbols (a lane costs 3 bytes), 4 below 2**20 and 8 above (more are
-    no faster).  threads: at most that many, by default one per processor up to 8; the bytes do not depend on it.
-    Raises ValueError for other dtypes, shapes or numbers.
+    no faster).  threads: at most that many, up to 8, by default OMP_NUM_THREADS or one per processor; the bytes do not
+    depend on it.  Raises ValueError for other dtypes, shapes or numbers.
     """
     flat = []
     for values, index, tables in steps:
@@ -184,7 +184,8 @@ def _cuts(symbols: int) -> list[slice]:
 
 def _parallel(function: Callable, jobs: list, threads: int | None) -> list:
     if threads is None:
-        threads = min(os.cpu_count() or 1, 8)
+        wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # may be a list, for nested regions
+        threads = min(int(wanted) if wanted.isdecimal() and int(wanted) else os.cpu_count() or 1, 8)
     if threads < 1:
         raise ValueError(f"{threads} threads; at least 1 is needed")
     others = min(threads, len(jobs)) - 1  # this thread works too: to start one takes as long as 30,000 symbols

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, features
 
 import entropy
-from codec import bitstream
+from codec import bitstream, checkpoint
 from codec.checkpoint import export, load_model
 from codec.cli import main
 
@@ -76,11 +76,11 @@ def test_a_target_holds_for_each_of_several_inputs(lic, here, tiny, photos):
     for option, bpp, size in (("--bpp", 1.5, None), ("--size", None, 600)):
         options = ("-o", "out", "-f", "-m", "tiny", "--precision", "fp32", option, bpp or size)
         code, _, err = lic("compress", "in", "c.png", *options)
-        assert code == 0 and files(here / "out") == ["a.lic", "b.lic", "c.lic"]
+        assert code == 0 and files(here / "out") == ["c.lic", "in/a.lic", "in/b.lic"]
         for line, (name, image) in zip(err, images.items(), strict=False):
             pixels = image.width * image.height
             data, quality = tiny.compress_to(image, size or bpp * pixels / 8)
-            assert (here / f"out/{name[-1]}.lic").read_bytes() == data
+            assert (here / f"out/{name}.lic").read_bytes() == data
             assert line.endswith(f"{len(data)} bytes, {8 * len(data) / pixels:.3f} bpp, quality {quality}")
 
 
@@ -105,17 +105,27 @@ def test_a_dash_is_stdin_and_stdout(photo):
     assert Image.open(io.BytesIO(decoded.stdout)).size == (96, 64)
 
 
-def test_a_folder_is_coded_into_a_folder_and_back(lic, here, photo):
+def test_a_folder_is_coded_into_a_folder_of_the_same_structure_and_back(lic, here, photo):
     os.makedirs("in/deep")
     photo.save("in/x.png")
     photo.convert("L").save("in/deep/y.jpg")
     (here / "in/notes.txt").write_text("not an image")
     assert lic("compress", "in", "-o", "coded", "-m", "tiny")[0] == 0
-    assert files(here / "coded") == ["x.lic", "y.lic"]
+    assert files(here / "coded") == ["deep/y.lic", "x.lic"]
     assert lic("decompress", "coded", "-o", "out")[0] == 0
-    assert files(here / "out") == ["x.png", "y.png"]
+    assert files(here / "out") == ["deep/y.png", "x.png"]
     assert lic("compress", "in/x.png", "-o", "out", "-m", "tiny")[0] == 0  # OUT is a folder because it is one
-    assert files(here / "out") == ["x.lic", "x.png", "y.png"]
+    assert files(here / "out") == ["deep/y.png", "x.lic", "x.png"]
+
+
+def test_several_folders_stay_apart_by_their_names(lic, here, photo):
+    for name in ("in/a/x", "in/b/x", "in/b/deep/x", "y"):
+        os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
+        photo.save(f"{name}.png")
+    assert lic("compress", "in/a/", "in/b", "y.png", "-o", "out", "-m", "tiny")[0] == 0
+    assert files(here / "out") == ["a/x.lic", "b/deep/x.lic", "b/x.lic", "y.lic"]
+    assert lic("compress", "in/b", "-m", "tiny")[0] == 0  # beside the images
+    assert files(here / "in/b") == ["deep/x.lic", "deep/x.png", "x.lic", "x.png"]
 
 
 def test_one_bad_file_does_not_stop_the_others(lic, here, photo):
@@ -145,10 +155,14 @@ def test_an_existing_output_is_replaced_only_by_force(lic, fails, here, photo):
 
 def test_two_inputs_for_one_output_are_refused_before_any_work(fails, photo):
     os.makedirs("deep")
-    for name in ("a.png", "a.bmp", "deep/a.png"):
+    os.makedirs("other/deep")
+    for name in ("a.png", "a.bmp", "deep/a.png", "other/deep/a.png"):
         photo.save(name)
+    os.symlink("deep", "link")
     assert "two inputs" in fails("compress", "a.png", "a.bmp", "-m", "tiny")
-    assert "two inputs" in fails("compress", "a.png", "deep", "-o", "out", "-m", "tiny")
+    assert "two inputs" in fails("compress", "a.png", "deep/a.png", "-o", "out", "-m", "tiny")
+    assert "two inputs" in fails("compress", "deep", "other/deep", "-o", "out", "-m", "tiny")
+    assert "two inputs" in fails("compress", "deep", "link", "-m", "tiny")
     assert "stdout" in fails("compress", "a.png", "deep/a.png", "-o", "-", "-m", "tiny")
 
 
@@ -240,8 +254,10 @@ def test_a_wrong_or_unknown_model_is_an_error_that_names_it(
         assert "broken.safetensors" in fails(command, source, "-o", target, "-m", "broken.safetensors")
     error = fails("decompress", "a.lic", "-m", "fixed")
     assert tiny.id in error and fixed.id in error
-    monkeypatch.setenv("LIC_MODELS", "")
-    assert tiny.id in (error := fails("decompress", "a.lic")) and "LIC_MODELS" in error
+    monkeypatch.setattr(checkpoint, "_shared", {})  # as a new process begins
+    monkeypatch.setenv("LIC_MODELS", "one" + os.pathsep + "two")
+    error = fails("decompress", "a.lic")
+    assert tiny.id in error and "LIC_MODELS" in error and f"{checkpoint.WEIGHTS}, one, two" in error
 
 
 def test_an_output_that_cannot_be_written_is_an_error_that_names_it(fails, here, photo, small):
