@@ -1,0 +1,90 @@
+"""Pillow reads and writes .lic files.
+
+    import codec.pillow
+    codec.pillow.register()                      # for this process; importing the module alone changes nothing
+
+    with Image.open("photo.lic") as image:       # size, mode and metadata; pixels, and PyTorch, when they are asked for
+        image.save("photo.png")
+    image.save("photo.lic", quality=60)          # 0 to 100; model=, a name or a file, if not the default
+
+As in any plugin, `exif=`, `icc_profile=`, `xmp=` and `dpi=` replace what `image.info` has. A damaged file, or one whose
+model is not at hand, is an OSError of one line.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import IO
+
+from PIL import Image, ImageFile
+
+import codec
+from codec import bitstream, metadata
+from codec.bitstream import FormatError
+
+FORMAT = "LIC"
+
+
+class LicImageFile(ImageFile.ImageFile):
+    """An open .lic file; its checksums are verified when it is opened."""
+
+    format = FORMAT
+    format_description = "lic, learned image compression"
+
+    def _open(self) -> None:
+        data = self.fp.read()
+        if not _accept(data):
+            raise SyntaxError("not a .lic file")
+        try:
+            header, sections = bitstream.read(data, max_pixels=sys.maxsize)  # Pillow has a limit of its own
+            self.info.update(metadata.unpack(sections))
+        except FormatError as error:
+            raise OSError(str(error)) from error
+        self._size, self._mode = (header.width, header.height), header.mode
+        self._coded: bytes | None = data
+
+    def load(self) -> Image.core.PixelAccess | None:
+        if self._coded is not None:
+            from codec.checkpoint import ModelError
+
+            try:
+                self.im = codec.decompress(self._coded, max_pixels=self.width * self.height).im
+            except (FormatError, ModelError) as error:
+                raise OSError(str(error)) from error
+            self._coded = None
+            if self._exclusive_fp and self.fp is not None:
+                self.fp.close()
+            self.fp = None
+        return super().load()
+
+
+def _accept(prefix: bytes) -> bool:
+    return prefix.startswith(bitstream.MAGIC)
+
+
+def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
+    from codec import checkpoint
+    from codec.modes import UnsupportedImage
+
+    options = image.encoderinfo
+    model = checkpoint.shared_model(options.get("model") or checkpoint.DEFAULT, device=codec.pick_device("auto"))
+    given = {key: options[key] for key in metadata.NAMES if key in options}
+    if isinstance(given.get("exif"), Image.Exif):
+        given["exif"] = given["exif"].tobytes()
+    if given:
+        known = metadata.of(image)
+        image = image.copy()
+        image.info = image.info | known | given
+    quality = options.get("quality", codec.DEFAULT_QUALITY if model.config.variable_rate else None)
+    try:
+        fp.write(model.compress(image, quality))
+    except UnsupportedImage as error:
+        raise OSError(str(error)) from error
+
+
+def register() -> None:
+    """Have Pillow know .lic files, in this process."""
+    Image.register_open(FORMAT, LicImageFile, _accept)
+    Image.register_save(FORMAT, _save)
+    Image.register_extension(FORMAT, ".lic")
+    Image.register_mime(FORMAT, "image/x-lic")
