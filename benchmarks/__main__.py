@@ -3,6 +3,7 @@
     python -m benchmarks                    everything below with its defaults (gpu only where there is one)
     python -m benchmarks codecs             images to bytes and back, and the start-up of the command line
     python -m benchmarks entropy            integers to bytes and back
+    python -m benchmarks jobs               many files: worker processes beside independent ones
     python -m benchmarks gpu                1920x1080 on one GPU, pipelined; exits with 1 where there is none
     python -m benchmarks memory             an image of 100 megapixels: peak memory, time per megapixel
     python -m benchmarks training           a published architecture trained by CompressAI's loop and by ours
@@ -23,10 +24,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import codecs, entropy, gpu, memory, training
+from benchmarks import codecs, entropy, gpu, jobs, memory, training
 from codec.checkpoint import DEFAULT
 
-BENCHMARKS = {"codecs": codecs, "entropy": entropy, "gpu": gpu, "memory": memory, "training": training}
+BENCHMARKS = {
+    "codecs": codecs, "entropy": entropy, "memory": memory, "jobs": jobs, "gpu": gpu, "training": training,
+}  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:

@@ -39,16 +39,15 @@ def test_only_register_changes_pillow():
 
 
 def test_a_file_is_opened_without_decoding_and_without_torch(tiny, photo):
-    photo.info = {"dpi": (72.0, 144.0), "xmp": b"<x/>", "icc_profile": b"a profile"}
+    photo = photo.copy()
+    photo.info = {"icc_profile": b"a profile", "xmp": b"<x/>", "dpi": (72.0, 144.0)}
     open("a.lic", "wb").write(tiny.compress(photo, 30))
     told = run(
         "import sys, codec.pillow; from PIL import Image; codec.pillow.register(); image = Image.open('a.lic'); "
         "print(image.format, image.size, image.mode, image.info, image.get_format_mimetype()); "
         "assert not {'torch', 'numba', 'entropy'} & sys.modules.keys()"
     )
-    assert (
-        told == f"LIC (96, 64) RGB {dict(sorted(photo.info.items(), key=lambda i: 'ixd'.index(i[0][0])))} image/x-lic\n"
-    )
+    assert told == f"LIC (96, 64) RGB {photo.info} image/x-lic\n"
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA"])
@@ -82,9 +81,8 @@ def test_metadata_given_to_save_replaces_that_of_the_image(photo):
     photo.info = {"xmp": b"<old/>", "dpi": (72.0, 72.0)}
     photo.save("a.lic", model="tiny", exif=exif, xmp=b"<new/>")
     with Image.open("a.lic") as opened:
-        assert (
-            opened.getexif()[0x010F] == "Maker" and opened.info["xmp"] == b"<new/>" and opened.info["dpi"] == (72, 72)
-        )
+        assert (opened.info["xmp"], opened.info["dpi"]) == (b"<new/>", (72, 72))
+        assert opened.getexif()[0x010F] == "Maker"
     assert photo.info == {"xmp": b"<old/>", "dpi": (72.0, 72.0)}
 
 

@@ -1,0 +1,31 @@
+"""Work for tests/test_jobs.py that dies, fails or succeeds as the source file says; imported by workers, so nothing
+heavy is imported here.
+"""
+
+import os
+import signal
+from pathlib import Path
+
+from codec.files import Job
+from codec.jobs import Hopeless
+
+
+class Deadly:
+    """Does what is written in the source."""
+
+    announce = True
+
+    def __call__(self, job: Job) -> str | None:
+        match Path(job.source).read_text():
+            case "kill":
+                Path(f".{job.target}.0123abcd.part").write_text("half")
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "exit":
+                os._exit(3)
+            case "fail":
+                raise ValueError("as it\nwas told")
+            case "hopeless":
+                raise Hopeless("no file will be better off")
+            case "kept":
+                return None
+        return f"{job.source} has {os.environ['OMP_NUM_THREADS']} thread, {self.announce}"

@@ -1,0 +1,332 @@
+"""Many files: worker processes, their deaths, resuming, sharing, and what is left on disk."""
+
+import io
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import picture
+from deadly import Deadly
+from PIL import Image
+
+from codec import bitstream, files
+from codec.files import Failure, Job
+from codec.jobs import Hopeless, run
+from codec.verify import Mismatch, Witness
+
+COUNT = 20
+
+
+@pytest.fixture(autouse=True)
+def here(shell, photos):
+    """An empty folder with 20 images of 96x64 in `in`."""
+    for i in range(COUNT):
+        path = Path(f"in/{'ab'[i % 2]}/deep" if i % 3 == 0 else f"in/{'ab'[i % 2]}", f"{i:02}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        photos[i % 4].rotate(i).save(path)
+    return shell
+
+
+def command(*arguments) -> list[str]:
+    return [sys.executable, "-m", "codec.cli", *map(str, arguments)]
+
+
+def listing(folder) -> dict[str, bytes]:
+    """All files of a folder, hidden ones too, with what is in them."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+
+
+NAMES = [f"{'ab'[i % 2]}/{'deep/' * (i % 3 == 0)}{i:02}" for i in range(COUNT)]
+COMPRESS = ("compress", "in", "-o", "out", "-m", "tiny", "--device", "cpu", "--precision", "fp32")
+
+
+def test_workers_write_what_one_process_writes_and_tell_what_failed(lic, here):
+    (here / "in/a/bad.png").write_bytes(b"not an image")
+    assert lic(*COMPRESS)[0] == 1
+    code, out, err = lic(*COMPRESS[:3], "many", *COMPRESS[4:], "--jobs", 2)
+    assert (code, out) == (1, "") and len(err) == COUNT + 2
+    assert [line for line in err if line.startswith("lic: ")] == [
+        "lic: in/a/bad.png: not an image that Pillow can read"
+    ]
+    assert err[-1] == "20 of 21 files done, 1 failed"
+    assert listing("many") == listing("out") and sorted(listing("many")) == sorted(f"{name}.lic" for name in NAMES)
+    code, _, err = lic("decompress", "many", "-o", "back", "--jobs", 2, "--device", "cpu")
+    assert code == 0 and sorted(listing("back")) == sorted(f"{name}.png" for name in NAMES)
+
+
+def told_to(kinds: list[str]) -> list[Job]:
+    """Jobs for Deadly."""
+    for i, kind in enumerate(kinds):
+        Path(f"{i}.txt").write_text(kind)
+    return [Job(f"{i}.txt", f"{i}.out") for i in range(len(kinds))]
+
+
+def test_a_worker_that_dies_takes_only_its_file_with_it(capsys, here):
+    jobs = told_to(["fine", "kill", "exit", "fail", "kept", "fine", "fine", "exit"])
+    assert run(jobs, Deadly(), 2, debug=False) == 1
+    *lines, summary = capsys.readouterr().err.splitlines()
+    assert (
+        sorted(lines)
+        == [
+            "0.txt has 1 thread, True",  # the first worker speaks for all
+            *(line for line in sorted(lines) if line[:5] in ("5.txt", "6.txt")),
+            "lic: 1.txt: its process ended by SIGKILL (out of memory?)",
+            "lic: 2.txt: its process ended with exit code 3",
+            "lic: 3.txt: as it was told",
+            "lic: 7.txt: its process ended with exit code 3",
+        ]
+    )
+    assert len(lines) == 7 and summary == "3 of 8 files done, 1 were complete before, 4 failed"
+    assert not list(here.glob(".*.part"))
+
+
+def test_more_workers_than_files_are_not_started(capsys):
+    assert run(told_to(["fine", "fine"]), Deadly(), 1000, debug=False) == 0
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_with_debug_a_worker_tells_the_traceback(capsys):
+    assert run(told_to(["fine", "fail"]), Deadly(), 2, debug=True) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_what_goes_wrong_with_every_file_ends_the_work():
+    with pytest.raises(Hopeless, match="no file will"):
+        run(told_to(["fine", "hopeless", *["fine"] * 100]), Deadly(), 2, debug=False)
+
+
+def test_a_model_that_is_not_there_is_told_once(lic):
+    code, _, err = lic("compress", "in", "-o", "out", "-m", "nonesuch")
+    assert code == 1 and len(err) == 1 and "nonesuch" in err[0]
+    assert listing("out") == {}
+    assert lic(*COMPRESS)[0] == 0
+    code, _, err = lic("decompress", "out", "-o", "back", "-m", "nonesuch")
+    assert code == 1 and len(err) == 1 and "nonesuch" in err[0]
+
+
+def test_killed_in_the_middle_and_resumed_nothing_is_lost_or_done_twice(lic):
+    begun = subprocess.Popen(command(*COMPRESS, "--jobs", 2), stderr=subprocess.DEVNULL, start_new_session=True)
+    while len(list(Path("out").rglob("*.lic"))) < 6:
+        assert begun.poll() is None
+        time.sleep(0.005)
+    os.killpg(begun.pid, signal.SIGKILL)
+    begun.wait()
+    complete = listing("out")
+    inodes = {path: path.stat().st_ino for path in Path("out").rglob("*.lic")}
+    Path("out/a/.02.lic.0123abcd.part").write_bytes(b"half")  # what a kill between open and rename leaves
+    Path("out/a/.02.lic.bak").write_bytes(b"mine")  # and what it does not
+    Path("out/a/.mine.lic.0123abcd.part").write_bytes(b"mine")
+    assert 6 <= len(inodes) < COUNT
+    code, _, err = lic(*COMPRESS, "--resume")
+    assert code == 0 and err[-1] == f"{COUNT - len(inodes)} of 20 files done, {len(inodes)} were complete before"
+    expected = {f"{name}.lic" for name in NAMES} | {"a/.02.lic.bak", "a/.mine.lic.0123abcd.part"}
+    assert listing("out").keys() == expected
+    assert all(path.stat().st_ino == inode for path, inode in inodes.items())
+    assert complete.items() - listing("out").items() <= {(n, d) for n, d in complete.items() if n.endswith(".part")}
+    assert lic("info", "--check", "out")[0] == 0
+    assert lic(*COMPRESS, "--resume")[2] == ["0 of 20 files done, 20 were complete before"]
+
+
+def test_resume_makes_again_what_is_damaged_and_leaves_alone_what_is_foreign(lic, here):
+    assert lic(*COMPRESS)[0] == 0
+    whole = listing("out")
+    for name, damage in (
+        ("a/02", lambda d: d[:-1]),
+        ("a/04", lambda d: b""),
+        ("b/01", lambda d: d[:30] + b"?" + d[31:]),
+    ):
+        (here / f"out/{name}.lic").write_bytes(damage(whole[f"{name}.lic"]))
+    (here / "out/b/05.lic").write_bytes(b"a license")
+    code, _, err = lic(*COMPRESS, "--resume")
+    assert code == 1 and err[-1] == "3 of 20 files done, 16 were complete before, 1 failed"
+    assert [line for line in err if "05" in line and "-f replaces it" in line]
+    assert listing("out") == whole | {"b/05.lic": b"a license"}
+    os.unlink("out/b/05.lic")
+
+    assert lic("decompress", "out", "-o", "back", "--device", "cpu")[0] == 0
+    whole = listing("back")
+    (here / "back/a/02.png").write_bytes(whole["a/02.png"][:-20])
+    (here / "back/a/04.png").write_bytes(whole["a/04.png"][:400] + b"????" + whole["a/04.png"][404:])
+    (here / "back/b/01.png").write_bytes(b"mine")
+    code, _, err = lic("decompress", "out", "-o", "back", "--device", "cpu", "--resume")
+    assert code == 1 and err[-1] == "2 of 19 files done, 16 were complete before, 1 failed"
+    assert listing("back") == whole | {"b/01.png": b"mine"}
+
+
+@pytest.mark.parametrize("jobs, send, number", [(1, os.kill, signal.SIGTERM), (2, os.killpg, signal.SIGINT)])
+def test_kill_and_ctrl_c_leave_no_partial_and_no_temporary_file(photo, jobs, send, number):
+    big = io.BytesIO()
+    photo.resize((700, 500)).save(big, "BMP")
+    for path in Path("in").rglob("*.png"):
+        path.write_bytes(big.getvalue())
+    process = subprocess.Popen(
+        command(*COMPRESS, "--jobs", jobs), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not any(Path("out").rglob("*.lic")):
+        assert process.poll() is None
+        time.sleep(0.005)
+    time.sleep(random.Random(jobs).uniform(0, 0.1))
+    send(process.pid, number)
+    error = process.communicate(timeout=30)[1]
+    assert process.returncode == 1 and error.endswith("lic: interrupted\n") and "Traceback" not in error
+    left = listing("out")
+    assert 0 < len(left) < COUNT and all(name.endswith(".lic") for name in left)
+    for data in left.values():
+        bitstream.read(data)
+    with pytest.raises(ProcessLookupError):  # no worker outlives its parent
+        for _ in range(100):  # but multiprocessing's own helper, for a moment
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)
+
+
+def test_processes_of_torchrun_share_the_files():
+    told = []
+    ranks = [os.environ | {"RANK": str(rank), "WORLD_SIZE": "2"} for rank in range(2)]
+    processes = [subprocess.Popen(command(*COMPRESS), env=env, stderr=subprocess.PIPE, text=True) for env in ranks]
+    for process in processes:
+        told.append(process.communicate()[1].splitlines())
+        assert process.returncode == 0
+    assert [lines[0] for lines in told] == [f"lic: process {rank} of 2: 10 files are its share" for rank in range(2)]
+    assert all(len(lines) == 12 and lines[-1] == "10 of 10 files done" for lines in told)
+    assert sorted(listing("out")) == sorted(f"{name}.lic" for name in NAMES)
+
+
+@pytest.mark.parametrize("rank, world", [("2", "2"), ("-1", "2"), ("a", "2"), ("0", "0")])
+def test_a_rank_that_cannot_be_is_an_error_that_names_it(lic, monkeypatch, rank, world):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    code, _, err = lic(*COMPRESS)
+    assert code == 1 and len(err) == 1 and f"RANK={rank} and WORLD_SIZE={world}" in err[0]
+
+
+def test_stdin_is_not_for_several_processes(lic):
+    code, _, err = lic("compress", "-", "in/a/02.png", "-m", "tiny", "--jobs", 2)
+    assert code == 1 and len(err) == 1 and "--jobs" in err[0]
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "many"])
+def test_a_number_of_jobs_that_makes_no_sense_is_refused(lic, jobs):
+    with pytest.raises(SystemExit):
+        lic("compress", "in", "--jobs", jobs)
+
+
+def test_planning_visits_every_folder_and_file_a_fixed_number_of_times(monkeypatch):
+    """Linear: calls to the system grow with the files, not with their square."""
+
+    def calls(count: int) -> int:
+        for i in range(count):
+            Path(f"{count}/{i % 10}").mkdir(parents=True, exist_ok=True)
+            Path(f"{count}/{i % 10}/{i}.png").touch()
+        seen = 0
+
+        def counted(function):
+            def count(*args, **kwargs):
+                nonlocal seen
+                seen += 1
+                return function(*args, **kwargs)
+
+            return count
+
+        with monkeypatch.context() as patch:
+            for name in ("lstat", "stat", "scandir", "mkdir"):
+                patch.setattr(os, name, counted(getattr(os, name)))
+            jobs = files.plan([str(count)], files.IMAGES, f"{count} out", ".lic", replace=False)
+            files.remove_temporaries(jobs)
+        assert len(jobs) == count and jobs == sorted(jobs)
+        return seen
+
+    few, many = calls(100), calls(1000)
+    assert many - few <= 2 * 900
+
+
+def test_info_checks_folders_without_torch(lic, tiny, photo):
+    assert lic(*COMPRESS)[0] == 0
+    Path("out/b/05.lic").write_bytes(Path("out/b/05.lic").read_bytes()[:-1])
+    code, out, err = lic("info", "--check", "out", "out/a/02.lic")
+    assert code == 1 and len(out.splitlines()) == 20 and all(line.endswith(".lic: intact") for line in out.splitlines())
+    assert err == [
+        "lic: out/b/05.lic: truncated: the file ends inside its checksum",
+        "20 of 21 files are intact, 1 are not",
+    ]
+    told = "import sys, codec.cli; code = codec.cli.main(['info', '--check', 'out/a']); "
+    told += "assert not {'torch', 'numba', 'numpy', 'PIL'} & sys.modules.keys(); sys.exit(code)"
+    assert subprocess.run([sys.executable, "-c", told], stdout=subprocess.DEVNULL).returncode == 0
+
+
+# ---- --verify ----
+
+
+def test_verify_accepts_what_is_right(lic, photo):
+    picture(photo, 50, 40).save("in/a/alpha.png")
+    Image.new("RGB", (64, 64), "red").save("in/a/drawing.png")
+    photo.save("in/a/meta.jpg", dpi=(72, 72), xmp=b"<x/>")
+    for model in ("tiny", "hyper", "hyper_fixed"):
+        code, _, err = lic("compress", "in/a", "-o", model, "-m", model, "--device", "cpu", "--verify")
+        assert code == 0 and all(line.endswith(", verified") for line in err[:-1])
+    assert lic("compress", "in/a", "-o", "small", "-m", "hyper", "--device", "cpu", "--verify", "--size", 2000)[0] == 0
+
+
+def spoil(data: bytes, tag: int, other: bytes) -> bytes:
+    """The file with a section of another one, checksums right."""
+    header, sections = bitstream.read(data)
+    theirs = {section.tag: section for section in bitstream.read(other)[1]}
+    return bitstream.write(header, [theirs[tag] if section.tag == tag else section for section in sections])
+
+
+@pytest.mark.parametrize("tag, message", [
+    (bitstream.LATENT, "symbols|damaged"), (bitstream.HYPER, "symbols|damaged"), (bitstream.ALPHA, "alpha"),
+    (bitstream.XMP, "metadata"),
+])  # fmt: skip
+def test_verify_sees_what_is_wrong_behind_right_checksums(hyper, photos, tag, message):
+    images = [picture(photo, 80, 60) for photo in photos[:2]]
+    for i, image in enumerate(images):
+        image.info = {"xmp": b"<x/>" * (i + 1)}
+    with Witness(hyper) as witness:
+        data = hyper.compress(images[0], 40)
+    other = hyper.compress(images[1], 40)
+    witness.check(data, images[0])
+    assert hyper.witness is None
+    with pytest.raises((Mismatch, bitstream.FormatError), match=message):
+        witness.check(spoil(data, tag, other), images[0])
+    with pytest.raises(Mismatch):
+        witness.check(other, images[1])  # symbols that were not seen
+    with pytest.raises(Mismatch, match="instead of"):
+        witness.check(data, images[0].convert("RGB"))
+
+
+def test_verify_sees_a_lossless_image_that_is_another(tiny):
+    with Witness(tiny) as witness:
+        data = tiny.compress(Image.new("RGB", (64, 64), "red"), 50)
+    with pytest.raises(Mismatch, match="pixels"):
+        witness.check(data, Image.new("RGB", (64, 64), "blue"))
+
+
+def test_a_file_that_is_not_what_was_meant_never_gets_its_name(lic, monkeypatch, here):
+    """The disk gives back another byte than was written."""
+    before = listing(here)
+    read_bytes = Path.read_bytes
+
+    def faulty(path: Path) -> bytes:
+        data = read_bytes(path)
+        return data if path.suffix != ".part" else data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", faulty)
+        code, _, err = lic("compress", "in/a/02.png", "-m", "tiny", "--verify")
+        assert code == 1 and len(err) == 1 and "checksum" in err[0]
+        assert listing(here) == before
+        (here / "in/a/02.lic").write_bytes(b"mine")
+        assert lic("compress", "in/a/02.png", "-m", "tiny", "--verify", "-f")[0] == 1
+    assert listing(here) == before | {"in/a/02.lic": b"mine"}
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(here):
+    with pytest.raises(OSError):
+        list(files.below(here / "gone", files.IMAGES))
+    with pytest.raises(Failure, match="no files in"):
+        list(files.expand(["in"], {".lic"}))
