@@ -64,7 +64,7 @@ def info(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(rows, indent=1))
     if args.check and count > 1:
-        say(f"{count - failures} of {count} files are intact" + (f", {failures} are not" if failures else ""))
+        say(f"{count - failures} of {count} files are intact")
     return 1 if failures else 0
 
 

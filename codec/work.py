@@ -8,9 +8,8 @@ import io
 import os
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,14 +127,14 @@ class Compressor:
         if self.resume and is_complete(job.target, bitstream.MAGIC, bitstream.read):
             return None
         image, has_more = open_image(job.source, bitstream.MAX_PIXELS, self.strict)
-        check = None
         if self.verify:
             from codec.verify import Witness
 
-            witness = Witness(self.codec)
-            check = lambda data: witness.check(data, image)  # noqa: E731
-        with witness if self.verify else nullcontext():
-            data, quality = self._compress(image)
+            with Witness(self.codec) as witness:
+                data, quality = self._compress(image)
+            check = partial(witness.check, image=image)
+        else:
+            (data, quality), check = self._compress(image), None
         write_bytes(job.target, data, self.replace or self.resume, check)
         header, _ = bitstream.read(data)
         bpp = 8 * len(data) / (image.width * image.height)
