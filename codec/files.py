@@ -11,7 +11,6 @@ import contextlib
 import functools
 import os
 import re
-import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -155,7 +154,7 @@ def write_atomically(path: Path | str, data: bytes | memoryview, check: Callable
     `check` is given what was written, read back, before the file gets its name; if it raises, nothing has changed.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
     try:
         try:
             file = open(temporary, "xb")

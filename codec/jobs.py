@@ -1,21 +1,14 @@
-"""The same work for many files: in this process with all threads, or in several with one thread each.
-
-A worker process has one file at a time, handed out as it gets free. One that dies takes only that file with it: it is
-reported, and another worker goes on with the rest. Ctrl-C and SIGTERM stop the workers, which remove what they have
-half written.
+"""The same work for many files: in this process with all threads, or in several with one thread each
+(codec/workers.py). What fails is told in one line and does not stop the others.
 """
 
 import contextlib
-import multiprocessing
-import os
 import signal
 import sys
-import traceback
 from collections.abc import Iterator
-from multiprocessing.connection import Connection, wait
 from typing import NamedTuple, Protocol
 
-from codec.files import Failure, Job, rank_and_world, remove_temporaries
+from codec.files import Failure, Job, rank_and_world
 
 DONE, KEPT, FAILED = "done", "kept", "failed"
 
@@ -68,9 +61,11 @@ def run(jobs: list[Job], work: Work, workers: int, debug: bool) -> int:
     if min(workers, len(jobs)) > 1:
         if any("-" in job for job in jobs):
             raise Failure("stdin and stdout cannot be shared by several processes: leave --jobs out, or - ")
-        results = _with_workers(jobs, work, min(workers, len(jobs)), debug)
+        from codec.workers import work_in_processes  # takes a while to import
+
+        results = work_in_processes(jobs, work, min(workers, len(jobs)), debug)
     else:
-        results = ((job, _attempt(work, job, debug)) for job in jobs)
+        results = ((job, attempt(work, job, debug)) for job in jobs)
     bar = tqdm(total=len(jobs), unit="file", disable=not many or rank > 0 or not sys.stderr.isatty())
     with bar, _stopped_by_sigterm(), contextlib.closing(results):
         for job, (outcome, text) in results:
@@ -101,7 +96,8 @@ def _stopped_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _attempt(work: Work, job: Job, debug: bool) -> Result:
+def attempt(work: Work, job: Job, debug: bool) -> Result:
+    """Do the work for one job; with `debug` its exception is raised instead of told, Hopeless always."""
     try:
         text = work(job)
     except Hopeless:
@@ -111,99 +107,3 @@ def _attempt(work: Work, job: Job, debug: bool) -> Result:
             raise
         return Result(FAILED, explain(error))
     return Result(KEPT, "") if text is None else Result(DONE, text)
-
-
-# ---- worker processes ----
-
-
-class _Worker:
-    """A process that works for one pipe, with the job it has."""
-
-    def __init__(self, work: Work, debug: bool, job: Job):
-        context = multiprocessing.get_context("spawn")  # fork would share the threads of torch and numba in any state
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, work, debug), daemon=True)
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for the parent, which tells them
-        try:
-            self.process.start()
-        finally:
-            signal.signal(signal.SIGINT, before)
-        theirs.close()
-        self.give(job)
-
-    def give(self, job: Job) -> None:
-        self.job = job
-        with contextlib.suppress(BrokenPipeError):  # it has died, which `result` finds out
-            self.pipe.send(job)
-
-    def result(self) -> Result | Hopeless | None:
-        """What it answers; None if it died instead."""
-        try:
-            return self.pipe.recv()
-        except (EOFError, ConnectionResetError):
-            self.process.join()
-            return None
-
-    def epitaph(self) -> str:
-        code = self.process.exitcode
-        ended = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-        return f"its process ended {ended}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
-
-
-def _with_workers(jobs: list[Job], work: Work, count: int, debug: bool) -> Iterator[tuple[Job, Result]]:
-    """Each job with its result, in the order in which they end."""
-    todo = iter(jobs)
-    started: list[_Worker] = []
-    workers: list[_Worker] = []  # those that have a job
-
-    def start(job: Job) -> None:
-        started.append(_Worker(work, debug, job))
-        workers.append(started[-1])
-        work.announce = False  # the first one has said it
-
-    try:
-        for _ in range(count):
-            start(next(todo))
-        while workers:
-            ready = wait([worker.pipe for worker in workers])
-            for worker in [worker for worker in workers if worker.pipe in ready]:
-                job, result, following = worker.job, worker.result(), next(todo, None)
-                if isinstance(result, Hopeless):
-                    raise result
-                if result is None or following is None:
-                    workers.remove(worker)
-                    worker.pipe.close()
-                if result is None:
-                    remove_temporaries([job])
-                    result = Result(FAILED, worker.epitaph())
-                    if following is not None:
-                        start(following)
-                elif following is not None:
-                    worker.give(following)
-                yield job, result
-    finally:
-        for worker in started:
-            worker.process.terminate()
-        for worker in started:
-            worker.process.join()
-
-
-def _serve(pipe: Connection, work: Work, debug: bool) -> None:
-    """A worker's life: it ends when the parent does, or has no more jobs."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # through every `finally`
-    os.environ["OMP_NUM_THREADS"] = "1"  # of torch, which is not imported yet, and of the entropy coder
-    while True:
-        try:
-            job = pipe.recv()
-        except EOFError:
-            return
-        try:
-            answer = _attempt(work, job, debug)
-        except Hopeless as error:
-            answer = error
-        except Exception:  # with --debug
-            answer = Result(FAILED, traceback.format_exc())
-        try:
-            pipe.send(answer)
-        except BrokenPipeError:
-            return
