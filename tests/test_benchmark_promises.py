@@ -2,12 +2,14 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from benchmarks import offtrack, portability, training
+from benchmarks import jobs, offtrack, portability, training
 from benchmarks.__main__ import main
 from codec.checkpoint import load_model
 
@@ -115,3 +117,17 @@ def test_a_missing_peer_or_device_ends_the_comparison(monkeypatch, capsys):
     assert main(["training", "--steps", "-1"]) == 1 and "--steps -1" in capsys.readouterr().err
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["training", "--device", "cuda"]) == 1 and "no CUDA device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds, told", [(5.5, "0.91 (0.91-0.91) of what two processes gain (goal: 0.85, reached)"),
+                                           (8.0, "0.62 (0.62-0.62) of what two processes gain (goal: 0.85, MISSED)")])  # fmt: skip
+def test_workers_are_compared_with_independent_processes_on_the_same_files(models, monkeypatch, seconds, told):
+    def timed(commands):
+        images = [path for command in commands for path in Path(command[4]).rglob("*.png")]
+        assert len(images) == 6 and {Image.open(path).size for path in images} == {(512, 512)}
+        return seconds if "--jobs" in commands[0] else 10 / len(commands)
+
+    monkeypatch.setattr(jobs, "COUNT", 6)
+    monkeypatch.setattr(jobs, "timed", timed)
+    report = jobs.run(None, str(models / "tiny.safetensors"), 2)
+    assert told in report.markdown and report.data["seconds"][jobs.TWO] == [5.0, 5.0]
