@@ -9,6 +9,7 @@ grow with q. With a single lmbda in the configuration the gain is 1.
 import contextlib
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -82,7 +83,7 @@ class Codec(nn.Module, ABC):
         self.tables_of: dict[int | None, Any] = {}  # by quality; None is the only key of a fixed lambda
         self.bf16 = False  # run the trunks of g_a and g_s in bfloat16
         self.id = "0" * 16  # set by export and load: hash of configuration, weights and tables
-        self.witness: Callable[[Latent, int | None], None] | None = None  # sees each latent before it is encoded
+        self.witness: Callable[[Latent, int | None], None] | None = None  # sees the latent as it is encoded, in parts
 
     def level(self, quality: Tensor | None) -> Tensor | None:
         """quality (B,) in 0..100 -> level (B,) in [0, 1]; None for a fixed lambda."""
@@ -245,10 +246,14 @@ class Codec(nn.Module, ABC):
             level = self.level(self.batch_of(quality, len(latent.y)))
             return self.synthesise(self.dequantized(latent, level), level, size)
 
-    def encode(self, latent: Latent, quality: int | None, mode: str, size: tuple[int, int], beside=()) -> bytes:
-        """The latent of one image of `size` (height, width), and the sections beside it -> the bytes of a file."""
+    def show(self, latent: Latent, quality: int | None) -> None:
+        """Let the witness, if there is one, see what is encoded."""
         if self.witness:
             self.witness(latent, quality)
+
+    def encode(self, latent: Latent, quality: int | None, mode: str, size: tuple[int, int], beside=()) -> bytes:
+        """The latent of one image of `size` (height, width), and the sections beside it -> the bytes of a file."""
+        self.show(latent, quality)
         header = bitstream.Header(self.id, quality, mode, width=size[1], height=size[0])
         y = bitstream.Section(bitstream.LATENT, self.encode_y(latent, quality))
         return bitstream.write(header, [*self.encode_z(latent.z, quality), y, *beside])

@@ -64,9 +64,11 @@ def encode_rows(model, colours: Image.Image, quality: int | None) -> list[Sectio
             wide = tiles.tiles(row, tiles.WIDE * tiles.CELL)
             parts = [replace(model.latent_of(v.of(tile), z, tile, quality), mean=0.0) for tile in wide]
             latent = Latent.joined(parts, axis=3)
+            model.show(latent, quality)
             streams.append(Section(bitstream.LATENT, model.encode_y(latent, quality)))
             v.forget(row.bottom)
         symbols = None if z is None else to_symbols(z.of(z.area))
+        model.show(Latent(latent.y[:, :, :0], symbols), quality)
         return [*model.encode_z(symbols, quality), *bitstream.rows_section(heights), *streams]
 
 
