@@ -2,44 +2,36 @@
 
     python eval.py                                    our codec beside JPEG, WebP and AVIF on four photographs
     python eval.py --data kodak --codec lic lic:runs/001/model.safetensors@10,30,50,70,90 jpeg --out results
-    python eval.py --data kodak --codec lic --anchor points.json:vtm
+    python eval.py --data kodak --codec lic --anchor vtm --range full
+    python eval.py --data photos/ --codec compressai:mbt2018-mean:trained.pth.tar bridge:mbt2018-mean:trained.pth.tar
 
 The output folder holds CODEC.json (means in CompressAI's keys, and a row for every file), files/ (every file that was
-measured), table.txt and bd_rate.json, rd.png, and latents.png (our symbols under the densities of the model).
+measured), table.txt and bd_rate.json, rd.png, and latents.png (our symbols under the densities of the model). The same
+command again goes on where the last one stopped (rows.jsonl), whether that was at its end or not.
 """
 
 import argparse
 import itertools
 import json
-import re
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: codec/cli.py says why
+
 import numpy as np
 import torch
 
-import codec as lic
 from codec import base, plot
-from codec.evaluate import Codec, Result, lic_codec, load_image, rival_codec, run, table
+from codec.codecs import Codec, make_codec
+from codec.evaluate import Journal, load_image, run
 from codec.image import find_images, sample_images, to_tensor
+from codec.kodak import is_kodak, kodak
 from codec.latent import Latent
-from codec.metrics import BD_RANGE, Curve, bd_rate, read_curve
-
-
-def make_codec(text: str, device: str) -> Codec:
-    """Return the codec described by NAME[:MODEL][@q1,q2,...]; ValueError or OSError says what is wrong with it."""
-    head, levels = text, ()
-    if match := re.fullmatch(r"(.+)@(\d+(?:,\d+)*)", text):
-        head, levels = match[1], tuple(int(level) for level in match[2].split(","))
-    name, _, model = head.partition(":")
-    if name != "lic":
-        return rival_codec(head, levels)
-    if not model:
-        return lic_codec(lic.load(device=device), levels)
-    path = Path(model)  # runs/001/model.safetensors is lic-001: every run's export has the same name
-    stem = path.parent.name if path.stem == "model" and path.parent.name else path.stem
-    return lic_codec(lic.load(model, device=device), levels, name=f"lic-{stem}")
+from codec.metrics import ANCHORS, BD_METHOD, BD_RANGE, Curve, anchors, bd_rate, full_range, read_curve
+from codec.results import Result, table
+from codec.rivals import RIVALS
 
 
 def make_images(folder: Path | None) -> list[tuple[str, object]]:
@@ -50,27 +42,42 @@ def make_images(folder: Path | None) -> list[tuple[str, object]]:
 
 
 def find_anchor(text: str | None, names: Sequence[str]) -> str | Curve | None:
-    """Return what BD-rates are relative to: a codec of the run or a file's curve; by default jpeg, where it runs."""
+    """Return what BD-rates are relative to: a codec of the run, a published curve or that of a file; by default jpeg,
+    where it runs.
+    """
     if text is None:
         return "jpeg" if "jpeg" in names else None
     if text in names:
         return text
+    if text in anchors():
+        return read_curve(ANCHORS, text)
     file, _, curve = (text, "", "") if Path(text).is_file() else text.rpartition(":")
     if not Path(file).is_file():
-        raise ValueError(f"--anchor {text} is neither a codec of this run ({', '.join(names)}) nor a file")
+        known = f"a codec of this run ({', '.join(names)}), published ({', '.join(anchors())})"
+        raise ValueError(f"--anchor {text} is neither {known} nor a file")
     return read_curve(Path(file), curve or None)
 
 
-def bd_rates(results: Sequence[Result], anchor: Curve | Result, low: float, high: float) -> dict[str, float | str]:
-    """Return the BD-rate in percent of every result relative to the anchor, or why there is none."""
-    rates: dict[str, float | str] = {}
+def bd_rates(
+    results: Sequence[Result], anchor: Curve | Result, limits: tuple[float, float] | None = BD_RANGE
+) -> dict[str, tuple[float, float, float] | str]:
+    """Return the BD-rate in percent of every result relative to the anchor, and from where to where in dB it is taken:
+    over `limits`, or by None over all that both curves have; or why there is none. Published points hold on Kodak only.
+    """
+    rates: dict[str, tuple[float, float, float] | str] = {}
     for result in results:
         try:
             if isinstance(anchor, Result) and result.images != anchor.images:
                 counts = f"{len(result.images)} and {len(anchor.images)}"
                 raise ValueError(f"{result.name} and {anchor.name} did not code the same images ({counts})")
-            reference = anchor.curve() if isinstance(anchor, Result) else anchor
-            rates[result.name] = bd_rate(reference, result.curve(), low, high)
+            if isinstance(anchor, Curve) and anchor.name in anchors():
+                if not is_kodak(image["sha256"] for image in result.images):
+                    raise ValueError(f"{anchor.name} is known on the 24 Kodak images, which these are not")
+            reference, curve = anchor.curve() if isinstance(anchor, Result) else anchor, result.curve()
+            if limits is None and not (reference.psnr and curve.psnr):
+                raise ValueError(f"{result.name} or {reference.name} has no points")
+            low, high = limits or full_range(reference, curve)
+            rates[result.name] = bd_rate(reference, curve, low, high), low, high
         except ValueError as error:
             rates[result.name] = str(error)
     return rates
@@ -119,26 +126,35 @@ def evaluate(args: argparse.Namespace) -> int:
     out = args.out or fresh_folder()
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is not a folder")
-    if out.is_dir() and any(out.iterdir()) and not args.force:
-        raise ValueError(f"{out} is not empty; choose another --out, or -f to write into it")
-    images = make_images(args.data)
+    if out.is_dir() and any(out.iterdir()) and not (out / Journal.NAME).exists() and not args.force:
+        raise ValueError(f"{out} is not empty and no evaluation's; choose another --out, or -f to write into it")
+    data = kodak() if args.data == Path("kodak") and not args.data.exists() else args.data
+    images = make_images(data)
     codecs = [make_codec(text, args.device) for text in args.codec]
     anchor = find_anchor(args.anchor, [codec.name for codec in codecs])
 
-    results = run(codecs, images, out)
+    results = run(codecs, images, out, jobs=args.jobs)
     for result in results:
         (out / f"{result.name}.json").write_text(result.to_json())
 
     report = table(results)
     if anchor is not None:
-        low, high = args.range
         if isinstance(anchor, str):
             anchor = next(result for result in results if result.name == anchor)
-        rates = bd_rates(results, anchor, low, high)
-        report += f"BD-rate relative to {anchor.name}, {low:g} to {high:g} dB PSNR\n"
+        rates = bd_rates(results, anchor, args.range)
+        report += f"BD-rate relative to {anchor.name}, {BD_METHOD}\n"
         for name, rate in rates.items():
-            report += f"  {name:<24}" + (f"{rate:+8.2f} %\n" if isinstance(rate, float) else f"    none: {rate}\n")
-        document = {"anchor": anchor.name, "range": [low, high], "percent": rates}
+            if isinstance(rate, str):
+                report += f"  {name:<24}    none: {rate}\n"
+            else:
+                report += f"  {name:<24}{rate[0]:+8.2f} %, {rate[1]:.2f} to {rate[2]:.2f} dB\n"
+        document = {
+            "anchor": anchor.name,
+            "method": BD_METHOD,
+            "range": args.range or "full",
+            "percent": {name: rate if isinstance(rate, str) else rate[0] for name, rate in rates.items()},
+            "ranges": {name: rate[1:] for name, rate in rates.items() if not isinstance(rate, str)},
+        }
         (out / "bd_rate.json").write_text(json.dumps(document, indent=1))
     print(report)
     (out / "table.txt").write_text(report)
@@ -146,7 +162,7 @@ def evaluate(args: argparse.Namespace) -> int:
     curves = [result.curve() for result in results]
     if isinstance(anchor, Curve):
         curves.append(anchor)
-    title = f"{len(images)} images" + (f" of {args.data.resolve().name}" if args.data else ", sample photographs")
+    title = f"{len(images)} images" + (f" of {data.resolve().name}" if data else ", sample photographs")
     if any(curve.bpp for curve in curves):
         plot.rd_curves(curves, out / "rd.png", title)
     failed = {failure["image"] for result in results for failure in result.failures}
@@ -174,28 +190,41 @@ def say(text: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; return 0, or 1 where anything could not be done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, metavar="DIR", help="images, recursively (default: sample photographs)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR|kodak",
+        help="images, recursively, or the 24 Kodak images, downloaded once, or from $LIC_KODAK (default: sample "
+        "photographs)",
+    )
     parser.add_argument(
         "--codec",
         nargs="+",
         action="extend",
         metavar="NAME[:MODEL][@q1,q2,...]",
         help="what to measure and at which qualities 0..100; may be repeated: lic (the default model), lic:MODEL (a "
-        "shipped model's name or an exported one's path), jpeg, webp, avif (default: lic jpeg webp avif)",
+        "shipped model's name or an exported one's path), compressai:ARCHITECTURE:CHECKPOINT with its own coder, "
+        f"bridge:ARCHITECTURE:CHECKPOINT with ours, {', '.join(RIVALS)} (default: lic jpeg webp avif)",
     )
     parser.add_argument(
         "--anchor",
         metavar="NAME|FILE[:CURVE]",
-        help="what BD-rates are relative to: a codec of this run, or a JSON file of results or of named curves "
-        "(default: jpeg, where it runs)",
+        help="what BD-rates are relative to: a codec of this run, a published curve on Kodak "
+        f"({', '.join(anchors())}), or a JSON file of results or of named curves (default: jpeg, where it runs)",
     )
     parser.add_argument(
         "--range",
-        nargs=2,
-        type=float,
-        default=BD_RANGE,
-        metavar=("LOW", "HIGH"),
-        help=f"PSNR range of the BD-rate in dB (default: {BD_RANGE[0]:g} {BD_RANGE[1]:g})",
+        nargs="+",
+        default=list(BD_RANGE),
+        metavar=("LOW HIGH", "full"),
+        help="PSNR range of the BD-rate in dB; full: all that both curves have (default: {:g} {:g})".format(*BD_RANGE),
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes that make files; times are taken after that, without them (default: one per core)",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: the first free runs/eval-NNN)")
     parser.add_argument(
@@ -205,8 +234,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     args.codec = args.codec or ["lic", "jpeg", "webp", "avif"]
-    if not args.range[0] < args.range[1]:
-        parser.error(f"--range needs LOW below HIGH, not {args.range[0]:g} {args.range[1]:g}")
+    try:
+        args.range = None if args.range == ["full"] else tuple(map(float, args.range))
+        if args.range is not None and not (len(args.range) == 2 and args.range[0] < args.range[1]):
+            raise ValueError
+    except ValueError:
+        parser.error("--range needs LOW and HIGH, LOW below HIGH, or full")
+    if args.jobs < 1:
+        parser.error(f"--jobs needs at least 1, not {args.jobs}")
     try:
         return evaluate(args)
     except (OSError, ValueError) as error:

@@ -287,7 +287,7 @@ def train(run: Run, out: Path, minutes: float, stop: threading.Event) -> bool:
 
 def finish(run: Run, out: Path, command: str) -> None:
     """Export the best state and measure its rate-distortion curve on the validation images beside JPEG's."""
-    from codec.evaluate import lic_codec, rival_codec
+    from codec.codecs import lic_codec, rival_codec
     from codec.evaluate import run as evaluate
     from codec.plot import rd_curves
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
-from codec.evaluate import device_name
 from codec.image import find_images, sample_images
+from codec.meta import device_name
 
 SIZE = (768, 512)  # width and height of the photographs of the Kodak set
 PACKAGES = ("torch", "numpy", "numba", "pillow", "compressai", "constriction")

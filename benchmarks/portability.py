@@ -38,8 +38,8 @@ from codec import bitstream, tiles
 from codec import image as img
 from codec.base import Codec
 from codec.checkpoint import find_model, load_model
-from codec.evaluate import device_name
 from codec.latent import Latent
+from codec.meta import device_name
 from codec.metrics import psnr
 
 BATCH = 4

@@ -10,9 +10,11 @@ from PIL import Image
 
 import codec
 from codec import plot
-from codec.evaluate import Codec, lic_codec, rival_codec, run, table
+from codec.codecs import Codec, lic_codec, rival_codec
+from codec.evaluate import run
 from codec.image import sample_images
 from codec.metrics import psnr
+from codec.results import table
 from codec.rows import fit_size
 
 QUALITIES = {

@@ -63,6 +63,13 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def device_name(device: torch.device | str) -> str:
+    """The name of a GPU, or of the processor with the number of threads in use."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{processor()}, {torch.get_num_threads()} threads"
+
+
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)

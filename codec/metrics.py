@@ -17,6 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 BD_RANGE = (29.0, 37.0)  # dB, where photographs at 0.2..1.5 bpp lie
+BD_METHOD = "PCHIP of log-rate over PSNR"
+ANCHORS = Path(__file__).parent / "anchors.json"
 BD_POINTS = 8  # a PCHIP through fewer points over 8 dB follows its own shape more than the codec's
 MS_SSIM_SIDE = 161  # the fifth scale must hold the 11-pixel window: min(H, W) > (11 - 1) * 2**4
 
@@ -87,6 +89,14 @@ def ms_ssim(a, b) -> float:
         torch.set_num_threads(threads)
 
 
+def decibel(similarity: float) -> float:
+    """Return an MS-SSIM in dB, -10 log10(1 - similarity), where differences near 1 show; inf for 1.
+
+    Of several images: the mean of these. CompressAI's plots show the figure of the mean MS-SSIM, which is lower.
+    """
+    return -10 * math.log10(1 - similarity) if similarity != 1 else math.inf
+
+
 def block_edge_ratio(image, size: int = 16) -> float:
     """How visible a grid of `size` pixels is in an 8-bit image (PIL or array): 1 where its lines are like any others.
 
@@ -113,18 +123,32 @@ def bpp(n_bytes: int, width: int, height: int) -> float:
     return 8 * n_bytes / (width * height)
 
 
-def bd_rate(anchor: Curve, test: Curve, low: float = BD_RANGE[0], high: float = BD_RANGE[1]) -> float:
+def anchors() -> dict[str, str]:
+    """Return the source of each published curve by its name."""
+    return {name: about["source"] for name, about in json.loads(ANCHORS.read_text())["codecs"].items()}
+
+
+def full_range(a: Curve, b: Curve) -> tuple[float, float]:
+    """Return the lowest and the highest PSNR in dB that both curves reach."""
+    return max(min(a.psnr), min(b.psnr)), min(max(a.psnr), max(b.psnr))
+
+
+def bd_rate(
+    anchor: Curve, test: Curve, low: float = BD_RANGE[0], high: float = BD_RANGE[1], points: int = BD_POINTS
+) -> float:
     """Return in percent how much rate `test` needs on average relative to `anchor` at equal PSNR from low to high dB.
 
     It is exp(mean over the range of log(rate of test) - log(rate of anchor)) - 1, where log-rate is a PCHIP of PSNR:
     -50 says half the rate. Points come in any order. An anchor of published points may have fewer than BD_POINTS.
-    Raises ValueError if `test` has fewer than BD_POINTS points, if a curve does not span the range, or if its points
+    Raises ValueError if `test` has fewer than `points` points, if a curve does not span the range, or if its points
     are not finite and of different PSNR.
     """
-    if len(test.psnr) < BD_POINTS:
+    if len(test.psnr) < points:
         raise ValueError(
-            f"{test.name}: {len(test.psnr)} points; a BD-rate needs at least {BD_POINTS}: evaluate more qualities"
+            f"{test.name}: {len(test.psnr)} points; a BD-rate needs at least {points}: evaluate more qualities"
         )
+    if not low < high:
+        raise ValueError(f"{anchor.name} and {test.name} have no PSNR in common")
     mean = [_log_rate(curve, low, high).integrate(low, high) / (high - low) for curve in (anchor, test)]
     return 100 * float(np.expm1(mean[1] - mean[0]))
 

@@ -1,0 +1,120 @@
+"""What coding costs: seconds, and how many of them in the entropy coder; memory; multiply-accumulates.
+
+    seconds = time_coding(codec.encode, codec.decode, image, quality)
+    kmac = kmac_per_pixel(lambda image: codec.encode(image, quality), codec.decode)
+
+Entropy coding is timed from outside, by a clock in front of the functions that turn integers into bytes and back: those
+of `entropy`, and for compressai's models those of its entropy models and coders, with what they do to symbols and
+tables in Python. The rest of the time is the network, and the conversion of images.
+"""
+
+import contextlib
+import functools
+import re
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+import entropy
+
+
+def now() -> float:
+    """Seconds on a clock, once the GPU's queue is empty."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+class Seconds(NamedTuple):
+    """What it took to code an image and to decode it again."""
+
+    encoding: float
+    decoding: float
+    encoding_entropy: float  # of that, in the entropy coder; 0 for a codec without one that is known
+    decoding_entropy: float
+
+
+def time_coding(encode: Callable, decode: Callable, image: Image.Image, quality: int | None) -> Seconds:
+    """The times of one turn between memory and memory."""
+    with entropy_clock() as clock:
+        start = now()
+        data = encode(image, quality)
+        encoding, encoding_entropy = now() - start, clock.seconds
+        start = now()
+        decode(data)
+        decoding = now() - start
+    return Seconds(encoding, decoding, encoding_entropy, clock.seconds - encoding_entropy)
+
+
+class Clock:
+    """Adds up the seconds in the functions that it stands in front of; a call inside another counts once."""
+
+    def __init__(self):
+        self.seconds, self._depth = 0.0, 0
+
+    def before(self, function: Callable) -> Callable:
+        @functools.wraps(function)
+        def timed(*args, **kwargs):
+            start = now()
+            self._depth += 1
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._depth -= 1
+                if self._depth == 0:
+                    self.seconds += now() - start
+
+        return timed
+
+
+@contextlib.contextmanager
+def entropy_clock() -> Iterator[Clock]:
+    """A clock in front of every entropy coder at hand while the context lasts."""
+    places: list[tuple[Any, str]] = [(entropy, "encode"), (entropy.Decoder, "decode")]
+    if "compressai" in sys.modules:
+        from compressai.ans import BufferedRansEncoder, RansDecoder
+        from compressai.entropy_models import EntropyModel
+
+        from entropy import bridge
+
+        places += [(EntropyModel, "compress"), (EntropyModel, "decompress"), (bridge, "_encode"), (bridge, "_decode")]
+        places += [(BufferedRansEncoder, "encode_with_indexes"), (BufferedRansEncoder, "flush")]
+        places += [(RansDecoder, "set_stream"), (RansDecoder, "decode_stream")]  # of autoregressive models
+    clock, saved = Clock(), [(place, name, getattr(place, name)) for place, name in places]
+    for place, name, function in saved:
+        setattr(place, name, clock.before(function))
+    try:
+        yield clock
+    finally:
+        for place, name, function in saved:
+            setattr(place, name, function)
+
+
+def peak_memory() -> int:
+    """The largest resident set of this process so far, in bytes."""
+    try:  # getrusage alone would not do on Linux: a process inherits the peak of the one that started it
+        return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+    except OSError:
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def kmac_per_pixel(
+    encode: Callable[[Image.Image], bytes], decode: Callable[[bytes], Image.Image]
+) -> tuple[float, float] | None:
+    """Thousand multiply-accumulates per pixel of (encoder, decoder), everything that torch runs for a 256x256 image;
+    None where that is nothing.
+    """
+    image = Image.effect_noise((256, 256), 50).convert("RGB")  # nothing that could be kept without loss
+    with FlopCounterMode(display=False) as encoder:
+        data = encode(image)
+    with FlopCounterMode(display=False) as decoder:
+        decode(data)
+    flops = encoder.get_total_flops(), decoder.get_total_flops()
+    return tuple(n / 2 / 256**2 / 1000 for n in flops) if any(flops) else None
