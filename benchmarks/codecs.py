@@ -14,7 +14,6 @@ import json
 import multiprocessing
 import os
 import re
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
 
 import codec
 from benchmarks import peers, startup
@@ -39,6 +37,7 @@ from benchmarks.measure import (
     table,
     take_turns,
 )
+from codec import compressai_models, cost
 from codec.base import has_native_bf16
 from codec.checkpoint import find_model
 from codec.rivals import RIVALS
@@ -93,7 +92,7 @@ def make(entry: Entry, image: Image.Image) -> Contender:
         net = peers.untrained(kind, image)
         about = f"N 128, M 192, random weights, {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters"
         name = f"compressai {kind} {entry.dtype}" + (", channels_last" if entry.dtype == "bf16" else "")
-        return Contender(entry, name, about, kind, *peers.coder(net, entry.dtype == "bf16"))
+        return Contender(entry, name, about, kind, *compressai_models.coder(net, entry.dtype == "bf16"))
     rival = RIVALS[kind]
     rival.check()
     about = f"quality {quality}, {rival.settings}"
@@ -123,7 +122,7 @@ def contenders(path: Path, images: list[Image.Image]) -> tuple[list[Contender], 
         except ImportError as error:
             absent[f"compressai {entry.kind}"] = f"cannot be imported: {error}"
     for name, rival in RIVALS.items():
-        threads = (os.cpu_count() or 1) if name == "avif" else 1  # Pillow's default
+        threads = (os.cpu_count() or 1) if rival.format in ("AVIF", "JXL") else 1  # their defaults
         try:
             present.append(make(Entry(name, "int", threads, path, choose_quality(rival.encode, images)), images[0]))
         except OSError as error:
@@ -131,28 +130,12 @@ def contenders(path: Path, images: list[Image.Image]) -> tuple[list[Contender], 
     return present, absent
 
 
-def kmac_per_pixel(contender: Contender) -> tuple[float, float] | None:
-    """Thousand multiply-accumulates per pixel of (encoder, decoder), everything that torch runs for a 256x256 image;
-    None for a classical codec.
-    """
-    image = Image.effect_noise((256, 256), 50).convert("RGB")  # nothing that could be kept without loss
-    with FlopCounterMode(display=False) as encoder:
-        data = contender.encode(image)
-    with FlopCounterMode(display=False) as decoder:
-        contender.decode(data)
-    flops = encoder.get_total_flops(), decoder.get_total_flops()
-    return tuple(n / 2 / 256**2 / 1000 for n in flops) if any(flops) else None
-
-
 def memory_here(entry: Entry, image: Image.Image) -> int:
     """Peak resident set of this process in bytes, after it has coded an image to bytes and back."""
     torch.set_num_threads(entry.threads)
     contender = make(entry, image)
     contender.decode(contender.encode(image))
-    try:  # getrusage alone would not do on Linux: a process inherits the peak of the one that started it
-        return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
-    except OSError:
-        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return cost.peak_memory()
 
 
 def peak_memory(entry: Entry, image: Image.Image) -> int:
@@ -220,7 +203,7 @@ def run(data: Path | None, model: str, rounds: int) -> Report:
 
     rows, cells = [], []
     for c in present:
-        kmac, rate, memory = kmac_per_pixel(c), rates.get(c.key), peak_memory(c.entry, images[0])
+        kmac, rate, memory = cost.kmac_per_pixel(c.encode, c.decode), rates.get(c.key), peak_memory(c.entry, images[0])
         beside = next(turns[other] for other in present if other.entry.threads == c.entry.threads or kmac is None)
         times = {name: Spread.of(1e3 * getattr(t, name) for t in turns[c]) for name in ("encode", "decode", "both")}
         ratio = ratios((t.both for t in turns[c]), (t.both for t in beside))

@@ -3,17 +3,14 @@
 Ballé, Minnen, Singh, Hwang and Johnston (2018), Minnen, Ballé and Toderici (2018); compressai's zoo has these sizes up
 to quality 5 and 4. Trained weights would have to be downloaded, so these are random, scaled so that latents are
 distributed as their densities say, at a usual rate: how long coding takes does not depend on the weights, what is shown
-does. Used by `python -m benchmarks codecs`.
+does. Used by `python -m benchmarks codecs`, with the files of codec/compressai_models.py.
 """
-
-import struct
-from collections.abc import Callable
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from codec.image import to_image, to_tensor
+from codec.image import to_tensor
 
 PEERS = ("bmshj2018-factorized", "mbt2018-mean")
 CHANNELS = 128, 192
@@ -54,31 +51,3 @@ def untrained(name: str, image: Image.Image) -> nn.Module:
         net.h_s[-1].bias[: CHANNELS[1]] += GAUSSIAN_SCALE  # the first half are scales, the second means
     net.update(force=True, update_quantiles=True)
     return net.requires_grad_(False)
-
-
-def coder(net: nn.Module, bf16: bool) -> tuple[Callable[[Image.Image], bytes], Callable[[bytes], Image.Image]]:
-    """Encoder and decoder of images whose sides are multiples of 64, the net as it ships or helped: bf16 autocast and
-    channels_last. Files are a shape and the strings.
-    """
-    layout = torch.channels_last if bf16 else torch.contiguous_format
-    net = net.to(memory_format=layout)
-
-    @torch.inference_mode()
-    def encode(image: Image.Image) -> bytes:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            coded = net.compress(to_tensor(image).contiguous(memory_format=layout))
-        strings = [string for (string,) in coded["strings"]]
-        return struct.pack("<HH", *coded["shape"]) + b"".join(struct.pack("<I", len(s)) + s for s in strings)
-
-    @torch.inference_mode()
-    def decode(data: bytes) -> Image.Image:
-        shape, strings, at = struct.unpack_from("<HH", data), [], 4
-        while at < len(data):
-            (size,) = struct.unpack_from("<I", data, at)
-            strings.append([data[at + 4 : at + 4 + size]])
-            at += 4 + size
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            x_hat = net.decompress(strings, shape)["x_hat"]
-        return to_image(x_hat.float(), "RGB")
-
-    return encode, decode

@@ -11,6 +11,7 @@ jpeg, webp, avif, ...           a classical codec: codec/rivals.py
 """
 
 import hashlib
+import importlib.metadata
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -84,7 +85,7 @@ def rival_codec(name: str, qualities: Iterable[int] = ()) -> Codec:
     rival = RIVALS[name]
     rival.check()
     levels = _qualities(name, qualities) or rival.qualities
-    return Codec(name, rival.settings, rival.suffix, levels, rival.encode, rival.decode, text=name)
+    return Codec(name, rival.settings, rival.suffix, levels, rival.encode, rival.decode)
 
 
 def lic_codec(model, qualities: Iterable[int] = (), name: str = "lic") -> Codec:
@@ -124,7 +125,9 @@ def compressai_codec(architecture: str, path: Path, device: str = "cpu", bridge:
     net = theirs.load(architecture, path, device)
     encode, decode = (theirs.bridged if bridge else theirs.coder)(net)
     kmac, parameters = kmac_per_pixel(encode, decode), sum(p.numel() for p in net.parameters())
-    about = f"compressai {architecture}, {path.name} (sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
+    version = importlib.metadata.version("compressai")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    about = f"compressai {version} {architecture}, {path.name} (sha256 {digest})"
     return Codec(
         f"{architecture}-{path.name.split('.')[0]}" + ("-bridge" if bridge else ""),
         f"{about}, {'coder of entropy' if bridge else 'its own coder'}, {_about(parameters, kmac, 'fp32', device)}",

@@ -73,8 +73,12 @@ def run(
     Images are (name, PIL image or path) with different names; they are taken as 8-bit RGB or L, without metadata. A
     file is `folder`/files/CODEC/IMAGE_qQUALITY.SUFFIX. What cannot be read or coded becomes a failure in the results,
     with its reason, and does not stop the run. With `jobs` above 1 that many processes make the files; each codec must
-    then come from make_codec. Raises ValueError if names repeat, or if a process dies.
+    then come from make_codec. The memory of such codecs is measured, too. Raises ValueError if names repeat, or if a
+    process dies.
     """
+    for codec in codecs:
+        if jobs > 1 and codec.text is None:
+            raise ValueError(f"{codec.name} was not made by make_codec: it cannot be made in another process")
     check_unique("codec", [codec.name for codec in codecs])
     check_unique("image", [name for name, _ in images])
     journal, environment = Journal(folder), versions()

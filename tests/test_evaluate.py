@@ -5,6 +5,8 @@ import hashlib
 import io
 import json
 import math
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,12 +14,14 @@ import torch
 from PIL import Image, features
 
 import eval as program
-from codec import evaluate
-from codec.checkpoint import export
+from codec import cost, evaluate, meta
+from codec.checkpoint import export, load_model
+from codec.codecs import Codec, lic_codec, rival_codec
 from codec.config import ModelConfig
-from codec.evaluate import Codec, Result, Row, lic_codec, load_image, rival_codec, run, table
-from codec.metrics import Curve, block_edge_ratio, psnr
+from codec.evaluate import load_image, run
+from codec.metrics import Curve, block_edge_ratio, decibel, psnr
 from codec.model import FactorizedCodec
+from codec.results import Result, Row, table
 from codec.rivals import RIVALS
 from codec.rows import fit_size
 
@@ -42,18 +46,34 @@ def model_path(tmp_path_factory):
 
 @pytest.fixture
 def model(model_path):
-    return program.lic.load(str(model_path), device="cpu")
+    return load_model(model_path, "cpu")
+
+
+def needs(name):
+    try:
+        RIVALS[name].check()
+    except OSError as error:
+        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("name", RIVALS)
 def test_rivals_are_pillow_at_their_settings(name):
-    options = {
-        "jpeg": {"subsampling": "4:2:0", "optimize": True},
-        "webp": {"method": 6},
-        "avif": {"speed": 6, "subsampling": "4:4:4"},
-    }
+    needs(name)
+    form, level, options = {
+        "jpeg": ("JPEG", {"quality": 40}, {"subsampling": "4:2:0", "optimize": True}),
+        "jpeg2000": (
+            "JPEG2000",
+            {"quality_layers": [300 / 10**0.8]},  # 300 to 1 at quality 0, 3 to 1 at 100
+            {"quality_mode": "rates", "irreversible": True, "mct": 1, "no_jp2": True},
+        ),
+        "webp": ("WEBP", {"quality": 40}, {"method": 6}),
+        "avif": ("AVIF", {"quality": 40}, {"speed": 6, "subsampling": "4:4:4"}),
+        "avif-420": ("AVIF", {"quality": 40}, {"speed": 6, "subsampling": "4:2:0"}),
+        "jxl": ("JXL", {"quality": 40}, {"effort": 7}),
+    }[name]
+    options = {name: options}
     image, file = photo(), io.BytesIO()
-    image.save(file, name, quality=40, **options[name])
+    image.save(file, form, **level, **options[name])
     data = RIVALS[name].encode(image, 40)
     assert data == file.getvalue()
     assert np.array_equal(np.asarray(RIVALS[name].decode(data)), np.asarray(Image.open(file)))
@@ -63,6 +83,7 @@ def test_rivals_are_pillow_at_their_settings(name):
 
 @pytest.mark.parametrize("name", RIVALS)
 def test_rivals_refuse_other_files_and_missing_libraries(name, monkeypatch):
+    needs(name)
     with pytest.raises(OSError):
         RIVALS[name].decode(b"no image")
     with pytest.raises(ValueError, match="101 is not in 0..100"):
@@ -70,8 +91,24 @@ def test_rivals_refuse_other_files_and_missing_libraries(name, monkeypatch):
     with pytest.raises(ValueError, match="twice"):
         rival_codec(name, [50, 50])
     monkeypatch.setattr(features, "check", lambda feature: False)
-    with pytest.raises(OSError, match=f"built without {name.upper()}"):
-        rival_codec(name)
+    if RIVALS[name].plugin is None:
+        with pytest.raises(OSError, match=f"built without {RIVALS[name].format}"):
+            rival_codec(name)
+
+
+def test_a_rival_whose_plugin_is_missing_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_jxl", None)
+    with pytest.raises(OSError, match="pip install pillow-jxl-plugin"):
+        rival_codec("jxl")
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_the_rate_of_a_rival_grows_with_its_quality(name):
+    needs(name)
+    image = photo(192, 160)
+    sizes = [len(RIVALS[name].encode(image, quality)) for quality in RIVALS[name].qualities]
+    assert sizes == sorted(sizes) and sizes[-1] > 2 * sizes[0]
+    assert RIVALS[name].decode(RIVALS[name].encode(photo().convert("L"), 50)).size == photo().size
 
 
 def test_results_are_what_the_files_say(tmp_path):
@@ -106,7 +143,9 @@ def test_results_are_what_the_files_say(tmp_path):
 
 def test_ms_ssim_is_measured_on_large_images(tmp_path):
     images = [("large", photo(180, 170))]
-    assert 0.5 < run([rival_codec("jpeg", [50])], images, tmp_path)[0].rows[0].ms_ssim < 1
+    row = run([rival_codec("jpeg", [50])], images, tmp_path)[0].rows[0]
+    assert 0.5 < row.ms_ssim < 1 and row.ms_ssim_db == pytest.approx(-10 * math.log10(1 - row.ms_ssim))
+    assert decibel(1) == math.inf and math.isnan(decibel(math.nan))
     assert math.isnan(run([rival_codec("jpeg", [50])], images, tmp_path, ms_ssim=False)[0].rows[0].ms_ssim)
 
 
@@ -223,6 +262,12 @@ def test_a_file_larger_than_its_estimate_is_flagged():
 # ---- the program ----
 
 
+@pytest.fixture(autouse=True)
+def threads(monkeypatch):
+    """Threads instead of processes, which take seconds to begin; tests/test_evaluate_again.py has those."""
+    monkeypatch.setattr(evaluate, "_processes", ThreadPoolExecutor)
+
+
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "photos" / "more").mkdir(parents=True)
@@ -235,20 +280,31 @@ def test_the_program_writes_everything(folder, model_path, capsys):
     out = folder / "out"
     codecs = [f"lic:{model_path}", "jpeg"]
     assert program.main(["--data", str(folder / "photos"), "--codec", *codecs, "--out", str(out)]) == 0
-    names = {"lic-tiny.json", "jpeg.json", "files", "table.txt", "bd_rate.json", "rd.png", "latents.png"}
+    names = {"lic-tiny.json", "jpeg.json", "files", "rows.jsonl", "table.txt", "bd_rate.json", "rd.png", "latents.png"}
     assert {path.name for path in out.iterdir()} == names
     assert (out / "files/jpeg/more/second_q50.jpg").exists() and (out / "files/lic-tiny/first_q100.lic").exists()
     printed = capsys.readouterr()
     assert "lic-tiny: model" in printed.out and (out / "table.txt").read_text() in printed.out
     assert printed.err.endswith(f"results are in {out}\n")
     assert json.loads((out / "bd_rate.json").read_text())["anchor"] == "jpeg"
-    # a second run into the same folder only with -f, and with this run's result as the anchor
-    again = ["--data", str(folder / "photos"), "--codec", "jpeg", "--out", str(out)]
-    again += ["--anchor", str(out / "jpeg.json"), "--range", "33", "35"]
+    # on with the same folder, and with this run's result as the anchor; into another one that is not empty only with -f
+    again = ["--data", str(folder / "photos"), "--codec", "jpeg", "--anchor", str(out / "jpeg.json"), "--out", str(out)]
+    assert program.main([*again, "--range", "33", "35"]) == 0
+    about = json.loads((out / "bd_rate.json").read_text())
+    assert about["percent"]["jpeg"] == pytest.approx(0, abs=1e-9)
+    assert about["range"] == about["ranges"]["jpeg"] == [33, 35] and "PCHIP" in about["method"]
+    assert "PCHIP" in (out / "table.txt").read_text() and "33.00 to 35.00 dB" in (out / "table.txt").read_text()
+    assert program.main([*again, "--range", "full"]) == 0
+    about = json.loads((out / "bd_rate.json").read_text())
+    curve = json.loads((out / "jpeg.json").read_text())["results"]["psnr-rgb"]
+    assert about["range"] == "full" and about["ranges"]["jpeg"] == [min(curve), max(curve)]
+    (folder / "mine").mkdir()
+    (folder / "mine" / "precious.txt").write_text("mine")
+    again[-1] = str(folder / "mine")
     assert program.main(again) == 1
     assert "not empty" in capsys.readouterr().err
-    assert program.main([*again, "-f"]) == 0
-    assert json.loads((out / "bd_rate.json").read_text())["percent"]["jpeg"] == pytest.approx(0, abs=1e-9)
+    assert program.main([*again, "--range", "33", "35", "-f"]) == 0
+    assert (folder / "mine" / "precious.txt").read_text() == "mine"
 
 
 def test_latents_of_a_hyperprior_are_shown_under_its_gaussians_and_densities(hyper, photos, tmp_path, monkeypatch):
@@ -270,10 +326,10 @@ def test_without_arguments_it_runs_our_model_beside_the_rivals_on_the_sample_pho
     seen = []
     monkeypatch.setattr(program, "make_codec", lambda text, device: seen.append(text) or rival_codec("jpeg", [5]))
     monkeypatch.setattr(program, "sample_images", lambda: PHOTOS)
-    assert program.main([]) == 1
+    assert program.main(["--jobs", "1"]) == 1
     assert seen == ["lic", "jpeg", "webp", "avif"] and "'jpeg' is there twice" in capsys.readouterr().err
     (tmp_path / "runs/eval-001").mkdir(parents=True)
-    assert program.main(["--codec", "jpeg"]) == 0
+    assert program.main(["--codec", "jpeg", "--jobs", "1"]) == 0
     assert (tmp_path / "runs/eval-002/table.txt").exists()
 
 
@@ -292,11 +348,23 @@ def test_bd_rates_need_an_anchor_that_coded_the_same_images():
         return Result(name, "", "", {}, [{"name": image} for image in images], rows)
 
     anchor, half, other = result("jpeg", 1, "ab"), result("half", 0.5, "ab"), result("other", 1, "a")
-    rates = program.bd_rates([anchor, half, other], anchor, 29, 37)
-    assert rates["jpeg"] == 0 and rates["half"] == pytest.approx(-50)
+    rates = program.bd_rates([anchor, half, other], anchor)
+    assert rates["jpeg"] == (0, 29, 37) and rates["half"] == (pytest.approx(-50), 29, 37)
     assert "did not code the same images" in rates["other"]
-    assert program.bd_rates([half], Curve("file", *anchor.curve()[1:]), 29, 37)["half"] == pytest.approx(-50)
-    assert "do not span" in program.bd_rates([half], anchor, 20, 30)["half"]
+    assert program.bd_rates([half], Curve("file", *anchor.curve()[1:]))["half"][0] == pytest.approx(-50)
+    assert "do not span" in program.bd_rates([half], anchor, (20, 30))["half"]
+    far = Curve("far", [0.1, 0.2], [20.0, 31.0])
+    assert program.bd_rates([half], far, None)["half"][1:] == (28, 31)
+    assert "no PSNR in common" in program.bd_rates([half], Curve("far", [0.1, 0.2], [20.0, 21.0]), None)["half"]
+
+
+def test_published_anchors_are_compared_on_kodak_only(monkeypatch):
+    rows = [Row("a", q, "", 1, 0.1 * 1.3**q, 28.0 + q, 0.9) for q in range(11)]
+    result = Result("mine", "", "", {}, [{"name": "a", "sha256": "pixels"}], rows)
+    vtm = program.find_anchor("vtm", ["mine"])
+    assert "24 Kodak images, which these are not" in program.bd_rates([result], vtm)["mine"]
+    monkeypatch.setattr(program, "is_kodak", lambda pixels: list(pixels) == ["pixels"])
+    assert program.bd_rates([result], vtm)["mine"][0] > 0
 
 
 @pytest.mark.parametrize(
@@ -307,7 +375,10 @@ def test_bd_rates_need_an_anchor_that_coded_the_same_images():
         (["--codec", "jpeg@10,101"], "101 is not in 0..100"),
         (["--codec", "lic:missing.safetensors"], "missing.safetensors"),
         (["--codec", "jpeg", "--data", "missing"], "missing"),
-        (["--codec", "jpeg", "--anchor", "vtm"], "neither a codec of this run (jpeg) nor a file"),
+        (["--codec", "jpeg", "--anchor", "vvc"], "neither a codec of this run (jpeg), published (compressai-jpeg, "),
+        (["--codec", "compressai:elic:x.pth"], "no architecture 'elic'"),
+        (["--codec", "compressai:mbt2018-mean:missing.pth"], "missing.pth"),
+        (["--codec", "bridge:mbt2018-mean:x.pth@50"], "takes no qualities"),
         (["--codec", "jpeg@20", "--anchor", "jpeg"], "1 points; a BD-rate needs at least 8"),
     ],
 )
@@ -324,7 +395,7 @@ def test_what_is_wrong_is_said_in_one_line(folder, monkeypatch, capsys, options,
 
 
 def test_a_wrong_command_line_is_exit_code_2():
-    for options in (["--colour"], ["--device", "tpu"], ["--range", "37", "29"]):
+    for options in (["--colour"], ["--device", "tpu"], ["--range", "37", "29"], ["--range", "all"], ["--jobs", "0"]):
         with pytest.raises(SystemExit) as stop:
             program.main(options)
         assert stop.value.code == 2
@@ -334,11 +405,11 @@ def test_the_gpus_queue_is_awaited_and_the_device_named(monkeypatch):
     calls = []
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: calls.append("synchronize"))
-    evaluate._now()
+    cost.now()
     assert calls == ["synchronize"]
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Fast GPU")
-    assert evaluate.device_name("cuda") == "Fast GPU"
-    assert "threads" in evaluate.device_name("cpu")
+    assert meta.device_name("cuda") == "Fast GPU"
+    assert "threads" in meta.device_name("cpu")
 
 
 def test_a_codec_needs_only_functions(tmp_path):
