@@ -19,8 +19,10 @@ wait for each other suffer most from other processes, and the more so the shorte
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -48,6 +50,15 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def command(name: str, options: dict[str, Any]) -> str:
+    """What gives the same figures again; of files and folders the name alone, whatever lies above them."""
+    words = ["python", "-m", "benchmarks", name]
+    for option, value in options.items():
+        if value is not None:
+            words += [f"--{option}", Path(value).name if option in ("data", "val", "model") else str(value)]
+    return shlex.join(words)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one benchmark, or all; returns the exit code."""
     args = parser().parse_args(argv)
@@ -57,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.rounds < 1:
             raise ValueError(f"--rounds {args.rounds}: at least 1 is needed")
         options = {key: value for key, value in vars(args).items() if key not in ("name", "out")}
-        BENCHMARKS[args.name].run(**options).publish(args.out)
+        BENCHMARKS[args.name].run(**options).publish(args.out, command(args.name, options))
     except (OSError, ValueError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1

@@ -61,13 +61,15 @@ class Report(NamedTuple):
     markdown: str
     data: dict[str, Any]  # the same, and what every round gave, for JSON
 
-    def publish(self, out: Path | None) -> None:
-        """Print the Markdown, or write NAME.md and NAME.json to a folder, which is made if need be."""
+    def publish(self, out: Path | None, command: str) -> None:
+        """Print the Markdown, or write NAME.md and NAME.json to a folder, which is made if need be; the command in both."""
+        markdown = f"{self.markdown}\n\nBy `{command}`."
         if out is None:
-            print(self.markdown)
+            print(markdown)
             return
         out.mkdir(parents=True, exist_ok=True)
-        for suffix, text in ((".md", self.markdown + "\n"), (".json", json.dumps(self.data, indent=1) + "\n")):
+        document = {"command": command} | self.data
+        for suffix, text in ((".md", markdown + "\n"), (".json", json.dumps(document, indent=1) + "\n")):
             path = out / (self.name + suffix)
             path.write_text(text, encoding="utf-8")
             print(path)

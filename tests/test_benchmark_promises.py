@@ -106,6 +106,8 @@ def test_both_trainings_move_every_weight_and_are_reported(small, tmp_path, caps
     assert still <= {"shrink.values", "g_s.layers.0.weight"}  # their gradients are 0 where all symbols are
     assert main(["training", "--rounds", "2", "--steps", "20", "--out", str(tmp_path / "out")]) == 0
     report = json.loads((tmp_path / "out" / "training-cpu.json").read_text())
+    assert report["command"] == "python -m benchmarks training --device cpu --steps 20 --rounds 2"
+    assert report["command"] in (tmp_path / "out" / "training-cpu.md").read_text()
     losses = report["losses"]
     assert losses["lic"] < losses["lic at step 0"] and losses["compressai"] < losses["compressai at step 0"]
     assert all(len(rates) == 2 and min(rates) > 0 for rates in report["pixels_s"].values())
