@@ -62,7 +62,7 @@ class Report(NamedTuple):
     data: dict[str, Any]  # the same, and what every round gave, for JSON
 
     def publish(self, out: Path | None, command: str) -> None:
-        """Print the Markdown, or write NAME.md and NAME.json to a folder, which is made if need be; the command in both."""
+        """Print the Markdown, or write NAME.md and NAME.json to a folder, made if need be; the command is in both."""
         markdown = f"{self.markdown}\n\nBy `{command}`."
         if out is None:
             print(markdown)
