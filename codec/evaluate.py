@@ -56,7 +56,12 @@ class Journal:
             whole, _, torn = text.rpartition("\n")
             if torn:
                 self.path.write_text(whole + "\n" * bool(whole), encoding="utf-8")
-            self.entries = {entry.pop("key"): entry for entry in map(json.loads, whole.splitlines())}
+            for number, line in enumerate(whole.splitlines(), 1):
+                try:
+                    entry = json.loads(line)
+                    self.entries[entry.pop("key")] = entry
+                except (ValueError, KeyError, AttributeError):
+                    raise ValueError(f"{self.path}: line {number} is damaged: {line[:40]!r}; remove it") from None
 
     def add(self, key: str, **entry) -> None:
         self.entries[key] = entry

@@ -86,6 +86,12 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, photos):
         assert {20, 60} <= set(calls)
 
 
+def test_a_damaged_journal_is_an_error_that_names_the_line(tmp_path, photos):
+    (tmp_path / Journal.NAME).write_text('{"key": "a"}\n{"key": \n')
+    with pytest.raises(ValueError, match="rows.jsonl: line 2 is damaged"):
+        run([rival_codec("jpeg", [20])], [("a", photos[0])], tmp_path)
+
+
 def test_our_source_is_part_of_the_key(tmp_path, photos, monkeypatch):
     calls, jpeg = [], rival_codec("jpeg", [20])
     run([jpeg], [("a", photos[0])], tmp_path)
