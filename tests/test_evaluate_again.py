@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import eval as program
-from codec import evaluate, kodak
+from codec import compressai_models, evaluate, kodak
 from codec.codecs import make_codec, rival_codec
 from codec.cost import Clock, entropy_clock, time_coding
 from codec.evaluate import Journal, run
@@ -206,14 +206,14 @@ def test_a_checkpoint_of_compressai_codes_with_its_own_coder_and_through_the_bri
 
 
 def test_an_autoregressive_model_codes_with_its_own_coder_only(checkpoints, photos):
-    path = checkpoints / "mbt2018.pth.tar"
-    codec = make_codec(f"compressai:mbt2018:{path}", "cpu")
-    image = photos[0].crop((0, 0, 64, 64))
-    seconds = time_coding(codec.encode, codec.decode, image, None)
-    assert codec.decode(codec.encode(image, None)).size == (64, 64)
-    assert 0 < seconds.decoding_entropy < seconds.decoding
+    net = compressai_models.load("mbt2018", checkpoints / "mbt2018.pth.tar")
+    encode, decode = compressai_models.coder(net)
+    image = photos[0].crop((0, 0, 50, 60))
+    seconds = time_coding(lambda image, _: encode(image), decode, image, None)
+    assert decode(encode(image)).size == (50, 60)
+    assert 0 < seconds.encoding_entropy < seconds.encoding and 0 < seconds.decoding_entropy < seconds.decoding
     with pytest.raises(ValueError, match="cannot be bridged"):
-        make_codec(f"bridge:mbt2018:{path}", "cpu")
+        compressai_models.bridged(net)
 
 
 def test_a_file_that_is_no_checkpoint_is_an_error_that_names_it(checkpoints, tmp_path):
