@@ -143,8 +143,9 @@ def table(results: Sequence[Result]) -> str:
                 line += f"  {1e3 * whole:6.1f}" + (" " * 8 if part is None else f" ({1e3 * part:5.1f})")
             if learned:
                 line += f"  {p['bytes']:10.1f}  {p['estimated_bytes']:9.1f}"
-                line += f"  {p.get('cross_entropy', math.nan):18.4f}  {p.get('empirical_entropy', math.nan):9.4f}"
-            lines.append(line)
+            if "cross_entropy" in p:
+                line += f"  {p['cross_entropy']:18.4f}  {p['empirical_entropy']:9.4f}"
+            lines.append(line.rstrip())
         lines.append("")
     return "\n".join(lines)
 
