@@ -14,7 +14,7 @@ import torch
 from PIL import Image, features
 
 import eval as program
-from codec import cost, evaluate, meta
+from codec import cost, evaluate, meta, rivals
 from codec.checkpoint import export, load_model
 from codec.codecs import Codec, lic_codec, rival_codec
 from codec.config import ModelConfig
@@ -67,8 +67,8 @@ def test_rivals_are_pillow_at_their_settings(name):
             {"quality_mode": "rates", "irreversible": True, "mct": 1, "no_jp2": True},
         ),
         "webp": ("WEBP", {"quality": 40}, {"method": 6}),
-        "avif": ("AVIF", {"quality": 40}, {"speed": 6, "subsampling": "4:4:4"}),
-        "avif-420": ("AVIF", {"quality": 40}, {"speed": 6, "subsampling": "4:2:0"}),
+        "avif": ("AVIF", {"quality": 40}, {"speed": 6, "subsampling": "4:4:4", "max_threads": rivals.THREADS}),
+        "avif-420": ("AVIF", {"quality": 40}, {"speed": 6, "subsampling": "4:2:0", "max_threads": rivals.THREADS}),
         "jxl": ("JXL", {"quality": 40}, {"effort": 7}),
     }[name]
     options = {name: options}
