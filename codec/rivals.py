@@ -78,7 +78,7 @@ class Rival:
             )
 
 
-# With one thread AVIF's encoder makes other files, up to 2 % larger ones at low rates; with two or more the same
+# With one thread AVIF's encoder makes other files (Kodak: 0.7 % larger, 0.03 dB better at quality 10) than with more
 THREADS = max(2, os.cpu_count() or 1)
 
 RIVALS = {
