@@ -34,7 +34,7 @@ TARGETS = (0.15, 0.25, 0.4, 0.7, 1.2)  # bits per pixel at which pictures are co
 MAX_IMAGES = 6
 LIMIT = 30_000_000  # characters of all pictures, beyond which no further image is shown
 CROP = (768, 512)  # the longer and the shorter side of what is shown of an image
-BROWSERS = {".jpg": "image/jpeg", ".webp": "image/webp", ".avif": "image/avif", ".png": "image/png"}
+BROWSERS = {".jpg": "image/jpeg", ".webp": "image/webp", ".avif": "image/avif"}
 
 
 def write_report(
@@ -133,8 +133,10 @@ def pictures(
         return "No image was coded by every codec, so that there is nothing to compare.", [], []
     note = f"Of each image, the files that come nearest to {len(TARGETS)} rates and to each other. "
     if len(shown) < len(images):
-        limits = f"at most {MAX_IMAGES} images and {LIMIT / 1e6:g} MB of pictures"
-        note += f"Shown are {len(shown)} of {len(images)} images; the others are left out to keep this page small ({limits}). "
+        note += (
+            f"Shown are {len(shown)} of {len(images)} images; the page stays small with at most {MAX_IMAGES} of them "
+        )
+        note += f"and {LIMIT / 1e6:g} MB. "
     if cropped:
         note += f"Of large images the middle is shown, {CROP[0]}x{CROP[1]} pixels; figures are of the whole file. "
     return note + "Errors are differences from the original.", shown, embedded

@@ -7,7 +7,6 @@
 https://chromedevtools.github.io/devtools-protocol/; the pipe carries JSON messages that end with a zero byte.
 """
 
-import base64
 import fcntl
 import json
 import os
@@ -120,17 +119,12 @@ class Chromium:
         button = {"button": "left", "buttons": 1, "clickCount": 1} if kind != "mouseMoved" else {}
         self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
 
-    def size(self, width: int, height: int, scale: float = 1, mobile: bool = False) -> None:
+    def size(self, width: int, height: int) -> None:
         """The size of the window in CSS pixels."""
-        sizes = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": mobile}
+        sizes = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **sizes)
 
     def media(self, **features: str) -> None:
         """Emulate media features, such as prefers_color_scheme="dark"."""
         chosen = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
         self.call("Emulation.setEmulatedMedia", features=chosen)
-
-    def screenshot(self, path: Path) -> None:
-        """Write the whole page as a PNG."""
-        data = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"]
-        path.write_bytes(base64.b64decode(data))
