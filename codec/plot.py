@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -53,7 +54,7 @@ def plot_files(names: Sequence[str], file: BinaryIO) -> tuple[str, list[Curve]]:
 def rd_curves(curves: Sequence[Curve], path: Path | str | BinaryIO, title: str = "") -> None:
     """Write PSNR in dB over bits per pixel of `curves` as a PNG of 1200x825 pixels, without points that are not finite.
 
-    Raises ValueError where no curve has a point.
+    A path that ends in .svg becomes an SVG, without fonts, for papers. Raises ValueError where no curve has a point.
     """
     points = []
     for curve in curves:
@@ -279,7 +280,11 @@ def _dashes(n: int):
 
 
 def _save(figure: Figure, path: Path | str | BinaryIO, dpi: int = DPI) -> None:
-    figure.savefig(path, dpi=dpi, format="png", facecolor="white")
+    svg = str(path).endswith(".svg")
+    with rc_context({"svg.hashsalt": "lic"}):  # the same figure is the same file
+        figure.savefig(
+            path, dpi=dpi, format="svg" if svg else "png", facecolor="white", metadata={"Date": None} if svg else None
+        )
 
 
 def _shorten(text: str, length: int) -> str:

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -32,6 +33,16 @@ def test_rd_curves(tmp_path, count):
     assert 0.01 < drawn(tmp_path / "rd.png") < 0.4
     corner = np.asarray(Image.open(tmp_path / "rd.png").convert("RGB"))[:5, :5]
     assert (corner == 255).all()
+
+
+def test_rd_curves_as_svg_are_the_same_figure_each_time(tmp_path):
+    for name in ("a.svg", "b.svg"):
+        plot.rd_curves([Curve("<lic> & co", [0.1, 0.2], [30.0, 33.0])], tmp_path / name, "Some photographs")
+    text = (tmp_path / "a.svg").read_text()
+    assert text == (tmp_path / "b.svg").read_text()
+    root = ElementTree.fromstring(text)
+    assert root.tag.endswith("svg") and root.get("viewBox") == "0 0 576 396"  # 8 x 5.5 inches
+    assert "<text" not in text
 
 
 def test_curves_differ_in_more_than_colour():
