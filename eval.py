@@ -6,14 +6,16 @@
     python eval.py --data photos/ --codec compressai:mbt2018-mean:trained.pth.tar bridge:mbt2018-mean:trained.pth.tar
 
 The output folder holds CODEC.json (means in CompressAI's keys, and a row for every file), files/ (every file that was
-measured), table.txt and bd_rate.json, rd.png, and latents.png (our symbols under the densities of the model). The same
-command again goes on where the last one stopped (rows.jsonl), whether that was at its end or not.
+measured), table.txt and bd_rate.json, rd.png and rd.svg, and latents.png (our symbols under the densities of the
+model). report.html shows all of it, and the pictures side by side, in one file for any browser. The same command again
+goes on where the last one stopped (rows.jsonl), whether that was at its end or not.
 """
 
 import argparse
 import itertools
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +32,7 @@ from codec.image import find_images, sample_images, to_tensor
 from codec.kodak import is_kodak, kodak
 from codec.latent import Latent
 from codec.metrics import ANCHORS, BD_METHOD, BD_RANGE, Curve, anchors, bd_rate, full_range, read_curve
+from codec.report import write_report
 from codec.results import Result, table
 from codec.rivals import RIVALS
 
@@ -137,7 +140,7 @@ def evaluate(args: argparse.Namespace) -> int:
     for result in results:
         (out / f"{result.name}.json").write_text(result.to_json())
 
-    report = table(results)
+    report, document = table(results), None
     if anchor is not None:
         if isinstance(anchor, str):
             anchor = next(result for result in results if result.name == anchor)
@@ -159,17 +162,18 @@ def evaluate(args: argparse.Namespace) -> int:
     print(report)
     (out / "table.txt").write_text(report)
 
-    curves = [result.curve() for result in results]
-    if isinstance(anchor, Curve):
-        curves.append(anchor)
+    published = [anchor] if isinstance(anchor, Curve) else []
+    curves = [result.curve() for result in results] + published
     title = f"{len(images)} images" + (f" of {data.resolve().name}" if data else ", sample photographs")
     if any(curve.bpp for curve in curves):
-        plot.rd_curves(curves, out / "rd.png", title)
+        for name in ("rd.png", "rd.svg"):
+            plot.rd_curves(curves, out / name, title)
     failed = {failure["image"] for result in results for failure in result.failures}
     ours = [codec for codec in codecs if codec.model is not None]
     coded = [(name, image) for name, image in images if name not in failed]
     if ours and coded:
         plot_latents(ours[0], coded, out / "latents.png")
+    write_report(out, results, images, codecs, published, document, args.command, title)
 
     for result in results:
         for row in result.rows:
@@ -234,6 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     args.codec = args.codec or ["lic", "jpeg", "webp", "avif"]
+    args.command = shlex.join(["python", "eval.py", *(sys.argv[1:] if argv is None else argv)])
     try:
         args.range = None if args.range == ["full"] else tuple(map(float, args.range))
         if args.range is not None and not (len(args.range) == 2 and args.range[0] < args.range[1]):

@@ -280,8 +280,9 @@ def test_the_program_writes_everything(folder, model_path, capsys):
     out = folder / "out"
     codecs = [f"lic:{model_path}", "jpeg"]
     assert program.main(["--data", str(folder / "photos"), "--codec", *codecs, "--out", str(out)]) == 0
-    names = {"lic-tiny.json", "jpeg.json", "files", "rows.jsonl", "table.txt", "bd_rate.json", "rd.png", "latents.png"}
-    assert {path.name for path in out.iterdir()} == names
+    names = {"lic-tiny.json", "jpeg.json", "files", "rows.jsonl", "table.txt", "bd_rate.json", "latents.png"}
+    assert {path.name for path in out.iterdir()} == names | {"rd.png", "rd.svg", "report.html"}
+    assert f"--out {out}" in (out / "report.html").read_text()
     assert (out / "files/jpeg/more/second_q50.jpg").exists() and (out / "files/lic-tiny/first_q100.lic").exists()
     printed = capsys.readouterr()
     assert "lic-tiny: model" in printed.out and (out / "table.txt").read_text() in printed.out
