@@ -25,8 +25,10 @@ import numpy as np
 from PIL import Image
 
 from codec import meta, plot
-from codec.evaluate import Codec, Result, load_image
+from codec.codecs import Codec
+from codec.evaluate import load_image
 from codec.metrics import Curve
+from codec.results import Result
 
 PAGE = Path(__file__).parent / "page"
 SCRIPTS = ("page.js", "charts.js", "viewer.js")  # in this order, as one script
@@ -61,7 +63,7 @@ def write_report(
             _curve(n, name, points)
             for n, (name, points) in enumerate([*map(_measured, documents), *map(_published, curves)])
         ],
-        "bd": None if rates is None else {"method": "PCHIP of log-rate over PSNR"} | dict(rates),
+        "bd": rates,
         "pictures": {"note": note, "targets": TARGETS, "images": shown},
         "images": list({image["name"]: image for d in documents for image in d["images"]}.values()),
         "failures": [failure | {"codec": d["name"]} for d in documents for failure in d["failures"]],
@@ -114,7 +116,7 @@ def pictures(
         if shown and sum(map(len, embedded)) + sum(map(len, uris)) > LIMIT:
             break
         about = [
-            {"codec": codec, "picture": len(embedded) + 1 + n, "ms_ssim": _decibel([row["ms_ssim"]])[0]}
+            {"codec": codec, "picture": len(embedded) + 1 + n, "ms_ssim": row["ms_ssim_db"]}
             | {key: row[key] for key in ("quality", "bytes", "bpp", "psnr")}
             for n, (codec, row) in enumerate(files)
         ]
@@ -189,9 +191,9 @@ def _measured(document: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]]:
     means = document["results"]
     if not means["bpp"]:
         return document["name"], []
-    ms_ssim = means["ms-ssim-rgb-db"] if "ms-ssim-rgb-db" in means else _decibel(means["ms-ssim-rgb"])
-    columns = {"quality": means["quality"], "bpp": means["bpp"], "psnr": means["psnr-rgb"], "ms_ssim": ms_ssim}
-    return document["name"], [dict(zip(columns, point, strict=True)) for point in zip(*columns.values(), strict=True)]
+    columns = [means[key] for key in ("quality", "bpp", "psnr-rgb", "ms-ssim-rgb-db")]
+    points = zip(*columns, strict=True)
+    return document["name"], [dict(zip(("quality", "bpp", "psnr", "ms_ssim"), point, strict=True)) for point in points]
 
 
 def _published(curve: Curve) -> tuple[str, list[dict[str, Any]]]:
@@ -207,8 +209,3 @@ def _curve(n: int, name: str, points: list[dict[str, Any]]) -> dict[str, Any]:
     dash = plot.DASHES[n % len(plot.DASHES)]
     style = {"colour": plot.COLOURS[n % len(plot.COLOURS)], "marker": plot.MARKERS[n % len(plot.MARKERS)]}
     return {"name": name, "points": points, "dash": [] if dash == "-" else dash[1]} | style
-
-
-def _decibel(values: Sequence[float | None]) -> list[float | None]:
-    """MS-SSIM as -10 log10(1 - it), in dB; None where there is none or nothing differs."""
-    return [None if value is None or value >= 1 else -10 * math.log10(1 - value) for value in values]

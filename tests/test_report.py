@@ -17,13 +17,14 @@ from PIL import Image
 
 from codec import plot, report
 from codec.checkpoint import load_model
-from codec.evaluate import lic_codec, rival_codec, run
-from codec.metrics import Curve
+from codec.codecs import lic_codec, rival_codec
+from codec.evaluate import run
+from codec.metrics import BD_METHOD, Curve
 from codec.report import write_report
 
 HOSTILE = "</script><img src=x onerror=\"document.title='broken'\"><!--<script>[[data]]"
 PERCENT = {"lic": -12.34, "jpeg": 0.0, "webp": "its points do not span <b>29..37</b> dB", "avif": -12.0}
-RATES = {"anchor": "jpeg", "range": [29.0, 37.0], "percent": PERCENT}
+RATES = {"anchor": "jpeg", "method": BD_METHOD, "range": [29.0, 37.0], "percent": PERCENT}
 VTM = Curve("vtm", [0.9, 0.1, float("nan")], [36.0, 28.0, 30.0])
 
 
