@@ -362,7 +362,7 @@ class HyperpriorCodec(Codec):
         whole = unpack(tensors, K * len(self.qualities))
         self.y_tables = unpack(tensors, self.conditional.levels, "tables.y_")
         stacked = []
-        for name, row in self.rows_at(self.level(self._batch_of(self.qualities[0], 1)))._asdict().items():
+        for name, row in self.rows_at(self.level(self.batch_of(self.qualities[0], 1)))._asdict().items():
             stored, shape = tensors.get(f"tables.{name}"), (len(self.qualities), row.shape[1])
             if stored is None or stored.dtype != np.int32 or stored.shape != shape:
                 raise ValueError(f"tables.{name} is not int32 {shape}")
