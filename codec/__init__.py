@@ -37,17 +37,22 @@ def load(model: str | None = None, device: str = "auto", precision: str = "auto"
 
 
 def decompress(
-    data: bytes, model: Codec | None = None, device: str = "auto", max_pixels: int = MAX_PIXELS
+    data: bytes,
+    model: Codec | None = None,
+    device: str = "auto",
+    max_pixels: int = MAX_PIXELS,
+    region: tuple[int, int, int, int] | None = None,
 ) -> Image.Image:
-    """The image of a .lic file: RGB, L, RGBA or LA, with its metadata in `info`. FormatError if the bytes are damaged,
-    ModelError if their model is not at hand. Without `model` each one is loaded once per process.
+    """The image of a .lic file: RGB, L, RGBA or LA, with its metadata in `info`; with `region` (left, top, width,
+    height) that part of it. FormatError if the bytes are damaged, ModelError if their model is not at hand, ValueError
+    if the region is not inside. Without `model` each one is loaded once per process.
     """
     header, _ = read(data, max_pixels)
     if model is None:
         from codec import checkpoint
 
         model = checkpoint.shared_model(id=header.model, device=pick_device(device))
-    return model.decompress(data, max_pixels)
+    return model.decompress(data, max_pixels, region)
 
 
 def pick_device(name: str) -> str:

@@ -38,7 +38,8 @@ def compress(args: argparse.Namespace) -> int:
 def decompress(args: argparse.Namespace) -> int:
     from codec.work import Decompressor
 
-    return convert(args, LIC, ".png", Decompressor(args.model, args.device, args.force, args.resume))
+    work = Decompressor(args.model, args.device, args.force, args.resume, args.region)
+    return convert(args, LIC, ".png", work)
 
 
 def info(args: argparse.Namespace) -> int:
@@ -141,6 +142,14 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def rectangle(text: str) -> tuple[int, int, int, int]:
+    """Left, top, width and height."""
+    parts = text.split(",")
+    if len(parts) != 4 or not all(part.isdecimal() for part in parts) or "0" in parts[2:]:
+        raise argparse.ArgumentTypeError(f"{text!r} is not X,Y,W,H in pixels, such as 0,0,640,480")
+    return tuple(map(int, parts))
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="lic", description="Learned image compression: photographs to small files and back."
@@ -192,6 +201,12 @@ def parser() -> argparse.ArgumentParser:
     sub.set_defaults(run=compress)
     sub = commands.add_parser(
         "decompress", parents=[files], help=".lic files -> images (PNG unless OUT says otherwise)"
+    )
+    sub.add_argument(
+        "--region",
+        type=rectangle,
+        metavar="X,Y,W,H",
+        help="only W x H pixels from column X and row Y on; the rest costs little",
     )
     sub.set_defaults(run=decompress)
     sub = commands.add_parser(

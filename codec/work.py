@@ -165,6 +165,8 @@ class Decompressor:
     """Whether an existing file may be replaced."""
     resume: bool
     """Whether to leave intact targets as they are."""
+    region: tuple[int, int, int, int] | None
+    """Left, top, width and height of what is wanted; None: all of it."""
     announce: bool = True
 
     def __call__(self, job: Job) -> str | None:
@@ -174,7 +176,7 @@ class Decompressor:
             return None
         data = read_bytes(job.source)
         header, _ = bitstream.read(data)  # damage is found before a model is looked for
-        image = self._codec(header.model).decompress(data)
+        image = self._codec(header.model).decompress(data, region=self.region)
         form = format_of(job.target)
         packed, lost = metadata.save(image, form)
         write_bytes(job.target, packed, self.replace or self.resume)

@@ -19,6 +19,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from codec import bitstream, metadata, modes
+from codec import bitstream, metadata, modes, tiles
 from codec.base import Codec
 from codec.bitstream import FormatError
 from codec.checkpoint import WEIGHTS, ModelError, load_model
@@ -193,8 +194,8 @@ def decode(model: Codec, data: bytes) -> tuple:
 
 
 def make_files(model: Codec) -> list[bytes]:
-    """Files of all modes, with all metadata and none, photographs and a drawing, at low and high rates; with the golden
-    file of the model.
+    """Files of all modes, with all metadata and none, photographs and a drawing, at low and high rates, one of four
+    rows of tiles; with the golden file of the model.
     """
     photos = [photo.crop((x, y, x + 72, y + 56)) for _, photo in sample_images() for x, y in ((160, 60), (90, 180))]
     files = [
@@ -204,6 +205,8 @@ def make_files(model: Codec) -> list[bytes]:
     drawing = Image.new("RGBA", (72, 56), "white")
     ImageDraw.Draw(drawing).text((4, 20), "rate", "black")
     drawing.info = {"dpi": (300, 300)}
+    with patch.object(tiles, "TILE", 1):
+        files.append(model.compress(photos[0].resize((40, 250)), 20))
     return [*files, model.compress(drawing.convert("LA"), 60), model.compress(drawing, 60), golden(model)]
 
 

@@ -93,6 +93,17 @@ def test_a_target_that_cannot_be_met_is_an_error_that_tells_the_least(fails, tin
     assert "one lambda" in fails("compress", "a.png", "--size", 5000, "-m", "fixed")
 
 
+def test_a_region_is_that_part_of_the_image(lic, fails, here, photo):
+    photo.save("a.png")
+    lic("compress", "a.png", "-m", "tiny")
+    lic("decompress", "a.lic", "-o", "whole.png")
+    code, _, err = lic("decompress", "a.lic", "-o", "part.png", "--region", "8,0,40,17")
+    assert code == 0 and err[-1] == "a.lic -> part.png: 40x17 RGB"
+    part, whole = (np.asarray(Image.open(here / name), int) for name in ("part.png", "whole.png"))
+    assert np.abs(part - whole[:17, 8:48]).max() <= 1
+    assert "96x64" in fails("decompress", "a.lic", "-o", "b.png", "--region", "60,0,40,17")
+
+
 def test_a_dash_is_stdin_and_stdout(photo):
     packed = io.BytesIO()
     photo.save(packed, "PNG")
