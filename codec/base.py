@@ -83,7 +83,9 @@ class Codec(nn.Module, ABC):
         self.tables_of: dict[int | None, Any] = {}  # by quality; None is the only key of a fixed lambda
         self.bf16 = False  # run the trunks of g_a and g_s in bfloat16
         self.id = "0" * 16  # set by export and load: hash of configuration, weights and tables
-        self.witness: Callable[[Latent, int | None], None] | None = None  # sees the latent as it is encoded, in parts
+        self.witness: Callable[..., None] | None = (
+            None  # codec/verify.py: sees y, row by row, and z as they are encoded
+        )
 
     def level(self, quality: Tensor | None) -> Tensor | None:
         """quality (B,) in 0..100 -> level (B,) in [0, 1]; None for a fixed lambda."""
@@ -246,14 +248,14 @@ class Codec(nn.Module, ABC):
             level = self.level(self.batch_of(quality, len(latent.y)))
             return self.synthesise(self.dequantized(latent, level), level, size)
 
-    def show(self, latent: Latent, quality: int | None) -> None:
-        """Let the witness, if there is one, see what is encoded."""
+    def show(self, quality: int | None, y: np.ndarray | None = None, z: np.ndarray | None = None) -> None:
+        """Let the witness, if there is one, see symbols that are encoded."""
         if self.witness:
-            self.witness(latent, quality)
+            self.witness(quality, y, z)
 
     def encode(self, latent: Latent, quality: int | None, mode: str, size: tuple[int, int], beside=()) -> bytes:
         """The latent of one image of `size` (height, width), and the sections beside it -> the bytes of a file."""
-        self.show(latent, quality)
+        self.show(quality, latent.y, latent.z)
         header = bitstream.Header(self.id, quality, mode, width=size[1], height=size[0])
         y = bitstream.Section(bitstream.LATENT, self.encode_y(latent, quality))
         return bitstream.write(header, [*self.encode_z(latent.z, quality), y, *beside])

@@ -61,15 +61,20 @@ def encode_rows(model, colours: Image.Image, quality: int | None) -> list[Sectio
         z = model.hyper_symbols(v, rows, level)
         streams = []
         for row in rows:
-            wide = tiles.tiles(row, tiles.WIDE * tiles.CELL)
-            parts = [replace(model.latent_of(v.of(tile), z, tile, quality), mean=0.0) for tile in wide]
-            latent = Latent.joined(parts, axis=3)
-            model.show(latent, quality)
+            latent = quantize(model, v, z, row, quality)
+            model.show(quality, y=latent.y)
             streams.append(Section(bitstream.LATENT, model.encode_y(latent, quality)))
+            del latent  # before there is the next one
             v.forget(row.bottom)
         symbols = None if z is None else to_symbols(z.of(z.area))
-        model.show(Latent(latent.y[:, :, :0], symbols), quality)
+        model.show(quality, z=symbols)
         return [*model.encode_z(symbols, quality), *bitstream.rows_section(heights), *streams]
+
+
+def quantize(model, v: Strip, z: Strip | None, row: Box, quality: int | None) -> Latent:
+    """The latent of a row of tiles, as it is coded: without mean."""
+    wide = tiles.tiles(row, tiles.WIDE * tiles.CELL)
+    return Latent.joined([replace(model.latent_of(v.of(t), z, t, quality), mean=0.0) for t in wide], axis=3)
 
 
 def analyse(model, colours: Image.Image, row: Box, level: Tensor | None) -> Tensor:
@@ -117,7 +122,7 @@ def paint(model, header: Header, sections: list[Section], pixels: Box) -> Image.
     with model.coding():
         decoded = decode_rows(model, header, sections, cells.grown(model.g_s.halo, area))
         level = model.level(model.batch_of(header.quality, 1))
-        v_hat = Strip(area, ((row, dequantize(model, latent, row, level)) for row, latent in decoded))
+        v_hat = Strip(area, map(lambda item: (item[0], dequantize(model, *item, level)), decoded))  # keeps no latent
         for tile in tiles.tiles(cells, tiles.TILE * tiles.CELL):
             outer = tile.grown(model.g_s.halo, area)
             seen, shown = outer.scaled(img.STRIDE).within(image), tile.scaled(img.STRIDE).within(pixels)
@@ -130,7 +135,7 @@ def paint(model, header: Header, sections: list[Section], pixels: Box) -> Image.
     return picture
 
 
-def dequantize(model, latent: Latent, row: Box, level: Tensor | None) -> Tensor:
+def dequantize(model, row: Box, latent: Latent, level: Tensor | None) -> Tensor:
     """v_hat (1, M, *row.shape) of a row of tiles."""
     canvas = None
     for tile in tiles.tiles(row, tiles.WIDE * tiles.CELL):

@@ -16,7 +16,6 @@ from PIL import Image
 
 from codec import bitstream, modes, rows
 from codec.base import Codec
-from codec.latent import Latent
 
 
 class Mismatch(ValueError):
@@ -29,11 +28,11 @@ class _Digest:
     def __init__(self) -> None:
         self.y, self.z = hashlib.blake2b(), b""
 
-    def add(self, latent: Latent) -> None:
-        for row in range(latent.y.shape[2]):
-            self.y.update(np.ascontiguousarray(latent.y[:, :, row]))
-        if latent.z is not None:
-            self.z = hashlib.blake2b(np.ascontiguousarray(latent.z)).digest()
+    def add(self, y: np.ndarray | None, z: np.ndarray | None) -> None:
+        for row in range(0 if y is None else y.shape[2]):
+            self.y.update(np.ascontiguousarray(y[:, :, row]))
+        if z is not None:
+            self.z = hashlib.blake2b(np.ascontiguousarray(z)).digest()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Digest) and (self.y.digest(), self.z) == (other.y.digest(), other.z)
@@ -46,7 +45,7 @@ class Witness:
         self.model, self.seen = model, {}
 
     def __enter__(self) -> "Witness":
-        self.model.witness = lambda latent, quality: self.seen.setdefault(quality, _Digest()).add(latent)
+        self.model.witness = lambda quality, y, z: self.seen.setdefault(quality, _Digest()).add(y, z)
         return self
 
     def __exit__(self, *_) -> None:
@@ -61,7 +60,7 @@ class Witness:
             found = _Digest()
             with self.model.coding():
                 for _, latent in rows.decode_rows(self.model, header, sections):
-                    found.add(latent)
+                    found.add(latent.y, latent.z)
             if found != self.seen.get(header.quality):
                 raise Mismatch("verification failed: other symbols are decoded than were encoded")
         decoded = self.model.decompress(data)
