@@ -84,7 +84,7 @@ class Codec(nn.Module, ABC):
         self.bf16 = False  # run the trunks of g_a and g_s in bfloat16
         self.id = "0" * 16  # set by export and load: hash of configuration, weights and tables
         self.witness: Callable[..., None] | None = (
-            None  # codec/verify.py: sees y, row by row, and z as they are encoded
+            None  # sees y, row by row, and z as they are encoded
         )
 
     def level(self, quality: Tensor | None) -> Tensor | None:
