@@ -83,9 +83,7 @@ class Codec(nn.Module, ABC):
         self.tables_of: dict[int | None, Any] = {}  # by quality; None is the only key of a fixed lambda
         self.bf16 = False  # run the trunks of g_a and g_s in bfloat16
         self.id = "0" * 16  # set by export and load: hash of configuration, weights and tables
-        self.witness: Callable[..., None] | None = (
-            None  # sees y, row by row, and z as they are encoded
-        )
+        self.witness: Callable[..., None] | None = None  # sees y, row by row, and z as they are encoded
 
     def level(self, quality: Tensor | None) -> Tensor | None:
         """quality (B,) in 0..100 -> level (B,) in [0, 1]; None for a fixed lambda."""

@@ -165,11 +165,19 @@ def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, list[Sectio
     unknown = [tag for tag, _ in sections if tag < 128 and tag not in KNOWN]
     if unknown:
         raise FormatError(f"section {unknown[0]} is critical and not known to this version")
-    if max(width, LEAST_SIDE) * max(height, LEAST_SIDE) > max_pixels:
-        raise FormatError(
-            f"{width}x{height} pixels are more than the limit of {max_pixels}; raise max_pixels to allow it"
-        )
+    if excess := beyond(width, height, max_pixels):
+        raise FormatError(f"{excess}; raise max_pixels to allow it")
     return Header(model, None if quality == NO_QUALITY else quality, MODES[mode], width, height), sections
+
+
+def beyond(width: int, height: int, max_pixels: int) -> str | None:
+    """Why an image is too large for a limit, or None. A side of a few pixels counts as many as the networks make of it,
+    so that what is encoded under a limit also decodes under it.
+    """
+    if max(width, LEAST_SIDE) * max(height, LEAST_SIDE) <= max_pixels:
+        return None
+    least = "" if min(width, height) >= LEAST_SIDE else f" (a side counts for {LEAST_SIDE} at least)"
+    return f"{width}x{height} pixels{least} are more than the limit of {max_pixels}"
 
 
 def find(sections: list[Section], tag: int) -> bytes:

@@ -48,7 +48,7 @@ class LicImageFile(ImageFile.ImageFile):
             from codec.checkpoint import ModelError
 
             try:
-                self.im = codec.decompress(self._coded, max_pixels=self.width * self.height).im
+                self.im = codec.decompress(self._coded, max_pixels=sys.maxsize).im
             except (FormatError, ModelError) as error:
                 raise OSError(str(error)) from error
             self._coded = None

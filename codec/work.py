@@ -74,8 +74,8 @@ def open_image(source: str, max_pixels: int, strict: bool) -> tuple["Image.Image
     try:
         with warnings.catch_warnings(action="ignore"):  # of damage that does not matter
             image = Image.open(io.BytesIO(data))
-            if image.width * image.height > max_pixels:
-                raise Failure(f"{image.width}x{image.height} pixels are more than the limit of {max_pixels}")
+            if excess := bitstream.beyond(*image.size, max_pixels):
+                raise Failure(excess)
             modes.check(image)
             has_more = modes.has_more(image)
             image.load()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codec.bitstream import KNOWN, LATENT, MAX_PIXELS, MODES, FormatError, Header, Section, find, read, write
+from codec.bitstream import KNOWN, LATENT, MAX_PIXELS, MODES, FormatError, Header, Section, beyond, find, read, write
 
 HEADER = Header("0123456789abcdef", 50, "RGB", 300, 7)
 SECTIONS = [Section(LATENT, b"symbols"), Section(200, b"")]
@@ -117,6 +117,14 @@ def test_any_other_bytes_are_refused(data):
 def test_a_forged_file_with_right_checksums_is_refused_with_its_reason(data, message):
     with pytest.raises(FormatError, match=message):
         read(data)
+
+
+def test_a_narrow_image_counts_as_one_of_16_pixels_for_encoder_and_decoder():
+    long = write(Header(HEADER.model, 50, "RGB", 1, 1000), SECTIONS)
+    assert read(long, max_pixels=16_000)[0].height == 1000 and beyond(1, 1000, 16_000) is None
+    with pytest.raises(FormatError, match="a side counts for 16 at least"):
+        read(long, max_pixels=15_999)
+    assert beyond(1000, 1, 15_999) and beyond(20, 20, 400) is None and beyond(20, 20, 399)
 
 
 def test_an_unknown_ancillary_section_is_skipped():

@@ -74,6 +74,14 @@ def test_what_is_saved_is_what_the_model_makes_and_opens_as_it_decodes(tiny, pho
     assert opened.copy().convert("RGB").resize((7, 7)).size == (7, 7) and opened.load() is not None
 
 
+@pytest.mark.parametrize("size", [(1, 1), (3, 40)])
+def test_small_images_open(photo, size):
+    photo.resize(size).save("a.lic", model="tiny")
+    with Image.open("a.lic") as image:
+        image.load()
+        assert image.size == size
+
+
 def test_metadata_given_to_save_replaces_that_of_the_image(photo):
     exif = Image.Exif()
     exif[0x010F] = "Maker"
