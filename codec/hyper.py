@@ -48,7 +48,7 @@ class FastHyperAnalysis(nn.Module):
     def forward(self, v: Tensor, level: Tensor) -> Tensor:
         v = mirror_pad(v, 0, -v.shape[-1] % 4, 0, -v.shape[-2] % 4)
         v = torch.copysign(torch.log(v.abs() + torch.sqrt(v * v + 1)), v)  # asinh: symbols reach hundreds at high rates
-        h = self.stem(v)
+        h = self.stem(v.contiguous(memory_format=torch.channels_last))
         gamma, beta = self.condition(level).chunk(2, dim=1)
         h = F.gelu(h * (1 + gamma).to(h.dtype) + beta.to(h.dtype))
         h = self.block(self.down(h))
@@ -91,7 +91,7 @@ class HyperSynthesis(nn.Module, ABC):
         half = 2 ** (ACTIVATION_BITS - 1)  # for the nearest index
         offset = shift(rows.outer + half, INDEX_BITS)
         index = self.scale(same(h, self.scale), offset, drop=ACTIVATION_BITS - INDEX_BITS)
-        index = between(index, 0.0, levels - 1.0)
+        index = between(index, 0.0, levels - 1.0) if torch.is_grad_enabled() else index.clamp_(0, levels - 1)
         if self.mean is None:
             return index, torch.zeros_like(index, dtype=torch.float32)
         return index, self.mean((h * 2.0**-ACTIVATION_BITS).float())

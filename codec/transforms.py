@@ -118,7 +118,8 @@ class FastAnalysis(nn.Module):
         if self.shortcut is None:
             return y
         with torch.autocast(x.device.type, enabled=False):
-            return y + self.shortcut(x if self.shortcut_lapped is None else self.shortcut_lapped(x))
+            # in this order the sum is laid out as symbols are coded, and not channels last
+            return self.shortcut(x if self.shortcut_lapped is None else self.shortcut_lapped(x)) + y
 
 
 class FastSynthesis(nn.Module):
