@@ -74,9 +74,10 @@ def channels(count: int) -> np.ndarray:
     return np.arange(count, dtype=np.uint16)[None, :, None, None]
 
 
-def decode_all(stream: bytes, index: np.ndarray, tables: entropy.Tables, shape: tuple[int, ...]) -> np.ndarray:
+def decode_all(
+    decoder: entropy.Decoder, index: np.ndarray, tables: entropy.Tables, shape: tuple[int, ...]
+) -> np.ndarray:
     """The symbols of a stream that holds nothing else: int32 of that shape."""
-    decoder = entropy.Decoder(stream)
     symbols = decoder.decode(index, tables, shape)
     decoder.finish()
     return symbols
@@ -145,9 +146,8 @@ class FactorizedCodec(Codec):
             raise bitstream.FormatError("a section of the hyper-latent, which this model does not have")
 
     def decode_y(self, stream: bytes, z: None, box: Box, quality: int | None) -> Latent:
-        return Latent(
-            decode_all(stream, channels(self.config.M), self._tables(quality), (1, self.config.M, *box.shape))
-        )
+        M, decoder = self.config.M, entropy.Decoder(stream)
+        return Latent(decode_all(decoder, channels(M), self._tables(quality), (1, M, *box.shape)))
 
     @torch.no_grad()
     def build_tables(self, qualities: list[int | None] | None = None) -> None:
@@ -328,15 +328,17 @@ class HyperpriorCodec(Codec):
 
     def decode_z(self, sections: list[bitstream.Section], quality: int | None, shape: tuple[int, int]) -> np.ndarray:
         K, stream = self.config.hyper_M, bitstream.find(sections, bitstream.HYPER)
-        z = decode_all(stream, channels(K), self._tables(quality)[0], (1, K, *shape))
+        z = decode_all(entropy.Decoder(stream), channels(K), self._tables(quality)[0], (1, K, *shape))
         if np.any(np.abs(z, dtype=np.int64) > REACH):
             raise bitstream.FormatError(f"damaged: a symbol of the hyper-latent is beyond {REACH}")
         return z
 
     def decode_y(self, stream: bytes, z: np.ndarray, box: Box, quality: int | None) -> Latent:
+        decoder = entropy.Decoder(stream)
+        decoder.check(self.config.M * box.shape[0] * box.shape[1])
         index, mean = self.derive(Strip.whole(torch.from_numpy(z).to(self.device)), self._tables(quality)[1], box)
         index = index.cpu().numpy()
-        return Latent(decode_all(stream, index, self.y_tables, index.shape), z, index, mean)
+        return Latent(decode_all(decoder, index, self.y_tables, index.shape), z, index, mean)
 
     @torch.no_grad()
     def build_tables(self, qualities: list[int | None] | None = None) -> None:

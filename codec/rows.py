@@ -118,7 +118,7 @@ def paint(model, header: Header, sections: list[Section], pixels: Box) -> Image.
     area, image = cells_of(header.height, header.width), tiles.whole((header.height, header.width))
     cells = pixels.coarse(img.STRIDE)
     accept(model, header)
-    picture = Image.new(header.mode.removesuffix("A"), pixels.shape[::-1])
+    mode, picture = header.mode.removesuffix("A"), None
     with model.coding():
         decoded = decode_rows(model, header, sections, cells.grown(model.g_s.halo, area))
         level = model.level(model.batch_of(header.quality, 1))
@@ -128,9 +128,10 @@ def paint(model, header: Header, sections: list[Section], pixels: Box) -> Image.
             seen, shown = outer.scaled(img.STRIDE).within(image), tile.scaled(img.STRIDE).within(pixels)
             x_hat = model.synthesise(v_hat.of(outer), level, seen.shape)
             v_hat.forget(outer.top)
-            part = img.to_image(shown.seen_from(seen).of(x_hat), picture.mode)
+            part = img.to_image(shown.seen_from(seen).of(x_hat), mode)
             if shown == pixels:
                 return part
+            picture = picture or Image.new(mode, pixels.shape[::-1])  # not before the file has shown that it is real
             picture.paste(part, (shown.left - pixels.left, shown.top - pixels.top))
     return picture
 

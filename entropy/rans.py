@@ -129,13 +129,20 @@ class Decoder:
         """
         values = np.empty(np.shape(index) if shape is None else shape, np.int32)
         runs, flat = tables.runs(index, values.shape), values.reshape(-1)
-        cuts = _cuts(flat.size)
-        if len(cuts) > self._count:
-            raise StreamError(f"{flat.size} symbols need {len(cuts)} substreams; there are {self._count}")
+        cuts = self.check(flat.size)
         self._substreams += islice(self._others, max(0, len(cuts) - len(self._substreams)))
         jobs = list(zip(self._substreams, cuts, strict=False))
         _parallel(lambda job: job[0].decode(runs.each(job[1]), tables, flat[job[1]]), jobs, self._threads)
         return values
+
+    def check(self, symbols: int) -> list[slice]:
+        """How a step of that many symbols is cut; StreamError if the stream has too few substreams for it. Asked before
+        an index is computed, it spares the work that a false size would cost.
+        """
+        cuts = _cuts(symbols)
+        if len(cuts) > self._count:
+            raise StreamError(f"{symbols} symbols need {len(cuts)} substreams; there are {self._count}")
+        return cuts
 
     def finish(self) -> None:
         """Check that the stream ends here: StreamError unless every byte is used and every state back at its start."""

@@ -216,3 +216,13 @@ def test_no_step_is_seen_where_tiles_meet(large, monkeypatch):
     for column in columns:
         assert steps[column - 1] == pytest.approx(without[column - 1], rel=0.01)
     assert len(columns) == 1 and np.abs(tiled - whole).mean() < 0.05
+
+
+def test_a_stream_too_short_for_its_size_is_refused_before_anything_is_computed(hyper, photo, monkeypatch):
+    _, sections = bitstream.read(hyper.compress(photo, 60))
+    flat = hyper.encode_z(np.zeros((1, hyper.config.hyper_M, 64, 64), np.int32), 60)
+    y = [section for section in sections if section.tag == bitstream.LATENT]
+    data = bitstream.write(bitstream.Header(hyper.id, 60, "RGB", 4096, 4096), [*flat, *y])
+    monkeypatch.setattr(type(hyper), "derive", None)
+    with pytest.raises(bitstream.FormatError, match="need 2 substreams; there are 1"):
+        hyper.decompress(data)
