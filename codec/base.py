@@ -183,16 +183,9 @@ class Codec(nn.Module, ABC):
 
     def kmac(self) -> tuple[float, float]:
         """Thousand multiply-accumulates per pixel of (encoder, decoder), everything that is run for a 256x256 image."""
-        from torch.utils.flop_counter import FlopCounterMode
+        from codec.cost import kmac_per_pixel
 
-        size, quality = (256, 256), self.qualities[len(self.qualities) // 2]
-        with FlopCounterMode(display=False) as encoder:
-            latent = self.latent(torch.zeros(1, 3, *size), quality)
-        data = self.encode(latent, quality, "RGB", size)
-        with FlopCounterMode(display=False) as decoder:
-            self.reconstruct(self.decode(*bitstream.read(data)), size, quality)
-        per_pixel = 2 * size[0] * size[1] * 1000
-        return encoder.get_total_flops() / per_pixel, decoder.get_total_flops() / per_pixel
+        return kmac_per_pixel(partial(self.compress, quality=self.qualities[len(self.qualities) // 2]), self.decompress)
 
     def use_bf16(self, precision: str = "auto") -> "Codec":
         """Precision of the trunks: `auto` is bf16 where the device has it natively, `fp32` never."""

@@ -11,7 +11,6 @@ tables in Python. The rest of the time is the network, and the conversion of ima
 import contextlib
 import functools
 import re
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -102,6 +101,8 @@ def peak_memory() -> int:
     try:  # getrusage alone would not do on Linux: a process inherits the peak of the one that started it
         return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
     except OSError:
+        import resource  # not on Windows, where the rest of this works
+
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
