@@ -41,7 +41,14 @@ import codec
 from codec import config as configuration
 from codec import data
 from codec.base import Codec
-from codec.checkpoint import export, load_checkpoint, load_model, save_checkpoint, take_weights
+from codec.checkpoint import (
+    export,
+    keep_freed_memory,
+    load_checkpoint,
+    load_model,
+    save_checkpoint,
+    take_weights,
+)
 from codec.config import Config
 from codec.distortion import Distortion, distortion
 from codec.distributed import World, join
@@ -341,6 +348,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("under torchrun, name the run folder: --out RUN")
     command = "python train.py " + shlex.join(sys.argv[1:] if argv is None else argv)
     world, stop = World(), threading.Event()
+    keep_freed_memory()
     before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
         world, device = join(codec.pick_device(args.device))

@@ -10,6 +10,7 @@ Importing this package imports neither torch nor the network; `load` and `decomp
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from codec.bitstream import MAX_PIXELS, FormatError, read
@@ -56,9 +57,15 @@ def decompress(
 
 
 def pick_device(name: str) -> str:
-    """auto, cpu or cuda -> cpu or cuda; ValueError if the GPU asked for is not there."""
+    """auto, cpu or cuda -> cpu or cuda; ValueError if the GPU asked for is not there. Under torchrun, cuda is from here on
+    the GPU of this process, its LOCAL_RANK; where processes outnumber GPUs, they share them.
+    """
     import torch
 
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch finds no GPU here")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    if name == "cpu" or not torch.cuda.is_available():
+        if name == "cuda":
+            raise ValueError("--device cuda: torch finds no GPU here")
+        return "cpu"
+    if "LOCAL_RANK" in os.environ:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    return "cuda"

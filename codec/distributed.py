@@ -56,11 +56,9 @@ class World:
 
 
 def join(device: str) -> tuple[World, torch.device]:
-    """Take the place that torchrun gives in the environment, on `device` (cpu or cuda; cuda: the GPU of that place)."""
+    """Take the place that torchrun gives in the environment, on `device`, what `codec.pick_device` gave."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return World(), torch.device(device)
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     importlib.import_module("torch.distributed.nn")  # later, its default values would hold on to the group for ever
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     return World(dist.get_rank(), dist.get_world_size()), torch.device(device)
