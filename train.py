@@ -40,33 +40,19 @@ from torch import Tensor, nn
 import codec
 from codec import config as configuration
 from codec import data
-from codec.base import Codec
-from codec.checkpoint import (
-    export,
-    keep_freed_memory,
-    load_checkpoint,
-    load_model,
-    save_checkpoint,
-    take_weights,
-)
+from codec.checkpoint import keep_freed_memory, load_checkpoint, save_checkpoint, take_weights
 from codec.config import Config
 from codec.distortion import Distortion, distortion
 from codec.distributed import World, join
 from codec.files import write_atomically
-from codec.image import to_tensor
 from codec.log import Log, Meter
 from codec.meta import meta
-from codec.metrics import psnr
 from codec.model import build
 from codec.optimise import follow, learning_rate, optimizer
 from codec.quantize import SampleNoise
+from codec.validate import publish, validate
 
 VERSION = 3  # of training checkpoints
-
-
-def lmbda_of(quality: Tensor | float, lmbda: list[float]) -> Tensor | float:
-    """lambda(q), log-linear in quality 0..100."""
-    return lmbda[0] * (lmbda[1] / lmbda[0]) ** (quality / 100)
 
 
 def seed_of(*key: int) -> int:
@@ -82,7 +68,7 @@ def draw(step: int, config: Config) -> tuple[Tensor | None, Tensor]:
     # one quality from each of `batch` equal parts of the range: every step sees low and high rates
     place = torch.arange(config.train.batch) + torch.rand(config.train.batch, generator=generator)
     quality = place * (100 / config.train.batch)
-    return quality, lmbda_of(quality, config.model.lmbda)
+    return quality, config.model.lmbda_at(quality)
 
 
 def losses(
@@ -96,32 +82,6 @@ def losses(
     mse = (x_hat.detach() - x).square().mean(dim=(1, 2, 3))
     psnr = -10 * torch.log10(mse.clamp_min(1e-10))
     return {"bpp": bpp, "mse": mse, "psnr": psnr, "loss": bpp + lmbda * compare(x_hat, x)}
-
-
-def validate(model: Codec, images: list, config: Config, compare: Distortion, world: World) -> dict[str, float]:
-    """Code the validation images to real bytes and back: mean bpp, psnr, mse and the weighted RD loss, per quality and
-    in all. Every process takes its part of the images; all get the figures of the whole.
-    """
-    qualities = config.train.val_qualities if config.model.variable_rate else [None]
-    model.build_tables(qualities)
-    result, total, weights = {}, 0.0, 0.0
-    for quality in qualities:
-        lmbda = config.model.lmbda[0] if quality is None else lmbda_of(quality, config.model.lmbda)
-        sums = torch.zeros(4, dtype=torch.float64, device=model.device)  # bpp, psnr, mse, distortion
-        for image in images[world.rank :: world.size]:
-            stream = model.compress(image, quality)
-            decoded = model.decompress(stream)
-            db = psnr(image, decoded)
-            distance = float(compare(to_tensor(decoded).to(model.device), to_tensor(image).to(model.device)))
-            figures = [8 * len(stream) / (image.width * image.height), db, 10 ** (-db / 10), distance]
-            sums += torch.tensor(figures, dtype=torch.float64, device=model.device)
-        bpp, db, mse, distance = (world.total(sums) / len(images)).tolist()
-        loss = bpp + lmbda * distance
-        name = "" if quality is None else f"_q{quality}"
-        result |= {f"bpp{name}": bpp, f"psnr{name}": db, f"mse{name}": mse, f"loss{name}": loss}
-        total, weights = total + loss / math.sqrt(lmbda), weights + 1 / math.sqrt(lmbda)
-    model.tables_of = {}
-    return result | {"rd_loss": total / weights}
 
 
 class Run:
@@ -292,30 +252,6 @@ def train(run: Run, out: Path, minutes: float, stop: threading.Event) -> bool:
     return run.step == c.steps
 
 
-def finish(run: Run, out: Path, command: str) -> None:
-    """Export the best state and measure its rate-distortion curve on the validation images beside JPEG's."""
-    from codec.codecs import lic_codec, rival_codec
-    from codec.evaluate import run as evaluate
-    from codec.plot import rd_curves
-
-    run.load(load_checkpoint(out / "best.pt"))
-    path = out / "model.safetensors"
-    about = {"command": command, "steps": str(run.step)}
-    id = export(run.average, path, about)
-    images = [(f"val{i:02d}", image) for i, image in enumerate(data.validation_images(run.config.data))]
-    model = load_model(path, run.device, run.config.train.precision)
-    results = evaluate(
-        [lic_codec(model, name=out.resolve().name), rival_codec("jpeg")], images, out / "rd", ms_ssim=False
-    )
-    rates = [point["bpp"] for point in results[0].means()]
-    export(run.average, path, about | {"rates": f"{min(rates):.2g} to {max(rates):.2g} bpp"})  # the id stays
-    for result in results:
-        (out / "rd" / f"{result.name}.json").write_text(result.to_json())
-    rd_curves([result.curve() for result in results], out / "rd.png", "Validation images")
-    print(f"exported step {run.step} as {path} (id {id}); its curve: {out / 'rd.png'}")
-    print(f"use it: lic compress photo.png -m {path}")
-
-
 def free_folder() -> Path:
     """The first of runs/001, runs/002, ... that does not exist."""
     return next(path for n in itertools.count(1) if not (path := Path("runs") / f"{n:03d}").exists())
@@ -381,7 +317,11 @@ def main(argv: list[str] | None = None) -> int:
             (out / "config.toml").write_text(configuration.dump(config))
         through = train(run, out, args.minutes, stop)
         if through and world.first:
-            finish(run, out, command)
+            run.load(load_checkpoint(out / "best.pt"))
+            about = {"command": command, "steps": str(run.step)}
+            id = publish(run.average, about, data.validation_images(config.data), out)
+            print(f"exported step {run.step} as {out / 'model.safetensors'} (id {id}); its curve: {out / 'rd.png'}")
+            print(f"use it: lic compress photo.png -m {out / 'model.safetensors'}")
         elif world.first:
             print(
                 f"stopped at step {run.step} of {config.train.steps}; go on with: python train.py --out {out} --resume"

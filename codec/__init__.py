@@ -57,8 +57,8 @@ def decompress(
 
 
 def pick_device(name: str) -> str:
-    """auto, cpu or cuda -> cpu or cuda; ValueError if the GPU asked for is not there. Under torchrun, cuda is from here on
-    the GPU of this process, its LOCAL_RANK; where processes outnumber GPUs, they share them.
+    """auto, cpu or cuda -> cpu or cuda; ValueError if the GPU asked for is not there. Under torchrun, cuda is from here
+    on the GPU of this process, its LOCAL_RANK; where processes outnumber GPUs, they share them.
     """
     import torch
 

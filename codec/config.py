@@ -73,6 +73,10 @@ class ModelConfig:
         """True for one model of all rates (quality 0..100), False for a fixed lambda."""
         return len(self.lmbda) == 2
 
+    def lmbda_at(self, quality: Any) -> Any:
+        """lambda of a quality 0..100, a number or a tensor, log-linear between both ends; None: of a fixed lambda."""
+        return self.lmbda[0] if quality is None else self.lmbda[0] * (self.lmbda[1] / self.lmbda[0]) ** (quality / 100)
+
 
 @dataclass
 class DataConfig:

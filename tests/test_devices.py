@@ -1,7 +1,7 @@
 """A training step stays on its device: without a GPU at hand, on `meta`, whose tensors have a shape and no content.
 
-Elementwise operations that mix it with the CPU fail, and so does whatever reads a value back, which on a GPU would wait for
-everything before it. Only autocast, the random generators and the fused optimiser do not know it.
+Elementwise operations that mix it with the CPU fail, and so does whatever reads a value back, which on a GPU would wait
+for everything before it. Only autocast, the random generators and the fused optimiser do not know it.
 """
 
 import contextlib

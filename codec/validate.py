@@ -1,0 +1,64 @@
+"""What the validation images say of a model: while it is trained, and once it is exported."""
+
+import math
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from codec.base import Codec
+from codec.checkpoint import export, load_model
+from codec.config import Config
+from codec.distortion import Distortion
+from codec.distributed import World
+from codec.image import to_tensor
+from codec.metrics import psnr
+
+
+def validate(
+    model: Codec, images: list[Image.Image], config: Config, compare: Distortion, world: World
+) -> dict[str, float]:
+    """Code the validation images to real bytes and back: mean bpp, psnr, mse and the weighted RD loss, per quality and
+    in all. Every process takes its part of the images; all get the figures of the whole.
+    """
+    qualities = config.train.val_qualities if config.model.variable_rate else [None]
+    model.build_tables(qualities)
+    result, total, weights = {}, 0.0, 0.0
+    for quality in qualities:
+        lmbda = config.model.lmbda_at(quality)
+        sums = torch.zeros(4, dtype=torch.float64, device=model.device)  # bpp, psnr, mse, distortion
+        for image in images[world.rank :: world.size]:
+            stream = model.compress(image, quality)
+            decoded = model.decompress(stream)
+            db = psnr(image, decoded)
+            distance = float(compare(to_tensor(decoded).to(model.device), to_tensor(image).to(model.device)))
+            figures = [8 * len(stream) / (image.width * image.height), db, 10 ** (-db / 10), distance]
+            sums += torch.tensor(figures, dtype=torch.float64, device=model.device)
+        bpp, db, mse, distance = (world.total(sums) / len(images)).tolist()
+        loss = bpp + lmbda * distance
+        name = "" if quality is None else f"_q{quality}"
+        result |= {f"bpp{name}": bpp, f"psnr{name}": db, f"mse{name}": mse, f"loss{name}": loss}
+        total, weights = total + loss / math.sqrt(lmbda), weights + 1 / math.sqrt(lmbda)
+    model.tables_of = {}
+    return result | {"rd_loss": total / weights}
+
+
+def publish(model: Codec, about: dict[str, str], images: list[Image.Image], out: Path) -> str:
+    """Export the model as OUT/model.safetensors and measure its rate-distortion curve beside JPEG's: OUT/rd.png, and
+    the results in OUT/rd. Returns its id.
+    """
+    from codec.codecs import lic_codec, rival_codec
+    from codec.evaluate import run
+    from codec.plot import rd_curves
+
+    path = out / "model.safetensors"
+    id = export(model, path, about)
+    exported = load_model(path, model.device, "auto" if model.bf16 else "fp32")
+    codecs = [lic_codec(exported, name=out.resolve().name), rival_codec("jpeg")]
+    results = run(codecs, [(f"val{i:02d}", image) for i, image in enumerate(images)], out / "rd", ms_ssim=False)
+    rates = [point["bpp"] for point in results[0].means()]
+    export(model, path, about | {"rates": f"{min(rates):.2g} to {max(rates):.2g} bpp"})  # the id stays
+    for result in results:
+        (out / "rd" / f"{result.name}.json").write_text(result.to_json())
+    rd_curves([result.curve() for result in results], out / "rd.png", "Validation images")
+    return id
