@@ -57,11 +57,14 @@ def decompress(
 
 
 def pick_device(name: str) -> str:
-    """auto, cpu or cuda -> cpu or cuda; ValueError if the GPU asked for is not there. Under torchrun, cuda is from here
-    on the GPU of this process, its LOCAL_RANK; where processes outnumber GPUs, they share them.
+    """auto, cpu or cuda -> cpu or cuda; ValueError for another name, or if the GPU asked for is not there. Under
+    torchrun, cuda is from here on the GPU of this process, its LOCAL_RANK; where processes outnumber GPUs, they share
+    them.
     """
     import torch
 
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"the device must be auto, cpu or cuda, not {name!r}")
     if name == "cpu" or not torch.cuda.is_available():
         if name == "cuda":
             raise ValueError("--device cuda: torch finds no GPU here")

@@ -189,6 +189,8 @@ class Codec(nn.Module, ABC):
 
     def use_bf16(self, precision: str = "auto") -> "Codec":
         """Precision of the trunks: `auto` is bf16 where the device has it natively, `fp32` never."""
+        if precision not in ("auto", "fp32"):
+            raise ValueError(f"the precision must be auto or fp32, not {precision!r}")
         self.bf16 = precision == "auto" and has_native_bf16(self.device)
         return self
 

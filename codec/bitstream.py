@@ -136,6 +136,8 @@ def write(header: Header, sections: list[Section]) -> bytes:
 
 def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, list[Section]]:
     """Header and sections of a file, checksums verified; FormatError for anything but an intact file."""
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise TypeError(f"the bytes of a .lic file are wanted, not {type(data).__name__}")
     reader = _Reader(data)
     if not data:
         raise FormatError("the file is empty")

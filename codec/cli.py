@@ -7,13 +7,15 @@ each), 2: the command line makes no sense. torch is imported only by the command
 import argparse
 import io
 import json
+import math
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import codec
 from codec import bitstream
-from codec.files import IMAGES, expand, plan, read_bytes, remove_temporaries, write_bytes
+from codec.files import IMAGES, expand, plan, rank_and_world, read_bytes, remove_temporaries, write_bytes
 from codec.jobs import Work, explain, run, say
 
 LIC = {".lic"}
@@ -21,10 +23,15 @@ LIC = {".lic"}
 
 def convert(args: argparse.Namespace, extensions: set[str], suffix: str, work: Work) -> int:
     """Do the work for every input; returns the exit code."""
-    jobs = plan(args.inputs, extensions, args.output, suffix, args.force or args.resume)
+    others: Counter = Counter()
+    jobs = plan(args.inputs, extensions, args.output, suffix, args.force or args.resume, others)
     if args.resume:
         remove_temporaries(jobs)
-    return run(jobs, work, args.jobs, args.debug)
+    code = run(jobs, work, args.jobs, args.debug)
+    del others[suffix]
+    if others and extensions is IMAGES and rank_and_world()[0] == 0:
+        say(f"lic: left out, by extension: {', '.join(f'{count} {name}' for name, count in sorted(others.items()))}")
+    return code
 
 
 def compress(args: argparse.Namespace) -> int:
@@ -142,6 +149,21 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def quality(text: str) -> int:
+    """A number from 0 to 100."""
+    if not text.isdecimal() or int(text) > 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 100")
+    return int(text)
+
+
+def rate(text: str) -> float:
+    """A finite number above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not above 0 and finite")
+    return value
+
+
 def rectangle(text: str) -> tuple[int, int, int, int]:
     """Left, top, width and height."""
     parts = text.split(",")
@@ -180,12 +202,12 @@ def parser() -> argparse.ArgumentParser:
     sub = commands.add_parser("compress", parents=[files], help="images -> .lic files")
     goal = sub.add_mutually_exclusive_group()
     goal.add_argument(
-        "-q", "--quality", type=int, help=f"0 (smallest) to 100 (best) (default: {codec.DEFAULT_QUALITY})"
+        "-q", "--quality", type=quality, help=f"0 (smallest) to 100 (best) (default: {codec.DEFAULT_QUALITY})"
     )
     goal.add_argument(
-        "--bpp", type=float, metavar="B", help="the best quality at which 8 * file bytes / pixels is at most B"
+        "--bpp", type=rate, metavar="B", help="the best quality at which 8 * file bytes / pixels is at most B"
     )
-    goal.add_argument("--size", type=int, metavar="BYTES", help="the best quality of at most BYTES per file")
+    goal.add_argument("--size", type=positive, metavar="BYTES", help="the best quality of at most BYTES per file")
     sub.add_argument(
         "--precision",
         choices=("auto", "fp32"),
@@ -245,6 +267,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     # torch's threads wait asleep: spinning, they slow everything down ten-fold when another program holds a core
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if sys.stderr is None:  # closed: nobody wants to read
+        sys.stderr = open(os.devnull, "w")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files are any bytes
     args = parser().parse_args(argv)
     try:
         return args.run(args)

@@ -9,6 +9,7 @@ started by hand is a world of its own.
 import gc
 import importlib
 import os
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +47,10 @@ class World:
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model, its gradients averaged over all processes."""
-        return model if self.size == 1 else DistributedDataParallel(model, broadcast_buffers=False)
+        if self.size == 1:
+            return model
+        warnings.filterwarnings("ignore", "Grad strides do not match")  # those of 1x1 weights, where any stride will do
+        return DistributedDataParallel(model, broadcast_buffers=False)
 
     def leave(self) -> None:
         """Take leave of the others, when nothing refers to a wrapped model any more."""

@@ -12,12 +12,17 @@ import functools
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}  # extensions
+IMAGES = {  # extensions
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".jp2", ".gif", ".bmp", ".tga", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm",
+}  # fmt: skip
 TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part", re.DOTALL)  # what a file is called before it is complete
+LONGEST = 255 - len("..01234567.part")  # bytes of a file's name that fit into that
 
 
 class Failure(Exception):
@@ -31,9 +36,10 @@ class Job(NamedTuple):
     target: str
 
 
-def below(folder: str | Path, extensions: set[str]) -> Iterator[str]:
+def below(folder: str | Path, extensions: set[str], others: Counter | None = None) -> Iterator[str]:
     """Names, relative to the folder, of all files in and below it with one of these extensions (lower case); each
-    folder's in order, its own files first. OSError if one cannot be listed.
+    folder's in order, its own files first. What is there and not a file is passed over, a link to nowhere is not.
+    `others` counts the files that are left out, by extension. OSError if a folder cannot be listed.
     """
 
     def fail(error: OSError) -> None:
@@ -43,13 +49,17 @@ def below(folder: str | Path, extensions: set[str]) -> Iterator[str]:
         folders.sort()
         inner = os.path.relpath(place, folder)
         for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in extensions:
-                yield name if inner == os.curdir else os.path.join(inner, name)
+            path, extension = os.path.join(place, name), os.path.splitext(name)[1].lower()
+            if extension in extensions:
+                if os.path.isfile(path) or not os.path.exists(path):
+                    yield name if inner == os.curdir else os.path.join(inner, name)
+            elif others is not None:
+                others[extension or "without extension"] += 1
 
 
-def expand(inputs: Sequence[str], extensions: set[str]) -> Iterator[tuple[str, str]]:
+def expand(inputs: Sequence[str], extensions: set[str], others: Counter | None = None) -> Iterator[tuple[str, str]]:
     """Each input file, and each file below an input folder: (path, place it has in a common folder). Failure for a
-    folder that has none.
+    folder that has none. `others` as above.
     """
     for given in inputs:
         if given == "-" or not os.path.isdir(given):
@@ -57,22 +67,33 @@ def expand(inputs: Sequence[str], extensions: set[str]) -> Iterator[tuple[str, s
             continue
         own = os.path.basename(os.path.abspath(given)) if len(inputs) > 1 else ""
         empty = True
-        for name in below(given, extensions):
+        for name in below(given, extensions, others):
             empty = False
             yield os.path.join(given, name), os.path.join(own, name)
         if empty:
             raise Failure(f"no files in {given} ({', '.join(sorted(extensions))})")
 
 
-def plan(inputs: Sequence[str], extensions: set[str], out: str | None, suffix: str, replace: bool) -> list[Job]:
-    """What this process is to make of the inputs, folders for it made; Failure before that if two inputs would be
-    written to the same file, or if a target exists that may not be replaced.
+def plan(
+    inputs: Sequence[str],
+    extensions: set[str],
+    out: str | None,
+    suffix: str,
+    replace: bool,
+    others: Counter | None = None,
+) -> list[Job]:
+    """What this process is to make of the inputs, folders for it made. OUT is a folder if it is one, ends in a slash,
+    or has to be one. Failure before anything is made if two inputs would be written to the same file, an input would be
+    written over, or a target is there that may not be replaced. `others` as above.
     """
     into_folder = out not in (None, "-") and (
-        len(inputs) > 1 or os.path.isdir(out) or any(name != "-" and os.path.isdir(name) for name in inputs)
+        len(inputs) > 1
+        or os.path.isdir(out)
+        or out.endswith((os.sep, os.altsep or os.sep))
+        or any(name != "-" and os.path.isdir(name) for name in inputs)
     )
     jobs = []
-    for source, place in expand(inputs, extensions):
+    for source, place in expand(inputs, extensions, others):
         if source == "-" and into_folder:
             raise Failure("stdin has no name to store it under in a folder: give a file as OUT")
         if source == "-":
@@ -87,8 +108,7 @@ def plan(inputs: Sequence[str], extensions: set[str], out: str | None, suffix: s
     _refuse_collisions(jobs)
     rank, world = rank_and_world()
     jobs = jobs[rank::world]
-    if not replace:
-        _refuse_existing(jobs)
+    _refuse_existing(jobs, replace)
     if into_folder:
         for folder in {os.path.dirname(target) for _, target in jobs}:
             os.makedirs(folder, exist_ok=True)
@@ -97,17 +117,29 @@ def plan(inputs: Sequence[str], extensions: set[str], out: str | None, suffix: s
 
 def _refuse_collisions(jobs: list[Job]) -> None:
     real = functools.lru_cache(os.path.realpath)  # of folders: asked once for all files of one
-    seen = set()
-    for folder, name in (os.path.split(target) for _, target in jobs if target != "-"):
-        place = os.path.join(real(folder), name)
-        if place in seen:
-            raise Failure(f"two inputs would both be written to {place}")
-        seen.add(place)
+
+    def place(name: str) -> str:
+        return os.path.join(real(os.path.dirname(name)), os.path.basename(name))
+
+    sources = {place(source) for source, _ in jobs if source != "-"}
+    source_of: dict[str, str] = {}
+    for source, target in jobs:
+        if target == "-":
+            continue
+        where = place(target)
+        if where in sources:
+            raise Failure(f"{target} is an input, and would be written over: choose another OUT")
+        if where in source_of:
+            raise Failure(f"{source_of[where]} and {source} would both be written to {where}")
+        source_of[where] = source
 
 
-def _refuse_existing(jobs: list[Job]) -> None:
+def _refuse_existing(jobs: list[Job], replace: bool) -> None:
     existing = [target for _, target in jobs if target != "-" and os.path.lexists(target)]
-    if existing:
+    for target in existing:
+        if os.path.exists(target) and not os.path.isfile(target):
+            raise Failure(f"{target} is not a file that could be replaced: choose another OUT, or - for stdout")
+    if existing and not replace:
         more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
         raise Failure(f"{existing[0]} exists{more}; -f replaces it")
 
@@ -122,7 +154,9 @@ def rank_and_world() -> tuple[int, int]:
 
 def remove_temporaries(jobs: list[Job]) -> None:
     """Remove what processes that were killed while they wrote these targets have left."""
-    targets = {target for _, target in jobs if target != "-"}
+    targets = {
+        os.path.join(os.path.dirname(target), _short(os.path.basename(target))) for _, target in jobs if target != "-"
+    }
     for folder in {os.path.dirname(target) for target in targets}:
         with os.scandir(folder or os.curdir) as entries:
             left = [match for entry in entries if (match := TEMPORARY.fullmatch(entry.name))]
@@ -131,43 +165,69 @@ def remove_temporaries(jobs: list[Job]) -> None:
                 Path(folder, match[0]).unlink(missing_ok=True)
 
 
+def _short(name: str) -> str:
+    """A file's name as far as it fits into a temporary one."""
+    return os.fsdecode(os.fsencode(name)[:LONGEST])
+
+
 def read_bytes(source: str) -> bytes:
-    return sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    if source != "-":
+        return Path(source).read_bytes()
+    if sys.stdin is None:
+        raise Failure("stdin is closed")
+    return sys.stdin.buffer.read()
 
 
 def write_bytes(target: str, data: bytes, replace: bool, check: Callable[[bytes], None] | None = None) -> None:
     """Write a whole file or none; Failure if there is one, unless it may be replaced. `check` as below."""
-    if target == "-":
-        if check is not None:
-            check(data)
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+    if target != "-":
+        _refuse_existing([Job("", target)], replace)
+        write_atomically(target, data, check, replace)
         return
-    if os.path.lexists(target) and not replace:
-        raise Failure(f"{target} exists; -f replaces it")
-    write_atomically(target, data, check)
+    if check is not None:
+        check(data)
+    if sys.stdout is None:
+        raise Failure("stdout is closed")
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
 
 
-def write_atomically(path: Path | str, data: bytes | memoryview, check: Callable[[bytes], None] | None = None) -> None:
+def write_atomically(
+    path: Path | str, data: bytes | memoryview, check: Callable[[bytes], None] | None = None, replace: bool = True
+) -> None:
     """Write a file so that a reader sees the old one or the new one, never a part: temporary name, sync, rename.
 
     `check` is given what was written, read back, before the file gets its name; if it raises, nothing has changed.
+    Without `replace` Failure if there is a file of that name by then, whoever made it.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
+    temporary = path.with_name(f".{_short(path.name)}.{os.urandom(4).hex()}.part")
     try:
         try:
-            file = open(temporary, "xb")
-        except OSError as error:
-            raise type(error)(error.errno, error.strerror, str(path)) from None  # not by its temporary name
-        with file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:  # a full disk's has no name, others the temporary one
+            raise type(error)(error.errno, error.strerror, str(path)) from None
         if check is not None:
             check(temporary.read_bytes())
-        os.replace(temporary, path)
+        if replace or not _link(temporary, path):
+            os.replace(temporary, path)
+        else:
+            temporary.unlink()
     except BaseException:
         with contextlib.suppress(OSError):  # what went wrong before is what is told
             temporary.unlink()
         raise
+
+
+def _link(temporary: Path, path: Path) -> bool:
+    """Give a file its name unless there is one of that name; False where the file system has no links."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise Failure(f"{path} exists; -f replaces it") from None
+    except OSError:
+        return False
+    return True

@@ -67,7 +67,7 @@ def run(jobs: list[Job], work: Work, workers: int, debug: bool) -> int:
     else:
         results = ((job, attempt(work, job, debug)) for job in jobs)
     bar = tqdm(total=len(jobs), unit="file", disable=not many or rank > 0 or not sys.stderr.isatty())
-    with bar, _stopped_by_sigterm(), contextlib.closing(results):
+    with bar, _stopped_by_signals(), contextlib.closing(results):
         for job, (outcome, text) in results:
             count[outcome] += 1
             if outcome == FAILED:
@@ -83,17 +83,22 @@ def run(jobs: list[Job], work: Work, workers: int, debug: bool) -> int:
 
 
 @contextlib.contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM is like Ctrl-C: it goes through every `finally`."""
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGTERM, and the SIGHUP of a terminal that is closed, are like Ctrl-C: they go through every `finally`."""
 
     def stop(*_) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = {number: signal.getsignal(number) for number in numbers}
+    heeded = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # nohup ignores one
+    for number in heeded:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in heeded.items():
+            signal.signal(number, handler)
 
 
 def attempt(work: Work, job: Job, debug: bool) -> Result:

@@ -8,6 +8,7 @@ EXIF and XMP stay as they are, byte for byte. Only where the image was turned up
 EXIF's first directory (CIPA DC-008, "Exchangeable image file format", 2023, section 4.6): nobody turns it again.
 """
 
+import contextlib
 import io
 import math
 import re
@@ -34,7 +35,8 @@ HELD = {  # by Pillow's name of the format
 HOLD_ALPHA = {"PNG", "TIFF", "WEBP", "AVIF", "JPEG2000", "TGA"}
 PREFIX = b"Exif\0\0"  # of EXIF in a JPEG; Pillow hands it on
 BYTE_ORDER = {b"II*\0": "little", b"MM\0*": "big"}  # by the first four bytes behind it
-ORIENTATION, XMP_TAG = 0x0112, 700
+ORIENTATION, XMP_TAG, RESOLUTION_TAG = 0x0112, 700, 282
+LOSSY_QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 95}  # Pillow's own would add as much loss as a codec does
 XMP_ORIENTATION = re.compile(rb'\s*tiff:Orientation\s*=\s*"(\d)"|\s*<tiff:Orientation>\s*(\d)\s*</tiff:Orientation>')
 DESCRIPTIVE = (  # what a TIFF says about the picture and not about its own bytes
     *(ExifTags.Base[name] for name in ("ImageDescription", "Make", "Model", "Software", "DateTime", "Artist")),
@@ -52,7 +54,8 @@ def _exif(image: Image.Image) -> bytes:
     """EXIF as Pillow found it, as ImageMagick stores it in a PNG's text, or collected from the tags of a TIFF."""
     exif = image.info.get("exif", b"")
     if not exif and (raw := image.info.get("Raw profile type exif")):
-        exif = bytes.fromhex("".join(raw.split("\n")[3:]))
+        with contextlib.suppress(ValueError):  # text that only says so
+            exif = bytes.fromhex("".join(raw.split("\n")[3:]))
     elif not exif and hasattr(image, "tag_v2"):
         tags = Image.Exif()
         with warnings.catch_warnings(action="ignore"):  # of tags that are not as they should be
@@ -78,6 +81,8 @@ def _xmp(image: Image.Image) -> bytes:
 
 def _dpi(image: Image.Image) -> tuple[float, float] | None:
     """Dots per inch, or None where there is no number that means a size."""
+    if hasattr(image, "tag_v2") and RESOLUTION_TAG not in image.tag_v2:
+        return None  # Pillow would say 1
     x, y = map(float, image.info.get("dpi", (0, 0)))
     return (x, y) if 0 < x <= LARGEST_DPI and 0 < y <= LARGEST_DPI else None
 
@@ -197,7 +202,8 @@ def _resolution(raw: bytes) -> tuple[float, float]:
 def save(image: Image.Image, form: str) -> tuple[bytes, list[str]]:
     """A decoded image as a file of Pillow's format `form`, and the names of the metadata that it cannot hold.
 
-    ValueError where it cannot hold the alpha plane, OSError or ValueError where Pillow refuses the image.
+    ValueError where it cannot hold the alpha plane or an image of that size, OSError or ValueError where Pillow refuses
+    the image.
     """
     if image.mode in ("LA", "RGBA") and form not in HOLD_ALPHA:
         raise ValueError(f"{form} cannot hold the alpha plane of mode {image.mode}: write PNG, TIFF or WebP instead")
@@ -207,6 +213,8 @@ def save(image: Image.Image, form: str) -> tuple[bytes, list[str]]:
     if form in ("TIFF", "AVIF") and image.info.get("exif", b"")[6:10] not in BYTE_ORDER:  # which Pillow reads for them
         held = held - {"exif"}
     options = {key: value for key, value in image.info.items() if key in held}
+    if form in LOSSY_QUALITY:
+        options["quality"] = LOSSY_QUALITY[form]
     if form == "PNG" and "xmp" in options:
         options["pnginfo"] = PngInfo()
         options["pnginfo"].add_itxt("XML:com.adobe.xmp", options.pop("xmp"))
@@ -216,4 +224,7 @@ def save(image: Image.Image, form: str) -> tuple[bytes, list[str]]:
         options["tiffinfo"] = _descriptive(tags) | ({XMP_TAG: options.pop("xmp")} if "xmp" in options else {})
     packed = io.BytesIO()
     image.save(packed, form, compress_level=1, **options)
+    with Image.open(packed) as written:
+        if written.size != image.size:
+            raise ValueError(f"{form} cannot hold {image.width}x{image.height} pixels: write PNG instead")
     return packed.getvalue(), [NAMES[key] for key in image.info if key not in held]

@@ -93,6 +93,8 @@ class Source:
 
 def prepare(image: Image.Image) -> Source:
     """What is coded of an image; UnsupportedImage if it is none of the modes that are."""
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"a PIL image is wanted, not {type(image).__name__}: Image.open(path), Image.fromarray(array)")
     check(image)
     image.load()
     info = metadata.of(image)

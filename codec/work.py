@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from codec.base import Codec
 
 PNG = b"\x89PNG\r\n\x1a\n"
+BEGINNINGS = {".jpg": b"\xff\xd8\xff", ".jpeg": b"\xff\xd8\xff"}  # of other files than PNG
 
 
 def announce_kernels() -> None:
@@ -51,12 +52,12 @@ def is_complete(target: str, magic: bytes, check: Callable[[bytes], object]) -> 
 
 
 def check_image(data: bytes) -> None:
-    """Raises what Pillow raises if an image file is damaged, as far as its checksums tell."""
+    """Raises what Pillow raises if an image file is damaged: as far as a PNG's checksums tell, or its pixels."""
     from PIL import Image
 
     Image.MAX_IMAGE_PIXELS = None
     with Image.open(io.BytesIO(data)) as image:
-        image.verify()
+        image.verify() if image.format == "PNG" else image.load()
 
 
 def open_image(source: str, max_pixels: int, strict: bool) -> tuple["Image.Image", bool]:
@@ -172,7 +173,8 @@ class Decompressor:
     def __call__(self, job: Job) -> str | None:
         from codec import metadata
 
-        if self.resume and is_complete(job.target, PNG, check_image):
+        beginning = BEGINNINGS.get(os.path.splitext(job.target)[1].lower(), PNG)
+        if self.resume and is_complete(job.target, beginning, check_image):
             return None
         data = read_bytes(job.source)
         header, _ = bitstream.read(data)  # damage is found before a model is looked for

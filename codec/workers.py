@@ -92,6 +92,8 @@ def work_in_processes(jobs: list[Job], work: Work, count: int, debug: bool) -> I
 def _serve(pipe: Connection, work: Work, debug: bool) -> None:
     """A worker's life: it ends when the parent does, or has no more jobs."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # through every `finally`
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as with Ctrl-C, the parent tells
     os.environ["OMP_NUM_THREADS"] = "1"  # of torch, which is not imported yet, and of the entropy coder
     while True:
         try:

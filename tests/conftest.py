@@ -161,6 +161,20 @@ def shell(models, tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
+def fails(lic, shell):
+    """fails(*argv) -> the only line of stderr of a command that must fail and leave the folder as it was."""
+
+    def run(*argv) -> str:
+        before = {path: path.stat().st_mtime_ns for path in shell.rglob("*")}
+        code, out, err = lic(*argv)
+        assert (code, out, len(err)) == (1, "", 1), err
+        assert {path: path.stat().st_mtime_ns for path in shell.rglob("*")} == before
+        return err[0]
+
+    return run
+
+
+@pytest.fixture
 def lic(capsys, shell):
     """lic(*argv) -> exit code, stdout, lines of stderr."""
 

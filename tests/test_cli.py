@@ -23,20 +23,6 @@ def here(shell):
     return shell
 
 
-@pytest.fixture
-def fails(lic, here):
-    """fails(*argv) -> the only line of stderr of a command that must fail and leave the folder as it was."""
-
-    def run(*argv) -> str:
-        before = {path: path.stat().st_mtime_ns for path in here.rglob("*")}
-        code, out, err = lic(*argv)
-        assert (code, out, len(err)) == (1, "", 1), err
-        assert {path: path.stat().st_mtime_ns for path in here.rglob("*")} == before
-        return err[0]
-
-    return run
-
-
 def files(folder) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
@@ -87,7 +73,7 @@ def test_a_target_holds_for_each_of_several_inputs(lic, here, tiny, photos):
 def test_a_target_that_cannot_be_met_is_an_error_that_tells_the_least(fails, tiny, photo):
     photo.save("a.png")
     least = len(tiny.compress(photo, 0))
-    for target in (("--size", least - 1), ("--size", -5), ("--bpp", 0.001), ("--bpp", "nan")):
+    for target in (("--size", least - 1), ("--size", 1), ("--bpp", 0.001)):
         error = fails("compress", "a.png", "-m", "tiny", "--precision", "fp32", *target)
         assert f"quality 0 takes {least} bytes" in error
     assert "one lambda" in fails("compress", "a.png", "--size", 5000, "-m", "fixed")
@@ -170,10 +156,10 @@ def test_two_inputs_for_one_output_are_refused_before_any_work(fails, photo):
     for name in ("a.png", "a.bmp", "deep/a.png", "other/deep/a.png"):
         photo.save(name)
     os.symlink("deep", "link")
-    assert "two inputs" in fails("compress", "a.png", "a.bmp", "-m", "tiny")
-    assert "two inputs" in fails("compress", "a.png", "deep/a.png", "-o", "out", "-m", "tiny")
-    assert "two inputs" in fails("compress", "deep", "other/deep", "-o", "out", "-m", "tiny")
-    assert "two inputs" in fails("compress", "deep", "link", "-m", "tiny")
+    assert "a.png and a.bmp would both be" in fails("compress", "a.png", "a.bmp", "-m", "tiny")
+    assert "would both be" in fails("compress", "a.png", "deep/a.png", "-o", "out", "-m", "tiny")
+    assert "would both be" in fails("compress", "deep", "other/deep", "-o", "out", "-m", "tiny")
+    assert "would both be" in fails("compress", "deep", "link", "-m", "tiny")
     assert "stdout" in fails("compress", "a.png", "deep/a.png", "-o", "-", "-m", "tiny")
 
 
@@ -283,12 +269,6 @@ def test_an_output_that_cannot_be_written_is_an_error_that_names_it(fails, here,
         assert name in fails("decompress", "a.lic", "-o", name)
 
 
-@pytest.mark.parametrize("quality", [101, -1])
-def test_a_quality_out_of_range_is_an_error_that_names_it(fails, photo, quality):
-    photo.save("a.png")
-    assert str(quality) in fails("compress", "a.png", "-m", "tiny", "-q", quality)
-
-
 def test_a_gpu_that_is_not_there_is_an_error(fails, photo, small):
     photo.save("b.png")
     assert "cuda" in fails("compress", "b.png", "-m", "tiny", "--device", "cuda")
@@ -296,8 +276,13 @@ def test_a_gpu_that_is_not_there_is_an_error(fails, photo, small):
 
 
 @pytest.mark.parametrize(
-    "line", ["", "shrink", "compress a -q high", "compress a -q 9 --bpp 1", "compress a --size big", "info a --unknown"]
-)
+    "line",
+    [
+        "", "shrink", "compress a -q high", "compress a -q 101", "compress a -q -1", "compress a -q 9 --bpp 1",
+        "compress a --size big", "compress a --size 0", "compress a --bpp nan", "compress a --bpp 0",
+        "info a --unknown",
+    ],
+)  # fmt: skip
 def test_a_command_line_that_makes_no_sense_exits_with_2(line, capsys):
     with pytest.raises(SystemExit) as exit:
         main(line.split())

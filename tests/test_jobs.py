@@ -158,8 +158,11 @@ def test_resume_makes_again_what_is_damaged_and_leaves_alone_what_is_foreign(lic
     assert listing("back") == whole | {"b/01.png": b"mine"}
 
 
-@pytest.mark.parametrize("jobs, send, number", [(1, os.kill, signal.SIGTERM), (2, os.killpg, signal.SIGINT)])
-def test_kill_and_ctrl_c_leave_no_partial_and_no_temporary_file(photo, jobs, send, number):
+@pytest.mark.parametrize(
+    "jobs, send, number",
+    [(1, os.kill, signal.SIGTERM), (2, os.killpg, signal.SIGINT), (2, os.killpg, signal.SIGHUP)],
+)
+def test_kill_ctrl_c_and_a_closed_terminal_leave_no_partial_and_no_temporary_file(photo, jobs, send, number):
     big = io.BytesIO()
     photo.resize((700, 500)).save(big, "BMP")
     for path in Path("in").rglob("*.png"):

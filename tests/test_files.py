@@ -1,0 +1,181 @@
+"""What the command line must not do to anybody's files, and what it must not be stopped by."""
+
+import io
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from PIL import Image, PngImagePlugin
+
+import codec
+from codec.files import LONGEST, Failure, write_atomically, write_bytes
+from tests.conftest import saved
+
+TINY = ("-m", "tiny")
+
+
+@pytest.fixture(autouse=True)
+def here(shell, photo):
+    """Every test works in a folder with one photograph."""
+    photo.save("a.png")
+    return shell
+
+
+def test_out_with_a_slash_is_a_folder(lic, here, photo):
+    photo.save("b.png")
+    assert lic("compress", "a.png", "-o", "small/", *TINY)[0] == lic("compress", "b.png", "-o", "small/", *TINY)[0] == 0
+    assert sorted(os.listdir("small")) == ["a.lic", "b.lic"]
+
+
+@pytest.mark.parametrize("out", ["a.png", "./a.png", "link/a.png"])
+def test_an_input_is_never_written_over(fails, out):
+    os.symlink(".", "link")
+    assert "would be written over" in fails("compress", "a.png", "-o", out, "-f", *TINY)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_what_is_no_file_is_not_replaced(fails):
+    os.mkfifo("pipe")
+    os.symlink(os.devnull, "null")
+    os.mkdir("folder.lic")
+    for out in ("pipe", "null"):
+        for force in ([], ["-f"]):
+            assert f"{out} is not a file" in fails("compress", "a.png", "-o", out, *force, *TINY)
+    with pytest.raises(Failure, match="is not a file"):
+        write_bytes("folder.lic", b"", replace=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_in_a_folder_is_passed_over_and_a_link_to_nowhere_told(lic, photo):
+    os.mkdir("in")
+    photo.save("in/a.png")
+    os.mkfifo("in/pipe.png")
+    os.symlink("nowhere", "in/z.png")
+    code, _, err = lic("compress", "in", "-o", "out", *TINY)
+    assert code == 1 and err[-1] == "1 of 2 files done, 1 failed" and "z.png" in err[-2]
+    assert os.listdir("out") == ["a.lic"]
+
+
+def test_a_file_that_appears_in_the_meantime_is_not_replaced():
+    def other(_: bytes) -> None:
+        Path("a.lic").write_bytes(b"theirs")
+
+    with pytest.raises(Failure, match="exists"):
+        write_bytes("a.lic", b"mine", replace=False, check=other)
+    assert Path("a.lic").read_bytes() == b"theirs" and sorted(os.listdir()) == ["a.lic", "a.png"]
+    write_bytes("a.lic", b"mine", replace=True, check=other)
+    assert Path("a.lic").read_bytes() == b"mine"
+
+
+def test_without_links_a_file_gets_its_name_by_renaming(monkeypatch):
+    def refuse(*_) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    write_bytes("a.lic", b"mine", replace=False)
+    assert Path("a.lic").read_bytes() == b"mine" and sorted(os.listdir()) == ["a.lic", "a.png"]
+
+
+def test_a_name_of_any_length_that_the_target_may_have(lic, photo):
+    name = "y" * 251
+    os.rename("a.png", f"{name}.png")
+    assert lic("compress", f"{name}.png", *TINY)[0] == 0
+    left = f".{(name + '.lic')[:LONGEST]}.01234567.part"
+    Path(left).touch()
+    Path(f"{name}.lic").write_bytes(b"")
+    assert lic("compress", f"{name}.png", "--resume", *TINY)[0] == 0
+    assert sorted(os.listdir()) == [f"{name}.lic", f"{name}.png"]
+
+
+def test_a_disk_that_fills_is_told_by_the_name_of_the_file(monkeypatch):
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space") as error:
+        write_atomically("b.lic", b"mine")
+    assert error.value.filename == "b.lic" and os.listdir() == ["a.png"]
+
+
+def test_resume_makes_a_truncated_jpeg_again_and_keeps_what_is_foreign(lic, fails):
+    lic("compress", "a.png", *TINY)
+    assert lic("decompress", "a.lic", "-o", "b.jpg")[0] == 0
+    whole = Path("b.jpg").read_bytes()
+    assert lic("decompress", "a.lic", "-o", "b.jpg", "--resume") == (0, "", [])
+    for damaged in (whole[: len(whole) // 2], whole[:20]):
+        Path("b.jpg").write_bytes(damaged)
+        assert lic("decompress", "a.lic", "-o", "b.jpg", "--resume")[0] == 0 and Path("b.jpg").read_bytes() == whole
+    Path("b.jpg").write_text("my notes")
+    assert "not what would be written" in fails("decompress", "a.lic", "-o", "b.jpg", "--resume")
+
+
+def test_images_of_all_kinds_are_found_and_what_is_left_out_is_told(lic, photo):
+    os.mkdir("in")
+    for extension in ("gif", "jp2", "pgm", "tga", "jfif", "bmp"):
+        photo.convert("L").save(f"in/{extension}.{extension}")
+    for name in ("notes.txt", "b.TXT", "README", "old.lic"):
+        Path("in", name).touch()
+    code, _, err = lic("compress", "in", *TINY)
+    assert code == 0 and err[-2:] == ["6 of 6 files done", "lic: left out, by extension: 2 .txt, 1 without extension"]
+
+
+def test_closed_streams_are_told_in_a_line(lic, fails, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert "stdin is closed" in fails("compress", "-", "-o", "b.lic", *TINY)
+    closed = [sys.executable, "-m", "codec.cli", "compress", "a.png", "-m", "tiny", "-o"]
+    run = subprocess.run(
+        f"{subprocess.list2cmdline([*closed, '-'])} >&-", shell=True, stderr=subprocess.PIPE, text=True
+    )
+    assert run.returncode == 1 and run.stderr == "lic: a.png: stdout is closed\n"
+    assert subprocess.run(f"{subprocess.list2cmdline([*closed, 'b.lic'])} 2>&-", shell=True).returncode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")
+def test_info_prints_names_that_are_not_text(tiny, photo):
+    Path(os.fsdecode(b"\xe9.lic")).write_bytes(tiny.compress(photo, 50))
+    run = subprocess.run(
+        [sys.executable, "-m", "codec.cli", "info", "--check", "."],
+        env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"}, capture_output=True,
+    )  # fmt: skip
+    assert (run.returncode, run.stdout) == (0, b"./\xe9.lic: intact\n")
+
+
+def test_what_is_asked_in_other_words_is_an_error():
+    for device in ("mps", "cuda:0", "gpu"):
+        with pytest.raises(ValueError, match=device):
+            codec.load("tiny", device)
+    with pytest.raises(ValueError, match="fp16"):
+        codec.load("tiny", "cpu", "fp16")
+    model = codec.load("tiny", "cpu")
+    for wrong in ("a.png", None, 3):
+        with pytest.raises(TypeError, match="PIL image"):
+            model.compress(wrong, 50)
+        with pytest.raises(TypeError, match="bytes"):
+            codec.decompress(wrong)
+
+
+def test_text_that_only_says_that_it_is_exif_is_left_out(lic, photo):
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Raw profile type exif", "\nexif\n  10\nzzzz")
+    photo.save("b.png", pnginfo=text)
+    assert lic("compress", "b.png", *TINY)[0] == 0
+    assert "exif" not in codec.decompress(Path("b.lic").read_bytes()).info
+
+
+def test_a_tiff_without_a_resolution_has_none_afterwards(tiny, photo):
+    for options, expected in (({}, None), ({"dpi": (72, 72)}, (72.0, 72.0))):
+        with Image.open(io.BytesIO(saved(photo, "TIFF", **options))) as image:
+            assert tiny.decompress(tiny.compress(image, 20)).info.get("dpi") == expected
+
+
+def test_a_format_that_changes_the_size_is_refused_and_a_lossy_one_loses_little(lic, fails, photo):
+    photo.resize((320, 300)).save("a.png")
+    lic("compress", "a.png", *TINY)
+    assert "ICO cannot hold 320x300" in fails("decompress", "a.lic", "-o", "b.ico")
+    with warnings.catch_warnings(action="ignore"):
+        lic("decompress", "a.lic", "-o", "b.jpg")
+    with Image.open("b.jpg") as image:
+        assert max(max(table) for table in image.quantization.values()) < 20  # Pillow's default has 99
