@@ -16,7 +16,7 @@ training add up:
     python train.py CONFIG.toml --init runs/mine/best.pt --out runs/next            another model that begins there
 
 What a sample is (its image, crop, flip, quality and noise) depends on the seed and its number alone, not on workers,
-processes or where a run was stopped. SIGTERM ends a run as --minutes does: everything saved, exit code 0.
+processes or where a run was stopped. SIGTERM and Ctrl-C end a run as --minutes does: everything saved, exit code 0.
 """
 
 import argparse
@@ -31,6 +31,7 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ from torch import Tensor, nn
 
 import codec
 from codec import config as configuration
-from codec import data
+from codec import data, resume
 from codec.checkpoint import keep_freed_memory, load_checkpoint, save_checkpoint, take_weights
 from codec.config import Config
 from codec.distortion import Distortion, distortion
@@ -48,7 +49,7 @@ from codec.files import write_atomically
 from codec.log import Log, Meter
 from codec.meta import meta
 from codec.model import build
-from codec.optimise import follow, learning_rate, optimizer
+from codec.optimise import follow, learning_rate, optimizer, restore
 from codec.quantize import SampleNoise
 from codec.validate import publish, validate
 
@@ -119,7 +120,7 @@ class Run:
         self.skipped.fill_(state["skipped"])
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore(self.optimizer, state["optimizer"])
 
     @torch.no_grad()
     def begin(self, x: Tensor) -> str:
@@ -175,7 +176,8 @@ def train(run: Run, out: Path, minutes: float, stop: threading.Event) -> bool:
     """
     config, c, world = run.config, run.config.train, run.world
     started = time.monotonic()
-    resident = run.device if config.data.workers == 0 else "cpu"  # photographs that fit stay on the GPU
+    # photographs that fit stay on the GPU, unless they are resized, which is not to the last bit the same there
+    resident = "cpu" if config.data.workers or config.data.resize else run.device
     images = data.training_images(config.data, resident, out / "skipped.txt")
     patches = data.Patches(images, data.patch_transform(config.data), c.seed, c.steps * c.batch)
     held_out = data.validation_images(config.data)
@@ -205,7 +207,7 @@ def train(run: Run, out: Path, minutes: float, stop: threading.Event) -> bool:
         result = validate(run.average, held_out, config, run.compare, world)
         log.numbers("val", run.step, result)
         log.picture(run.average, run.step, held_out[0])
-        if run.step == 0:
+        if math.isinf(run.best):  # at step 0, and after a resume that measures otherwise
             run.first = result["rd_loss"]
         if result["rd_loss"] < run.best:
             run.best = result["rd_loss"]
@@ -243,13 +245,20 @@ def train(run: Run, out: Path, minutes: float, stop: threading.Event) -> bool:
         if over:
             break
     change = 100 * (run.best / run.first - 1)
-    log.say(f"validation RD loss: {run.first:.4f} at step 0, {run.best:.4f} at best ({change:+.1f} %)")
+    log.say(f"validation RD loss: {run.first:.4f} at first, {run.best:.4f} at best ({change:+.1f} %)")
     if run.skipped:
         log.say(f"{int(run.skipped)} steps with a gradient that was not finite were skipped")
     if skipped := data.read_skipped(out / "skipped.txt"):
         log.say(f"{len(skipped)} images could not be read and were skipped: {out / 'skipped.txt'}")
     log.close()
     return run.step == c.steps
+
+
+def leave(stop: threading.Event, *_) -> None:
+    """At a signal: end after this step with everything saved; at a second one, at once."""
+    if stop.is_set():
+        raise KeyboardInterrupt
+    stop.set()
 
 
 def free_folder() -> Path:
@@ -285,7 +294,7 @@ def main(argv: list[str] | None = None) -> int:
     command = "python train.py " + shlex.join(sys.argv[1:] if argv is None else argv)
     world, stop = World(), threading.Event()
     keep_freed_memory()
-    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    before = {number: signal.signal(number, partial(leave, stop)) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         world, device = join(codec.pick_device(args.device))
         out = args.out or free_folder()
@@ -297,9 +306,7 @@ def main(argv: list[str] | None = None) -> int:
             state = load_checkpoint(out / args.resume)
             values = state["config"]
         config = configuration.from_dict(configuration.merge_options(values, args))
-        if state and configuration.to_dict(config)["model"] != state["config"]["model"]:
-            raise ValueError("--resume continues with the model of the run: [model] cannot change")
-        if world.first and not args.resume and out.exists() and any(out.iterdir()):
+        if world.first and not args.resume and not resume.is_new(out):
             raise ValueError(f"{out} is not empty: choose another --out, or --resume what is there")
         if config.train.batch % (world.size * config.train.accumulate):
             raise ValueError(
@@ -311,7 +318,10 @@ def main(argv: list[str] | None = None) -> int:
             torch.use_deterministic_algorithms(True)
         run = Run(config, device, world)
         if state:
+            saved = configuration.from_dict(state["config"])
+            resume.check(run.model, saved, config, state["step"])
             run.load(state)
+            run.best = resume.best_before(saved, config, run.best)
         out.mkdir(parents=True, exist_ok=True)
         if world.first:
             (out / "config.toml").write_text(configuration.dump(config))
@@ -331,11 +341,15 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"train.py: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("train.py: interrupted; what was saved last is in last.pt", file=sys.stderr)
+        return 1
     finally:
         run = None  # with its wrapped model
         world.leave()
         torch.use_deterministic_algorithms(False)
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 0
 
 

@@ -45,16 +45,22 @@ def save_checkpoint(path: Path | str, state: dict[str, Any]) -> None:
     write_atomically(path, buffer.getbuffer())
 
 
+STATE = {"version": int, "config": dict, "step": int, "model": dict, "average": dict, "optimizer": dict}
+
+
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
     """A training state; only tensors and plain values are read, so a foreign file cannot run code. ModelError for such
     a file, and for a damaged one.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # torch has a class of its own for every kind of damage
         raise ModelError(f"{path} is not an intact training checkpoint") from error
+    if not isinstance(state, dict) or any(not isinstance(state.get(part), kind) for part, kind in STATE.items()):
+        raise ModelError(f"{path} is not a training checkpoint, which has {', '.join(STATE)}")
+    return state
 
 
 def _compact(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -169,10 +175,7 @@ def load_weights(path: Path | str) -> dict[str, torch.Tensor]:
         about(path)
         state = safetensors.torch.load_file(path)
         return {name: t.float() for name, t in state.items() if not name.startswith("tables.")}
-    state = load_checkpoint(path)
-    if not isinstance(state, dict) or "average" not in state:
-        raise ModelError(f"{path} is not a training checkpoint with averaged weights")
-    return state["average"]
+    return load_checkpoint(path)["average"]
 
 
 def take_weights(model: Codec, path: Path | str) -> tuple[set[str], str]:

@@ -112,6 +112,8 @@ class DataConfig:
             raise ValueError(f"patch must be a positive multiple of 16, not {self.patch}")
         if self.resize and (len(self.resize) != 2 or not 1 <= self.resize[0] <= self.resize[1]):
             raise ValueError(f"resize must be two sizes MIN MAX, 1 <= MIN <= MAX, not {self.resize}")
+        if self.cache < 0:
+            raise ValueError(f"cache must be at least 0, not {self.cache}")
         if self.workers < 0 or self.prefetch < 1:
             raise ValueError(
                 f"workers must be at least 0 and prefetch at least 1, not {self.workers} and {self.prefetch}"
@@ -171,6 +173,13 @@ class TrainConfig:
                 raise ValueError(
                     f"{name} must be {', '.join(choices[:-1])} or {choices[-1]}, not {getattr(self, name)!r}"
                 )
+        if not (0 <= self.ema < 1 and self.clip > 0 and self.warmup >= 0 and self.seed >= 0):
+            raise ValueError(
+                f"ema must be at least 0 and below 1, clip above 0 (inf: off), warmup and seed at least 0, not "
+                f"{self.ema}, {self.clip}, {self.warmup} and {self.seed}"
+            )
+        if not self.val_qualities or min(self.val_qualities) < 0 or max(self.val_qualities) > 100:
+            raise ValueError(f"val_qualities must be one or more numbers in 0..100, not {self.val_qualities}")
         if not 0 <= self.decay <= 1:
             raise ValueError(f"decay must be in 0..1, not {self.decay}")
 

@@ -7,6 +7,7 @@ after a resume, and with images that cannot be read, which are skipped and liste
 import hashlib
 import io
 import os
+import signal
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -318,6 +319,12 @@ def stack(patches: list[Tensor]) -> Tensor:
     return torch.stack([patch.permute(1, 2, 0) for patch in patches]).permute(0, 3, 1, 2)
 
 
+def heed_no_signals(_: int) -> None:
+    """In a loader process: it ends when the training does, which a signal to all may tell to save first."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def loader(
     patches: Patches, batches: Iterable[Sequence[int]], config: DataConfig, device: torch.device
 ) -> DataLoader[Tensor]:
@@ -328,6 +335,7 @@ def loader(
         batch_sampler=batches,
         collate_fn=stack,
         num_workers=config.workers,
+        worker_init_fn=heed_no_signals,
         multiprocessing_context="spawn" if several else None,
         persistent_workers=several,
         prefetch_factor=config.prefetch if several else None,

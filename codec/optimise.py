@@ -7,7 +7,7 @@ A part of a model is one or several successive components of a parameter's name:
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from codec.config import TrainConfig
 
@@ -34,37 +34,46 @@ def belongs(name: str, part: str) -> bool:
 
 def split(entries: list[str]) -> dict[str, float]:
     """PART=FACTOR entries as a dictionary; ValueError for what is not one."""
-    factors = {}
+    found = {}
     for entry in entries:
         part, _, factor = entry.partition("=")
         try:
-            factors[part] = float(factor)
+            found[part] = float(factor)
         except ValueError:
             raise ValueError(f"lr_of takes entries like prior=5, not {entry!r}") from None
-    return factors
+        if not 0 <= found[part] < math.inf:
+            raise ValueError(f"a factor in lr_of must be at least 0 and finite, not {entry!r}")
+    return found
 
 
-def groups(model: nn.Module, c: TrainConfig) -> list[dict]:
-    """Parameter groups with their factor of the learning rate, the frozen parts left out of them and out of autograd.
+def factors(names: list[str], c: TrainConfig) -> dict[float, list[str]]:
+    """The parameters that are trained, by their factor of the learning rate, in the order of the optimiser's groups.
 
     Of several parts that a parameter belongs to, the last in `lr_of` counts. ValueError for a part that does not exist,
     unless it is one of the defaults.
     """
-    factors, names = split(c.lr_of), [name for name, _ in model.named_parameters()]
-    for part in [*(p for p in factors if f"{p}={factors[p]:g}" not in TrainConfig().lr_of), *c.freeze]:
+    of_part = split(c.lr_of)
+    for part in [*(p for p in of_part if f"{p}={of_part[p]:g}" not in TrainConfig().lr_of), *c.freeze]:
         if not any(belongs(name, part) for name in names):
             parts = sorted({name.split(".")[0] for name in names})
             raise ValueError(f"no parameter belongs to {part!r}; there are {', '.join(parts)}, and what is in them")
-    of_factor: dict[float, list[Tensor]] = {}
-    for name, parameter in model.named_parameters():
-        if any(belongs(name, part) for part in c.freeze):
-            parameter.requires_grad_(False)
-            continue
-        factor = ([1.0] + [factor for part, factor in factors.items() if belongs(name, part)])[-1]
-        of_factor.setdefault(factor, []).append(parameter)
-    if not of_factor:
+    found: dict[float, list[str]] = {}
+    for name in names:
+        if not any(belongs(name, part) for part in c.freeze):
+            factor = ([1.0] + [factor for part, factor in of_part.items() if belongs(name, part)])[-1]
+            found.setdefault(factor, []).append(name)
+    if not found:
         raise ValueError(f"nothing is left to train: freeze is {', '.join(c.freeze)}")
-    return [{"params": parameters, "factor": factor} for factor, parameters in of_factor.items()]
+    return found
+
+
+def groups(model: nn.Module, c: TrainConfig) -> list[dict]:
+    """Parameter groups with their factor of the learning rate; what is frozen is left out, of autograd too."""
+    parameters = dict(model.named_parameters())
+    of_factor = factors(list(parameters), c)
+    for name in parameters.keys() - {name for names in of_factor.values() for name in names}:
+        parameters[name].requires_grad_(False)
+    return [{"params": [parameters[name] for name in names], "factor": f} for f, names in of_factor.items()]
 
 
 def optimizer(model: nn.Module, c: TrainConfig) -> torch.optim.Optimizer:
@@ -80,3 +89,11 @@ def follow(average: nn.Module, model: nn.Module, step: int, ema: float) -> None:
     """Move the averaged weights towards those of the model; at the beginning they are the mean of few steps."""
     weight = 1 - min(ema, (1 + step) / (10 + step))
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), weight)
+
+
+def restore(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Take over the state of a checkpoint; the options, learning rates and all, stay those of the optimiser."""
+    options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, options, strict=True):
+        group.update(own)

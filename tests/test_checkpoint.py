@@ -58,7 +58,8 @@ def test_weights_are_read_from_exported_models_and_from_checkpoints(models, tmp_
     exported = load_weights(models / "hyper.safetensors")
     own = load_model(models / "hyper.safetensors").state_dict()
     assert exported.keys() == own.keys() and all(torch.equal(exported[name], own[name]) for name in own)
-    checkpoint.save_checkpoint(tmp_path / "a.pt", {"model": {}, "average": own})
+    state = {"version": 3, "config": {}, "step": 0, "model": {}, "average": own, "optimizer": {}}
+    checkpoint.save_checkpoint(tmp_path / "a.pt", state)
     assert load_weights(tmp_path / "a.pt").keys() == own.keys()
 
 
@@ -191,7 +192,8 @@ def test_models_are_found_by_name_and_by_id_in_the_folders_of_LIC_MODELS(models,
 
 
 def test_a_checkpoint_returns_what_was_saved(tmp_path):
-    state = {"step": 3, "best": float("inf"), "model": {"w": torch.randn(2, 2)}, "names": ["a", "b"]}
+    parts = {"version": 3, "config": {"a": ["b"]}, "average": {}, "optimizer": {}}
+    state = {"step": 3, "best": float("inf"), "model": {"w": torch.randn(2, 2)}, **parts}
     checkpoint.save_checkpoint(tmp_path / "a.pt", state)
     loaded = load_checkpoint(tmp_path / "a.pt")
     assert torch.equal(loaded["model"].pop("w"), state["model"].pop("w")) and loaded == state
@@ -218,6 +220,13 @@ def test_loading_a_checkpoint_runs_no_foreign_code(tmp_path):
     assert not sprung.exists()
     pickle.loads((tmp_path / "pickle.pt").read_bytes())
     assert sprung.exists()  # the trap does work
+
+
+@pytest.mark.parametrize("state", [[1, 2], {"version": 3}, {"average": [1, 2]}])
+def test_another_file_of_torch_is_not_a_checkpoint(tmp_path, state):
+    torch.save(state, tmp_path / "a.pt")
+    with pytest.raises(ModelError, match="a.pt is not a training checkpoint"):
+        load_checkpoint(tmp_path / "a.pt")
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

@@ -1,0 +1,99 @@
+"""Training that goes on with other options: what may change does, what may not is refused, and nothing is written."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from test_train import log, start
+
+import train
+from codec.checkpoint import load_checkpoint
+from codec.config import DataConfig, TrainConfig
+
+
+@pytest.fixture
+def run(here, capsys):
+    """A run that stopped at step 2 of 4."""
+    assert start("run", "--minutes", 0) == train.main("--out run --resume --minutes 0".split()) == 0
+    capsys.readouterr()
+    return here / "run"
+
+
+def test_options_of_the_optimiser_change(run):
+    options = "--weight_decay 0.5 --lr_of shortcut=0.1 shortcut_lapped=0.1 prior=50 --lr 1e-5 --minutes 0"
+    assert train.main(["--out", "run", "--resume", *options.split()]) == 0
+    groups = load_checkpoint(run / "last.pt")["optimizer"]["param_groups"]
+    assert {group["weight_decay"] for group in groups} == {0.5} and {1.0, 0.1, 50.0} == {g["factor"] for g in groups}
+    assert max(group["lr"] / group["factor"] for group in groups) <= 1.01e-5
+    assert load_checkpoint(run / "last.pt")["optimizer"]["state"][0]["step"] == 3  # its moments go on
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        ("--optimizer sgd", "--optimizer"),
+        ("--freeze g_a", "--freeze"),
+        ("--lr_of prior=5 g_a=2", "--lr_of"),
+        ("--init best.pt", "--init begins a new run"),
+        ("--steps 1", "at step 2 already"),
+        ("--N 16", "[model] cannot change"),
+    ],
+)
+def test_what_cannot_change_is_refused_and_changes_nothing(run, capsys, options, told):
+    before = (run / "config.toml").read_text()
+    assert train.main(["--out", "run", "--resume", *options.split()]) == 1
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1 and (run / "config.toml").read_text() == before
+
+
+@pytest.mark.parametrize("options", ["--val data", "--distortion ms-ssim --patch 192 --val big"])
+def test_the_best_starts_anew_when_it_is_measured_otherwise(run, photo, capsys, options):
+    os.mkdir("big")
+    photo.resize((200, 200)).save("big/a.png")
+    state = load_checkpoint(run / "last.pt")
+    state["best"] = state["first"] = 1e-9  # nothing would ever be better
+    torch.save(state, run / "last.pt")
+    assert train.main(["--out", "run", "--resume", *options.split()]) == 0
+    assert load_checkpoint(run / "best.pt")["step"] == 4 and load_checkpoint(run / "best.pt")["first"] > 1e-3
+    assert "exported step 4" in capsys.readouterr().out
+
+
+def test_a_start_that_failed_does_not_block_the_next(here, capsys):
+    assert start("run", "--data", "nowhere") == 1
+    assert start("run") == 0 and [row["step"] for row in log("run", "val")] == [0, 2, 4]
+    assert start("run") == 1
+    assert "not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [dict(clip=0.0), dict(ema=2.0), dict(warmup=-5), dict(seed=-1), dict(val_qualities=[]), dict(val_qualities=[200])],
+)
+def test_options_that_make_no_sense_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        TrainConfig(**options)
+    with pytest.raises(ValueError, match="cache"):
+        DataConfig(cache=-1.0)
+    assert TrainConfig(clip=math.inf).clip == math.inf
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_saves_with_loader_workers_too(here, number):
+    model = "--N 8 --M 16 --blocks 1 0 --hyper_N 8 --hyper_M 4 --lmbda 0.013 --data data --val val --patch 32"
+    options = f"{model} --batch 2 --steps 100000 --val_every 100000 --log_every 1 --workers 1 --device cpu --out run"
+    program = [sys.executable, str(Path(train.__file__).resolve()), *options.split()]
+    with open("out.txt", "w") as out:
+        process = subprocess.Popen(program, stdout=out, stderr=out, start_new_session=True)
+    while "train " not in Path("out.txt").read_text():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    assert process.wait(timeout=60) == 0
+    said = Path("out.txt").read_text()
+    assert "Traceback" not in said and "go on with" in said and load_checkpoint("run/last.pt")["step"] > 0
