@@ -27,11 +27,11 @@ PNG = b"\x89PNG\r\n\x1a\n"
 BEGINNINGS = {".jpg": b"\xff\xd8\xff", ".jpeg": b"\xff\xd8\xff"}  # of other files than PNG
 
 
-def announce_kernels() -> None:
+def announce_kernels(encode: bool = True, decode: bool = True) -> None:
     """Say so if the entropy coder's kernels will be compiled in this run, which happens once per machine."""
     import entropy
 
-    if not entropy.kernels_cached():
+    if not entropy.kernels_cached(encode, decode):
         say("lic: first run on this machine: compiling the entropy coder, some seconds, once ...")
 
 
@@ -118,7 +118,7 @@ class Compressor:
     def codec(self) -> "Codec":
         """The loaded model."""
         if self.announce:
-            announce_kernels()
+            announce_kernels(decode=self.verify)
         try:
             return codec.load(self.model, self.device, self.precision)
         except Exception as error:  # no file will be better off
@@ -190,7 +190,7 @@ class Decompressor:
         from codec import checkpoint
 
         if self.announce:
-            announce_kernels()
+            announce_kernels(encode=False)
             self.announce = False
         try:
             return checkpoint.shared_model(self.model, id, codec.pick_device(self.device))

@@ -152,9 +152,12 @@ class Decoder:
             substream.finish()
 
 
-def kernels_cached() -> bool:
-    """Whether the first use starts at once; otherwise it compiles for some seconds, which is worth announcing."""
-    return numba_or_none() is None or (_encode_kernel.cached and _decode_kernel.cached)
+def kernels_cached(encode: bool = True, decode: bool = True) -> bool:
+    """Whether the first use, of what is asked for, starts at once; otherwise it compiles for some seconds, which is
+    worth announcing.
+    """
+    kernels = [_encode_kernel] * encode + [_decode_kernel] * decode
+    return numba_or_none() is None or all(kernel.cached for kernel in kernels)
 
 
 class _Substream:

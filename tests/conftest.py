@@ -154,7 +154,7 @@ def here(tmp_path, monkeypatch, photos):
 def shell(models, tmp_path, monkeypatch) -> Path:
     """An empty folder to work in, on the CPU, the test models on the search path, as if the coder had been compiled."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(entropy, "kernels_cached", lambda: True)
+    monkeypatch.setattr(entropy, "kernels_cached", lambda *_, **__: True)
     monkeypatch.setenv("LIC_MODELS", str(models))
     monkeypatch.chdir(tmp_path)
     return tmp_path

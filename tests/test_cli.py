@@ -313,11 +313,14 @@ def test_info_reports_the_intact_files_and_fails_for_a_damaged_one(lic, here, sm
     assert len(err) == 2 and "b.lic" in err[0] and "missing.lic" in err[1]
 
 
-def test_compiling_the_coder_is_announced(lic, photo, monkeypatch):
+def test_compiling_is_announced_of_what_will_be_used(lic, photo, monkeypatch):
     photo.save("a.png")
-    monkeypatch.setattr(entropy, "kernels_cached", lambda: False)
-    code, _, err = lic("compress", "a.png", "-m", "tiny")
-    assert code == 0 and len(err) == 2 and "compiling" in err[0]
+    monkeypatch.setattr(entropy, "kernels_cached", lambda encode=True, decode=True: not decode)
+    for command, announced in (
+        ("compress a.png -m tiny", False), ("compress a.png -m tiny -f --verify", True), ("decompress a.lic -f", True)
+    ):  # fmt: skip
+        code, _, err = lic(*command.split())
+        assert code == 0 and len(err) == 1 + announced and ("compiling" in err[0]) == announced
 
 
 def test_models_lists_each_model_with_its_id_and_rates(lic, models):
