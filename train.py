@@ -254,9 +254,9 @@ def train(run: Run, out: Path, minutes: float, stop: threading.Event) -> bool:
     return run.step == c.steps
 
 
-def leave(stop: threading.Event, *_) -> None:
-    """At a signal: end after this step with everything saved; at a second one, at once."""
-    if stop.is_set():
+def leave(stop: threading.Event, number: int, _) -> None:
+    """At a signal: end after this step with everything saved; at a second Ctrl-C, which torchrun repeats, at once."""
+    if stop.is_set() and number == signal.SIGINT and "WORLD_SIZE" not in os.environ:
         raise KeyboardInterrupt
     stop.set()
 

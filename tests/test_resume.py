@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -97,3 +98,15 @@ def test_a_signal_to_all_processes_saves_with_loader_workers_too(here, number):
     assert process.wait(timeout=60) == 0
     said = Path("out.txt").read_text()
     assert "Traceback" not in said and "go on with" in said and load_checkpoint("run/last.pt")["step"] > 0
+
+
+def test_a_second_ctrl_c_ends_at_once_but_not_what_torchrun_repeats(monkeypatch):
+    stop = threading.Event()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+        train.leave(stop, number, None)
+    assert stop.is_set()
+    monkeypatch.delenv("WORLD_SIZE")
+    train.leave(stop, signal.SIGTERM, None)
+    with pytest.raises(KeyboardInterrupt):
+        train.leave(stop, signal.SIGINT, None)
