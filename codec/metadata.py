@@ -33,6 +33,7 @@ HELD = {  # by Pillow's name of the format
     "AVIF": {"icc_profile", "exif", "xmp"}, "BMP": {"dpi"},
 }  # fmt: skip
 HOLD_ALPHA = {"PNG", "TIFF", "WEBP", "AVIF", "JPEG2000", "TGA"}
+ICONS = {"ICO", "ICNS"}  # what Pillow shrinks to the sizes that they have
 PREFIX = b"Exif\0\0"  # of EXIF in a JPEG; Pillow hands it on
 BYTE_ORDER = {b"II*\0": "little", b"MM\0*": "big"}  # by the first four bytes behind it
 ORIENTATION, XMP_TAG, RESOLUTION_TAG = 0x0112, 700, 282
@@ -224,7 +225,6 @@ def save(image: Image.Image, form: str) -> tuple[bytes, list[str]]:
         options["tiffinfo"] = _descriptive(tags) | ({XMP_TAG: options.pop("xmp")} if "xmp" in options else {})
     packed = io.BytesIO()
     image.save(packed, form, compress_level=1, **options)
-    with Image.open(packed) as written:
-        if written.size != image.size:
-            raise ValueError(f"{form} cannot hold {image.width}x{image.height} pixels: write PNG instead")
+    if form in ICONS and Image.open(packed).size != image.size:
+        raise ValueError(f"{form} cannot hold {image.width}x{image.height} pixels: write PNG instead")
     return packed.getvalue(), [NAMES[key] for key in image.info if key not in held]

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 import codec
+from codec import metadata
 from codec.files import LONGEST, Failure, write_atomically, write_bytes
 from tests.conftest import saved
 
@@ -169,6 +170,13 @@ def test_a_tiff_without_a_resolution_has_none_afterwards(tiny, photo):
     for options, expected in (({}, None), ({"dpi": (72, 72)}, (72.0, 72.0))):
         with Image.open(io.BytesIO(saved(photo, "TIFF", **options))) as image:
             assert tiny.decompress(tiny.compress(image, 20)).info.get("dpi") == expected
+
+
+def test_an_image_beyond_pillows_limit_is_saved_without_a_word(photo, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # half of what is an error
+    with warnings.catch_warnings(action="error"):
+        for form in ("PNG", "JPEG", "TIFF", "WEBP"):
+            assert metadata.save(photo, form)[0]
 
 
 def test_a_format_that_changes_the_size_is_refused_and_a_lossy_one_loses_little(lic, fails, photo):
