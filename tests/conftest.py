@@ -2,6 +2,7 @@
 
 import io
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import settings
 from PIL import Image
 
 import entropy
+from codec import evaluate
 from codec.checkpoint import export, load_model
 from codec.cli import main
 from codec.config import ModelConfig
@@ -198,3 +200,9 @@ def saved(image: Image.Image, form: str, **options) -> bytes:
     packed = io.BytesIO()
     image.save(packed, form, **options)
     return packed.getvalue()
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """Threads instead of processes, which take seconds to begin; tests/test_evaluate_again.py has those."""
+    monkeypatch.setattr(evaluate, "_processes", ThreadPoolExecutor)

@@ -1,0 +1,147 @@
+"""eval.py as a program: what it writes, what it compares with what, and how it says what is wrong."""
+
+import json
+
+import pytest
+from test_evaluate import PHOTOS
+
+import eval as program
+from codec.codecs import lic_codec, rival_codec
+from codec.metrics import Curve
+from codec.results import Result, Row
+
+pytestmark = pytest.mark.usefixtures("threads")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    PHOTOS[0][1].save(tmp_path / "photos" / "first.png")
+    PHOTOS[1][1].save(tmp_path / "photos" / "more" / "second.png")
+    return tmp_path
+
+
+def test_the_program_writes_everything(folder, models, capsys):
+    out = folder / "out"
+    codecs = [f"lic:{models / 'tiny.safetensors'}", "jpeg"]
+    assert program.main(["--data", str(folder / "photos"), "--codec", *codecs, "--out", str(out)]) == 0
+    names = {"lic-tiny.json", "jpeg.json", "files", "rows.jsonl", "table.txt", "bd_rate.json", "latents.png"}
+    assert {path.name for path in out.iterdir()} == names | {"rd.png", "rd.svg", "report.html"}
+    assert f"--out {out}" in (out / "report.html").read_text()
+    assert (out / "files/jpeg/more/second_q50.jpg").exists() and (out / "files/lic-tiny/first_q100.lic").exists()
+    printed = capsys.readouterr()
+    assert "lic-tiny: model" in printed.out and (out / "table.txt").read_text() in printed.out
+    assert printed.err.endswith(f"results are in {out}\n")
+    assert json.loads((out / "bd_rate.json").read_text())["anchor"] == "jpeg"
+    # on with the same folder, and with this run's result as the anchor; into another one that is not empty only with -f
+    again = ["--data", str(folder / "photos"), "--codec", "jpeg", "--anchor", str(out / "jpeg.json"), "--out", str(out)]
+    assert program.main([*again, "--range", "33", "35"]) == 0
+    about = json.loads((out / "bd_rate.json").read_text())
+    assert about["percent"]["jpeg"] == pytest.approx(0, abs=1e-9)
+    assert about["range"] == about["ranges"]["jpeg"] == [33, 35] and "PCHIP" in about["method"]
+    assert "PCHIP" in (out / "table.txt").read_text() and "33.00 to 35.00 dB" in (out / "table.txt").read_text()
+    assert program.main([*again, "--range", "full"]) == 0
+    about = json.loads((out / "bd_rate.json").read_text())
+    curve = json.loads((out / "jpeg.json").read_text())["results"]["psnr-rgb"]
+    assert about["range"] == "full" and about["ranges"]["jpeg"] == [min(curve), max(curve)]
+    (folder / "mine").mkdir()
+    (folder / "mine" / "precious.txt").write_text("mine")
+    again[-1] = str(folder / "mine")
+    assert program.main(again) == 1
+    assert "not empty" in capsys.readouterr().err
+    assert program.main([*again, "--range", "33", "35", "-f"]) == 0
+    assert (folder / "mine" / "precious.txt").read_text() == "mine"
+
+
+def test_latents_of_a_hyperprior_are_shown_under_its_gaussians_and_densities(hyper, photos, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(program.plot, "latent_histograms", lambda panels, path, title: seen.extend(panels))
+    program.plot_latents(lic_codec(hyper), [(str(n), image) for n, image in enumerate(photos)], tmp_path / "l.png")
+    names = [panel.name.partition(",")[0] for panel in seen]
+    assert names == ["z"] * 4 + ["y"] * (len(seen) - 4) and 5 <= len(seen) <= 12
+    for panel in seen:
+        assert len(panel.values) == len(panel.probabilities) and panel.symbols.size > 0
+        assert panel.probabilities.sum() == pytest.approx(1, abs=1e-4)
+    monkeypatch.undo()
+    program.plot_latents(lic_codec(hyper), [("a", photos[0])], tmp_path / "l.png")
+    assert (tmp_path / "l.png").exists()
+
+
+def test_without_arguments_it_runs_our_model_beside_the_rivals_on_the_sample_photographs(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    monkeypatch.setattr(program, "make_codec", lambda text, device: seen.append(text) or rival_codec("jpeg", [5]))
+    monkeypatch.setattr(program, "sample_images", lambda: PHOTOS)
+    assert program.main(["--jobs", "1"]) == 1
+    assert seen == ["lic", "jpeg", "webp", "avif"] and "'jpeg' is there twice" in capsys.readouterr().err
+    (tmp_path / "runs/eval-001").mkdir(parents=True)
+    assert program.main(["--codec", "jpeg", "--jobs", "1"]) == 0
+    assert (tmp_path / "runs/eval-002/table.txt").exists()
+
+
+def test_a_failing_image_gives_exit_code_1_and_the_rest_of_the_results(folder, capsys):
+    (folder / "photos" / "broken.png").write_bytes(b"no image")
+    out = folder / "out"
+    assert program.main(["--data", str(folder / "photos"), "--codec", "jpeg@30,60", "--out", str(out)]) == 1
+    assert "jpeg failed on broken: " in capsys.readouterr().err
+    assert len(json.loads((out / "jpeg.json").read_text())["rows"]) == 4
+    assert (out / "rd.png").exists()
+
+
+def test_bd_rates_need_an_anchor_that_coded_the_same_images():
+    def result(name, factor, images):
+        rows = [Row("a", q, "", 1, factor * 0.1 * 1.3**q, 28.0 + q, 0.9, 0.1, 0.1) for q in range(11)]  # 28..38 dB
+        return Result(name, "", "", {}, [{"name": image} for image in images], rows)
+
+    anchor, half, other = result("jpeg", 1, "ab"), result("half", 0.5, "ab"), result("other", 1, "a")
+    rates = program.bd_rates([anchor, half, other], anchor)
+    assert rates["jpeg"] == (0, 29, 37) and rates["half"] == (pytest.approx(-50), 29, 37)
+    assert "did not code the same images" in rates["other"]
+    assert program.bd_rates([half], Curve("file", *anchor.curve()[1:]))["half"][0] == pytest.approx(-50)
+    assert "do not span" in program.bd_rates([half], anchor, (20, 30))["half"]
+    far = Curve("far", [0.1, 0.2], [20.0, 31.0])
+    assert program.bd_rates([half], far, None)["half"][1:] == (28, 31)
+    assert "no PSNR in common" in program.bd_rates([half], Curve("far", [0.1, 0.2], [20.0, 21.0]), None)["half"]
+
+
+def test_published_anchors_are_compared_on_kodak_only(monkeypatch):
+    rows = [Row("a", q, "", 1, 0.1 * 1.3**q, 28.0 + q, 0.9) for q in range(11)]
+    result = Result("mine", "", "", {}, [{"name": "a", "sha256": "pixels"}], rows)
+    vtm = program.find_anchor("vtm", ["mine"])
+    assert "24 Kodak images, which these are not" in program.bd_rates([result], vtm)["mine"]
+    monkeypatch.setattr(program, "is_kodak", lambda pixels: list(pixels) == ["pixels"])
+    assert program.bd_rates([result], vtm)["mine"][0] > 0
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--codec", "gif"], "unknown codec 'gif'"),
+        (["--codec", "jpeg@10,x"], "unknown codec 'jpeg@10,x'"),
+        (["--codec", "jpeg@10,101"], "101 is not in 0..100"),
+        (["--codec", "lic:missing.safetensors"], "missing.safetensors"),
+        (["--codec", "jpeg", "--data", "missing"], "missing"),
+        (["--codec", "jpeg", "--anchor", "vvc"], "neither a codec of this run (jpeg), published (compressai-jpeg, "),
+        (["--codec", "compressai:elic:x.pth"], "no architecture 'elic'"),
+        (["--codec", "compressai:mbt2018-mean:missing.pth"], "missing.pth"),
+        (["--codec", "bridge:mbt2018-mean:x.pth@50"], "takes no qualities"),
+        (["--codec", "jpeg@20", "--anchor", "jpeg"], "1 points; a BD-rate needs at least 8"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(folder, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(folder)
+    if "--data" not in options:
+        options = [*options, "--data", "photos"]
+    assert program.main([*options, "--out", "out"]) == 1
+    printed = capsys.readouterr()
+    if "1 points" in message:  # it ran; only the BD-rate asked for is missing
+        assert message in printed.out
+    else:
+        assert message in printed.err and printed.err.count("\n") == 1 and not (folder / "out").exists()
+
+
+def test_a_wrong_command_line_is_exit_code_2():
+    for options in (["--colour"], ["--device", "tpu"], ["--range", "37", "29"], ["--range", "all"], ["--jobs", "0"]):
+        with pytest.raises(SystemExit) as stop:
+            program.main(options)
+        assert stop.value.code == 2
