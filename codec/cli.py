@@ -21,17 +21,14 @@ from codec.jobs import Work, explain, run, say
 LIC = {".lic"}
 
 
-def convert(args: argparse.Namespace, extensions: set[str], suffix: str, work: Work) -> int:
-    """Do the work for every input; returns the exit code."""
-    others: Counter = Counter()
+def convert(
+    args: argparse.Namespace, extensions: set[str], suffix: str, work: Work, others: Counter | None = None
+) -> int:
+    """Do the work for every input; returns the exit code. `others` counts what was left out of folders."""
     jobs = plan(args.inputs, extensions, args.output, suffix, args.force or args.resume, others)
     if args.resume:
         remove_temporaries(jobs)
-    code = run(jobs, work, args.jobs, args.debug)
-    del others[suffix]
-    if others and extensions is IMAGES and rank_and_world()[0] == 0:
-        say(f"lic: left out, by extension: {', '.join(f'{count} {name}' for name, count in sorted(others.items()))}")
-    return code
+    return run(jobs, work, args.jobs, args.debug)
 
 
 def compress(args: argparse.Namespace) -> int:
@@ -39,7 +36,12 @@ def compress(args: argparse.Namespace) -> int:
 
     options = ("model", "device", "precision", "quality", "bpp", "size", "strict", "verify", "resume")
     work = Compressor(**{name: getattr(args, name) for name in options}, replace=args.force)
-    return convert(args, IMAGES, ".lic", work)
+    others: Counter = Counter()
+    code = convert(args, IMAGES, ".lic", work, others)
+    del others[".lic"]
+    if others and rank_and_world()[0] == 0:
+        say(f"lic: left out, by extension: {', '.join(f'{count} {name}' for name, count in sorted(others.items()))}")
+    return code
 
 
 def decompress(args: argparse.Namespace) -> int:

@@ -108,7 +108,7 @@ def plan(
     _refuse_collisions(jobs)
     rank, world = rank_and_world()
     jobs = jobs[rank::world]
-    _refuse_existing(jobs, replace)
+    _refuse_existing([target for _, target in jobs], replace)
     if into_folder:
         for folder in {os.path.dirname(target) for _, target in jobs}:
             os.makedirs(folder, exist_ok=True)
@@ -134,8 +134,8 @@ def _refuse_collisions(jobs: list[Job]) -> None:
         source_of[where] = source
 
 
-def _refuse_existing(jobs: list[Job], replace: bool) -> None:
-    existing = [target for _, target in jobs if target != "-" and os.path.lexists(target)]
+def _refuse_existing(targets: Sequence[str], replace: bool) -> None:
+    existing = [target for target in targets if target != "-" and os.path.lexists(target)]
     for target in existing:
         if os.path.exists(target) and not os.path.isfile(target):
             raise Failure(f"{target} is not a file that could be replaced: choose another OUT, or - for stdout")
@@ -181,7 +181,7 @@ def read_bytes(source: str) -> bytes:
 def write_bytes(target: str, data: bytes, replace: bool, check: Callable[[bytes], None] | None = None) -> None:
     """Write a whole file or none; Failure if there is one, unless it may be replaced. `check` as below."""
     if target != "-":
-        _refuse_existing([Job("", target)], replace)
+        _refuse_existing([target], replace)
         write_atomically(target, data, check, replace)
         return
     if check is not None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from codec.base import Codec
 
 PNG = b"\x89PNG\r\n\x1a\n"
-BEGINNINGS = {".jpg": b"\xff\xd8\xff", ".jpeg": b"\xff\xd8\xff"}  # of other files than PNG
+JPEG = b"\xff\xd8\xff"
 
 
 def announce_kernels(encode: bool = True, decode: bool = True) -> None:
@@ -173,8 +173,7 @@ class Decompressor:
     def __call__(self, job: Job) -> str | None:
         from codec import metadata
 
-        beginning = BEGINNINGS.get(os.path.splitext(job.target)[1].lower(), PNG)
-        if self.resume and is_complete(job.target, beginning, check_image):
+        if self.resume and is_complete(job.target, JPEG if format_of(job.target) == "JPEG" else PNG, check_image):
             return None
         data = read_bytes(job.source)
         header, _ = bitstream.read(data)  # damage is found before a model is looked for
