@@ -16,22 +16,20 @@ training add up:
     python train.py CONFIG.toml --init runs/mine/best.pt --out runs/next            another model that begins there
 
 What a sample is (its image, crop, flip, quality and noise) depends on the seed and its number alone, not on workers,
-processes or where a run was stopped. SIGTERM and Ctrl-C end a run as --minutes does: everything saved, exit code 0.
+processes or where a run was stopped. SIGTERM, Ctrl-C and a closed terminal end a run as --minutes does: everything
+saved, exit code 0.
 """
 
 import argparse
 import contextlib
 import copy
-import itertools
 import json
 import math
 import os
 import shlex
-import signal
 import sys
 import threading
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +49,7 @@ from codec.meta import meta
 from codec.model import build
 from codec.optimise import follow, learning_rate, optimizer, restore
 from codec.quantize import SampleNoise
+from codec.signals import ending, heeded
 from codec.validate import publish, validate
 
 VERSION = 3  # of training checkpoints
@@ -254,20 +253,8 @@ def train(run: Run, out: Path, minutes: float, stop: threading.Event) -> bool:
     return run.step == c.steps
 
 
-def leave(stop: threading.Event, number: int, _) -> None:
-    """At a signal: end after this step with everything saved; at a second Ctrl-C, which torchrun repeats, at once."""
-    if stop.is_set() and number == signal.SIGINT and "WORLD_SIZE" not in os.environ:
-        raise KeyboardInterrupt
-    stop.set()
-
-
-def free_folder() -> Path:
-    """The first of runs/001, runs/002, ... that does not exist."""
-    return next(path for n in itertools.count(1) if not (path := Path("runs") / f"{n:03d}").exists())
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Train as the command line says; returns the exit code."""
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    """What the command line says; ends the program where that makes no sense."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", nargs="?", help="TOML file; none: the defaults below")
     parser.add_argument("--out", type=Path, help="run folder, new or empty (default: the first free runs/NNN)")
@@ -291,51 +278,58 @@ def main(argv: list[str] | None = None) -> int:
         )
     if args.out is None and "WORLD_SIZE" in os.environ:
         parser.error("under torchrun, name the run folder: --out RUN")
+    return args
+
+
+def begin(args: argparse.Namespace, device: torch.device, world: World) -> tuple[Run, Path]:
+    """The run that the command line asks for, new or resumed, and its folder, made."""
+    out = args.out or resume.free_folder()
+    state, values = None, configuration.load(args.config) if args.config else {}
+    if args.resume == "last.pt" and (out / "config.toml").exists() and not (out / "last.pt").exists():
+        values = configuration.load(out / "config.toml")
+        print(f"nothing was saved in {out} yet: starting over")
+    elif args.resume:
+        state = load_checkpoint(out / args.resume)
+        values = state["config"]
+    config = configuration.from_dict(configuration.merge_options(values, args))
+    if world.first and not args.resume and not resume.is_new(out):
+        raise ValueError(f"{out} is not empty: choose another --out, or --resume what is there")
+    resume.check_batch(config.train, world.size)
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as PyTorch's notes on reproducibility ask
+        torch.use_deterministic_algorithms(True)
+    run = Run(config, device, world)
+    if state:
+        saved = configuration.from_dict(state["config"])
+        resume.check(run.model, saved, config, state["step"])
+        run.load(state)
+        run.best = resume.best_before(saved, config, run.best)
+    out.mkdir(parents=True, exist_ok=True)
+    if world.first:
+        (out / "config.toml").write_text(configuration.dump(config))
+    return run, out
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train as the command line says; returns the exit code."""
+    args = arguments(argv)
     command = "python train.py " + shlex.join(sys.argv[1:] if argv is None else argv)
-    world, stop = World(), threading.Event()
+    world, stop, run = World(), threading.Event(), None
     keep_freed_memory()
-    before = {number: signal.signal(number, partial(leave, stop)) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        world, device = join(codec.pick_device(args.device))
-        out = args.out or free_folder()
-        state, values = None, configuration.load(args.config) if args.config else {}
-        if args.resume == "last.pt" and (out / "config.toml").exists() and not (out / "last.pt").exists():
-            values = configuration.load(out / "config.toml")
-            print(f"nothing was saved in {out} yet: starting over")
-        elif args.resume:
-            state = load_checkpoint(out / args.resume)
-            values = state["config"]
-        config = configuration.from_dict(configuration.merge_options(values, args))
-        if world.first and not args.resume and not resume.is_new(out):
-            raise ValueError(f"{out} is not empty: choose another --out, or --resume what is there")
-        if config.train.batch % (world.size * config.train.accumulate):
-            raise ValueError(
-                f"--batch counts the patches of a step over all processes: {config.train.batch} cannot be shared by "
-                f"{world.size} processes in {config.train.accumulate} parts each"
-            )
-        if config.train.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as PyTorch's notes on reproducibility ask
-            torch.use_deterministic_algorithms(True)
-        run = Run(config, device, world)
-        if state:
-            saved = configuration.from_dict(state["config"])
-            resume.check(run.model, saved, config, state["step"])
-            run.load(state)
-            run.best = resume.best_before(saved, config, run.best)
-        out.mkdir(parents=True, exist_ok=True)
-        if world.first:
-            (out / "config.toml").write_text(configuration.dump(config))
-        through = train(run, out, args.minutes, stop)
-        if through and world.first:
-            run.load(load_checkpoint(out / "best.pt"))
-            about = {"command": command, "steps": str(run.step)}
-            id = publish(run.average, about, data.validation_images(config.data), out)
-            print(f"exported step {run.step} as {out / 'model.safetensors'} (id {id}); its curve: {out / 'rd.png'}")
-            print(f"use it: lic compress photo.png -m {out / 'model.safetensors'}")
-        elif world.first:
-            print(
-                f"stopped at step {run.step} of {config.train.steps}; go on with: python train.py --out {out} --resume"
-            )
+        with heeded(ending(stop), "SIGTERM", "SIGINT", "SIGHUP"):
+            world, device = join(codec.pick_device(args.device))
+            run, out = begin(args, device, world)
+            through = train(run, out, args.minutes, stop)
+            if through and world.first:
+                run.load(load_checkpoint(out / "best.pt"))
+                about = {"command": command, "steps": str(run.step)}
+                id = publish(run.average, about, data.validation_images(run.config.data), out)
+                print(f"exported step {run.step} as {out / 'model.safetensors'} (id {id}); its curve: {out / 'rd.png'}")
+                print(f"use it: lic compress photo.png -m {out / 'model.safetensors'}")
+            elif world.first:
+                steps = run.config.train.steps
+                print(f"stopped at step {run.step} of {steps}; go on with: python train.py --out {out} --resume")
     except (OSError, ValueError) as error:
         if args.debug:
             raise
@@ -348,8 +342,6 @@ def main(argv: list[str] | None = None) -> int:
         run = None  # with its wrapped model
         world.leave()
         torch.use_deterministic_algorithms(False)
-        for number, handler in before.items():
-            signal.signal(number, handler)
     return 0
 
 

@@ -321,8 +321,9 @@ def stack(patches: list[Tensor]) -> Tensor:
 
 def heed_no_signals(_: int) -> None:
     """In a loader process: it ends when the training does, which a signal to all may tell to save first."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def loader(

@@ -50,6 +50,7 @@ class World:
         if self.size == 1:
             return model
         warnings.filterwarnings("ignore", "Grad strides do not match")  # those of 1x1 weights, where any stride will do
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # its successor is of PyTorch 2.15
         return DistributedDataParallel(model, broadcast_buffers=False)
 
     def leave(self) -> None:

@@ -39,13 +39,11 @@ class Job(NamedTuple):
 def below(folder: str | Path, extensions: set[str], others: Counter | None = None) -> Iterator[str]:
     """Names, relative to the folder, of all files in and below it with one of these extensions (lower case); each
     folder's in order, its own files first. What is there and not a file is passed over, a link to nowhere is not.
-    `others` counts the files that are left out, by extension. OSError if a folder cannot be listed.
+    `others` counts the files that are left out, by extension. A folder in it that cannot be listed is named last: who
+    opens it learns why, and goes on with the others. OSError if that is the folder itself.
     """
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    for place, folders, names in os.walk(folder, onerror=fail):
+    unlisted: list[OSError] = []
+    for place, folders, names in os.walk(folder, onerror=unlisted.append):
         folders.sort()
         inner = os.path.relpath(place, folder)
         for name in sorted(names):
@@ -55,6 +53,10 @@ def below(folder: str | Path, extensions: set[str], others: Counter | None = Non
                     yield name if inner == os.curdir else os.path.join(inner, name)
             elif others is not None:
                 others[extension or "without extension"] += 1
+    for error in unlisted:
+        if (name := os.path.relpath(error.filename, folder)) == os.curdir:
+            raise error
+        yield name
 
 
 def expand(inputs: Sequence[str], extensions: set[str], others: Counter | None = None) -> Iterator[tuple[str, str]]:

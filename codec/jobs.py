@@ -3,12 +3,11 @@
 """
 
 import contextlib
-import signal
 import sys
-from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 from codec.files import Failure, Job, rank_and_world
+from codec.signals import heeded
 
 DONE, KEPT, FAILED = "done", "kept", "failed"
 
@@ -67,7 +66,7 @@ def run(jobs: list[Job], work: Work, workers: int, debug: bool) -> int:
     else:
         results = ((job, attempt(work, job, debug)) for job in jobs)
     bar = tqdm(total=len(jobs), unit="file", disable=not many or rank > 0 or not sys.stderr.isatty())
-    with bar, _stopped_by_signals(), contextlib.closing(results):
+    with bar, heeded(_stop, "SIGTERM", "SIGHUP"), contextlib.closing(results):
         for job, (outcome, text) in results:
             count[outcome] += 1
             if outcome == FAILED:
@@ -82,23 +81,9 @@ def run(jobs: list[Job], work: Work, workers: int, debug: bool) -> int:
     return 1 if count[FAILED] else 0
 
 
-@contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[None]:
+def _stop(*_) -> None:
     """SIGTERM, and the SIGHUP of a terminal that is closed, are like Ctrl-C: they go through every `finally`."""
-
-    def stop(*_) -> None:
-        raise KeyboardInterrupt
-
-    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-    before = {number: signal.getsignal(number) for number in numbers}
-    heeded = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # nohup ignores one
-    for number in heeded:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in heeded.items():
-            signal.signal(number, handler)
+    raise KeyboardInterrupt
 
 
 def attempt(work: Work, job: Job, debug: bool) -> Result:

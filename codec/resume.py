@@ -1,19 +1,34 @@
 """Where a training may begin, and what one that goes on may change of its configuration."""
 
+import itertools
 import math
 from pathlib import Path
 
 from torch import nn
 
-from codec.config import Config
+from codec.config import Config, TrainConfig
 from codec.optimise import factors
 
 BEGUN = {"config.toml", "meta.json", "log.jsonl", "skipped.txt", "tb"}  # what a start that failed leaves
 
 
+def free_folder() -> Path:
+    """The first of runs/001, runs/002, ... that does not exist."""
+    return next(path for n in itertools.count(1) if not (path := Path("runs") / f"{n:03d}").exists())
+
+
 def is_new(folder: Path) -> bool:
     """Whether nothing is in a run folder but what a start leaves that failed before anything was saved."""
     return not folder.exists() or {path.name for path in folder.iterdir()} <= BEGUN
+
+
+def check_batch(c: TrainConfig, processes: int) -> None:
+    """ValueError if a step's batch has no equal parts."""
+    if c.batch % (processes * c.accumulate):
+        raise ValueError(
+            f"--batch counts the patches of a step over all processes: {c.batch} cannot be shared by {processes} "
+            f"processes in {c.accumulate} parts each"
+        )
 
 
 def check(model: nn.Module, saved: Config, config: Config, step: int) -> None:

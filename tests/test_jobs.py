@@ -328,8 +328,19 @@ def test_a_file_that_is_not_what_was_meant_never_gets_its_name(lic, monkeypatch,
     assert listing(here) == before | {"in/a/02.lic": b"mine"}
 
 
-def test_a_folder_that_cannot_be_listed_is_an_error(here):
+def test_a_folder_that_cannot_be_listed_is_an_error_and_does_not_stop_the_others(lic, here, monkeypatch):
     with pytest.raises(OSError):
         list(files.below(here / "gone", files.IMAGES))
     with pytest.raises(Failure, match="no files in"):
         list(files.expand(["in"], {".lic"}))
+    scandir = os.scandir
+
+    def locked(path):
+        if os.path.basename(path) == "b":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    code, _, err = lic(*COMPRESS)
+    assert code == 1 and "in/b" in err[-2] and err[-1].endswith("files done, 1 failed")
+    assert "a/02.lic" in listing("out") and not any("b" in Path(name).parts for name in listing("out"))

@@ -14,8 +14,15 @@ import torch
 from test_train import log, start
 
 import train
+from codec import signals
 from codec.checkpoint import load_checkpoint
 from codec.config import DataConfig, TrainConfig
+
+ENDLESS = [
+    sys.executable, str(Path(train.__file__).resolve()),
+    *"--N 8 --M 16 --blocks 1 0 --hyper_N 8 --hyper_M 4 --lmbda 0.013 --data data --val val --patch 32".split(),
+    *"--batch 2 --steps 100000 --val_every 100000 --log_every 1 --device cpu --out run".split(),
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -86,11 +93,8 @@ def test_options_that_make_no_sense_are_refused(options):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_all_processes_saves_with_loader_workers_too(here, number):
-    model = "--N 8 --M 16 --blocks 1 0 --hyper_N 8 --hyper_M 4 --lmbda 0.013 --data data --val val --patch 32"
-    options = f"{model} --batch 2 --steps 100000 --val_every 100000 --log_every 1 --workers 1 --device cpu --out run"
-    program = [sys.executable, str(Path(train.__file__).resolve()), *options.split()]
     with open("out.txt", "w") as out:
-        process = subprocess.Popen(program, stdout=out, stderr=out, start_new_session=True)
+        process = subprocess.Popen([*ENDLESS, "--workers", "1"], stdout=out, stderr=out, start_new_session=True)
     while "train " not in Path("out.txt").read_text():
         assert process.poll() is None
         time.sleep(0.05)
@@ -100,13 +104,26 @@ def test_a_signal_to_all_processes_saves_with_loader_workers_too(here, number):
     assert "Traceback" not in said and "go on with" in said and load_checkpoint("run/last.pt")["step"] > 0
 
 
+@pytest.mark.skipif(not hasattr(os, "forkpty"), reason="needs pseudo-terminals")
+def test_a_terminal_that_is_closed_saves(here):
+    child, terminal = os.forkpty()
+    if child == 0:
+        os.execv(ENDLESS[0], ENDLESS)
+    said = b""
+    while b"train " not in said:
+        said += os.read(terminal, 4096)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert load_checkpoint("run/last.pt")["step"] > 0
+
+
 def test_a_second_ctrl_c_ends_at_once_but_not_what_torchrun_repeats(monkeypatch):
-    stop = threading.Event()
+    end = signals.ending(stop := threading.Event())
     monkeypatch.setenv("WORLD_SIZE", "2")
     for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
-        train.leave(stop, number, None)
+        end(number, None)
     assert stop.is_set()
     monkeypatch.delenv("WORLD_SIZE")
-    train.leave(stop, signal.SIGTERM, None)
+    end(signal.SIGTERM, None)
     with pytest.raises(KeyboardInterrupt):
-        train.leave(stop, signal.SIGINT, None)
+        end(signal.SIGINT, None)
