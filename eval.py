@@ -254,6 +254,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         say(f"error: {error}")
         return 1
+    except KeyboardInterrupt:
+        say("interrupted: the same command goes on where it was")
+        return 1
 
 
 if __name__ == "__main__":

@@ -131,13 +131,12 @@ class Run:
             self.model.fit(x)
         elif woken := self.model.wake(x):
             taken += f"; {woken} channels of z, all but zero, start anew"
+        self.world.spread(self.model)  # what was fitted may differ in the last bit from GPU to GPU
         self.average.load_state_dict(self.model.state_dict())
         return taken
 
     def update(self, x: Tensor) -> dict[str, Tensor]:
-        """One optimiser step on this process's patches of it (B, 3, H, W) in [0, 1]; returns means as tensors, so that
-        nothing waits for the device.
-        """
+        """One optimiser step on this process's patches of it (B, 3, H, W) in [0, 1]; nothing waits for the device."""
         c = self.config.train
         self.optimizer.zero_grad()
         for group in self.optimizer.param_groups:
@@ -146,14 +145,15 @@ class Run:
         quality, lmbda = draw(self.step, self.config)
         weight = lmbda.rsqrt() / lmbda.rsqrt().mean()  # high lambdas would drown low rates
         seeds = [seed_of(c.seed, 2, n) for n in range(self.step * c.batch, (self.step + 1) * c.batch)]
-        quality, lmbda, weight = (t if t is None else t[own].to(x.device) for t in (quality, lmbda, weight))
+        numbers = torch.stack([weight, lmbda, *([] if quality is None else [quality])])[:, own]
+        weight, lmbda, *quality = data.send(numbers, x.device)
         sums: dict[str, Tensor] = {}
         for part in np.array_split(np.arange(len(x)), c.accumulate):
             part = slice(part[0], part[-1] + 1)
             last = part.stop == len(x)
             noise = SampleNoise(seeds[own][part], x.device)
             with contextlib.nullcontext() if last or self.world.size == 1 else self.net.no_sync():
-                q = None if quality is None else quality[part]
+                q = quality[0][part] if quality else None
                 terms = losses(self.net, x[part], q, lmbda[part], self.compare, noise=noise)
                 terms["rd_loss"] = terms["loss"] * weight[part]
                 terms["rd_loss"].sum().div(len(x)).backward()
@@ -226,7 +226,7 @@ def train(run: Run, out: Path, minutes: float, stop: threading.Event) -> bool:
     meter = Meter(run.step, c, world)
     over = False
     for x in data.loader(patches, batches, config.data, run.device):
-        meter.add(run.update(x.to(run.device, non_blocking=True) / 255))
+        meter.add(run.update(data.send(x, run.device) / 255))
         log.bar.update()
         if run.step % c.log_every == 0:
             log.numbers("train", run.step, meter.read(run.step, x.shape[-1]))
@@ -243,8 +243,9 @@ def train(run: Run, out: Path, minutes: float, stop: threading.Event) -> bool:
             save("last.pt")
         if over:
             break
-    change = 100 * (run.best / run.first - 1)
-    log.say(f"validation RD loss: {run.first:.4f} at first, {run.best:.4f} at best ({change:+.1f} %)")
+    if run.best < math.inf:
+        change = 100 * (run.best / run.first - 1)
+        log.say(f"validation RD loss: {run.first:.4f} at first, {run.best:.4f} at best ({change:+.1f} %)")
     if run.skipped:
         log.say(f"{int(run.skipped)} steps with a gradient that was not finite were skipped")
     if skipped := data.read_skipped(out / "skipped.txt"):
@@ -306,7 +307,7 @@ def begin(args: argparse.Namespace, device: torch.device, world: World) -> tuple
         run.best = resume.best_before(saved, config, run.best)
     out.mkdir(parents=True, exist_ok=True)
     if world.first:
-        (out / "config.toml").write_text(configuration.dump(config))
+        write_atomically(out / "config.toml", configuration.dump(config).encode())
     return run, out
 
 

@@ -57,7 +57,7 @@ def coders() -> ThreadPoolExecutor:
 
 def encode_all(model: Codec, images: Iterable[Image.Image], quality: int | None) -> list[bytes]:
     """The files of RGB images."""
-    levels = torch.tensor(255.0, device=model.device)
+    levels = torch.full((), 255.0, device=model.device)  # a GPU multiplies by 1 / 255 if it is a number
 
     def prepare(image: Image.Image) -> torch.Tensor:
         pixels = to_pixels(image)[None]

@@ -90,7 +90,7 @@ def run(data: Path | None, model: str, rounds: int) -> Report:
     """Measure all of it; OSError or ValueError says what is missing."""
     about, image = machine(), large_image(photographs(data))
     memory = command_line(model, image)
-    name, net = f"{image.width}x{image.height}", codec.load(model)
+    name, net = f"{image.width}x{image.height}", codec.load(model, "cpu")
     contenders = {f"{SMALL}x{SMALL}": pieces(image), name: [image]}
     turns = take_turns({key: partial(turn, net, images) for key, images in contenders.items()}, rounds)
     small, large = turns.values()

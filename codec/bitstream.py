@@ -138,6 +138,7 @@ def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, list[Sectio
     """Header and sections of a file, checksums verified; FormatError for anything but an intact file."""
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise TypeError(f"the bytes of a .lic file are wanted, not {type(data).__name__}")
+    data = bytes(data)
     reader = _Reader(data)
     if not data:
         raise FormatError("the file is empty")

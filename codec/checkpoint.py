@@ -119,9 +119,8 @@ def keep_freed_memory() -> None:
         libc.mallopt(option, value)
 
 
-def load_model(path: Path | str, device: str | torch.device = "cpu", precision: str = "auto") -> Codec:
-    """An exported model, ready to compress and decompress; its id is checked against its content."""
-    keep_freed_memory()
+def _read(path: Path | str) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Metadata and tensors of an exported model, whose id is that of its content; ModelError otherwise."""
     metadata = about(path)
     try:
         with safe_open(path, framework="np") as file:
@@ -130,6 +129,17 @@ def load_model(path: Path | str, device: str | torch.device = "cpu", precision: 
         raise ModelError(f"{path} is not an exported model: {_one_line(error)}") from error
     if _identify(metadata["config"], tensors) != metadata["id"]:
         raise ModelError(f"{path} is damaged: its content does not have the id {metadata['id']!r}")
+    return metadata, tensors
+
+
+def load_model(path: Path | str, device: str | torch.device = "cpu", precision: str = "auto") -> Codec:
+    """An exported model, ready to compress and decompress. Sets two things for the whole process: `keep_freed_memory`,
+    and that convolutions in float32 are not computed in TF32 on a GPU, where a hundredth of an image's samples would
+    be another grey level than on a CPU.
+    """
+    keep_freed_memory()
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    metadata, tensors = _read(path)
     try:  # the id says that nothing was changed since; not who made the file, or with what program
         model = _assemble(metadata["config"], tensors)
         model.eval().to(device).use_bf16(precision).load_tables(tensors)
@@ -172,9 +182,8 @@ def load_weights(path: Path | str) -> dict[str, torch.Tensor]:
     file is neither.
     """
     if Path(path).suffix == ".safetensors":
-        about(path)
-        state = safetensors.torch.load_file(path)
-        return {name: t.float() for name, t in state.items() if not name.startswith("tables.")}
+        _, tensors = _read(path)
+        return {name: torch.from_numpy(t).float() for name, t in tensors.items() if not name.startswith("tables.")}
     return load_checkpoint(path)["average"]
 
 

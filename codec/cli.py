@@ -15,7 +15,7 @@ from pathlib import Path
 
 import codec
 from codec import bitstream
-from codec.files import IMAGES, expand, plan, rank_and_world, read_bytes, remove_temporaries, write_bytes
+from codec.files import IMAGES, Failure, expand, plan, rank_and_world, read_bytes, remove_temporaries, write_bytes
 from codec.jobs import Work, explain, run, say
 
 LIC = {".lic"}
@@ -103,8 +103,14 @@ def models(args: argparse.Namespace) -> int:
     """One entry per model; rates are the export's entry `rates`, or else the range of lambda."""
     from codec import checkpoint
 
+    code = 0
     for path in checkpoint.shipped():
-        model = checkpoint.load_model(path)
+        try:
+            model = checkpoint.load_model(path)
+        except checkpoint.ModelError as error:
+            say(f"lic: {error}")
+            code = 1
+            continue
         encoder, decoder = model.kmac()
         rates = checkpoint.about(path).get("rates", "lambda " + " to ".join(f"{v:g}" for v in model.config.lmbda))
         default = " (default)" if path.stem == checkpoint.DEFAULT else ""
@@ -113,7 +119,7 @@ def models(args: argparse.Namespace) -> int:
             f"{model.parameter_count() / 1e6:.2f} M parameters, {encoder:.1f} / {decoder:.1f} kMAC/pixel "
             f"(encoder / decoder), {'quality 0..100, ' if model.config.variable_rate else ''}{rates}\n  {path}"
         )
-    return 0
+    return code
 
 
 def plot(args: argparse.Namespace) -> int:
@@ -122,6 +128,9 @@ def plot(args: argparse.Namespace) -> int:
     from codec.plot import plot_files
 
     drawn = io.BytesIO()
+    drawn.name = args.output or ""
+    if not drawn.name.endswith((".svg", ".png", "-")) and drawn.name:
+        raise Failure(f"{drawn.name}: a figure is a .png or a .svg")
     name, curves = plot_files(args.inputs, drawn)
     target = args.output or f"{name}.png"
     write_bytes(target, drawn.getvalue(), args.force)

@@ -98,7 +98,7 @@ def lic_codec(model, qualities: Iterable[int] = (), name: str = "lic") -> Codec:
         if levels:
             raise ValueError(f"{name} is a model of one fixed lambda: it takes no qualities, not {list(levels)}")
         levels = (None,)
-    kmac, device, parameters = model.kmac(), str(model.device), model.parameter_count()
+    kmac, device, parameters = model.kmac(), model.device.type, model.parameter_count()
 
     def estimate(image: Image.Image, quality: int | None) -> dict[str, float]:
         found = model.estimate(image, quality)

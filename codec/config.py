@@ -9,6 +9,7 @@ model.
 import argparse
 import dataclasses
 import json
+import math
 import tomllib
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -80,7 +81,10 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
-    """Where the images come from and how a training patch is cut."""
+    """Where the images come from and how a training patch is cut.
+
+    There are no epochs: loader processes live as long as the training, and no batch is a short one to drop.
+    """
 
     data: list[str] = _option(
         [],
@@ -96,7 +100,11 @@ class DataConfig:
         [], "before cropping, bring the shorter side (antialiased) to a random size in MIN MAX; none: off"
     )
     flip: bool = _option(True, "flip every second patch left to right")
-    cache: float = _option(8.0, "gigabytes of decoded training images (3 bytes a pixel) that each process keeps")
+    cache: float = _option(
+        8.0,
+        "gigabytes of decoded training images (3 bytes a pixel) that each process keeps; without loader processes on "
+        "the GPU, if there is one",
+    )
     workers: int = _option(0, "loader processes; 0 loads in the training process")
     pin_memory: bool = _option(
         True, "CUDA: loader processes hand over page-locked memory, which copies while computing"
@@ -112,8 +120,8 @@ class DataConfig:
             raise ValueError(f"patch must be a positive multiple of 16, not {self.patch}")
         if self.resize and (len(self.resize) != 2 or not 1 <= self.resize[0] <= self.resize[1]):
             raise ValueError(f"resize must be two sizes MIN MAX, 1 <= MIN <= MAX, not {self.resize}")
-        if self.cache < 0:
-            raise ValueError(f"cache must be at least 0, not {self.cache}")
+        if not 0 <= self.cache < math.inf:
+            raise ValueError(f"cache must be at least 0 and finite, not {self.cache}")
         if self.workers < 0 or self.prefetch < 1:
             raise ValueError(
                 f"workers must be at least 0 and prefetch at least 1, not {self.workers} and {self.prefetch}"
@@ -229,9 +237,13 @@ def to_dict(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def load(path: Path | str) -> dict[str, dict[str, Any]]:
-    """Tables of a TOML file, unchecked (from_dict checks them once the command line has been merged in)."""
+    """Tables of a TOML file; from_dict checks what is in them once the command line has been merged in."""
     with open(path, "rb") as file:
-        return tomllib.load(file)
+        tables = tomllib.load(file)
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise ValueError(f"{path}: {name} stands outside of the tables [{'], ['.join(SECTIONS)}]")
+    return tables
 
 
 def _literal(value: Any) -> str:

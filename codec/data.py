@@ -319,6 +319,12 @@ def stack(patches: list[Tensor]) -> Tensor:
     return torch.stack([patch.permute(1, 2, 0) for patch in patches]).permute(0, 3, 1, 2)
 
 
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device, which is not waited for: copies to a GPU from memory that is not page-locked would."""
+    from_cpu = device.type == "cuda" and tensor.device.type == "cpu"
+    return (tensor.pin_memory() if from_cpu else tensor).to(device, non_blocking=True)
+
+
 def heed_no_signals(_: int) -> None:
     """In a loader process: it ends when the training does, which a signal to all may tell to save first."""
     for name in ("SIGTERM", "SIGINT", "SIGHUP"):
@@ -338,7 +344,6 @@ def loader(
         num_workers=config.workers,
         worker_init_fn=heed_no_signals,
         multiprocessing_context="spawn" if several else None,
-        persistent_workers=several,
         prefetch_factor=config.prefetch if several else None,
         pin_memory=config.pin_memory and several and device.type == "cuda",
     )

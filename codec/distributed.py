@@ -45,6 +45,12 @@ class World:
         """Whether the flag is set in any process: the same answer in all."""
         return flag if self.size == 1 else bool(self.total(torch.tensor(float(flag), device=device)))
 
+    def spread(self, model: nn.Module) -> None:
+        """Give all processes the parameters and buffers of the first."""
+        if self.size > 1:
+            for tensor in [*model.parameters(), *model.buffers()]:
+                dist.broadcast(tensor.data, src=0)
+
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model, its gradients averaged over all processes."""
         if self.size == 1:

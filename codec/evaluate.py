@@ -18,6 +18,7 @@ eval.py is the program around it.
 """
 
 import concurrent.futures
+import contextlib
 import functools
 import hashlib
 import json
@@ -37,6 +38,7 @@ from tqdm import tqdm
 from codec import metrics
 from codec.codecs import Codec, check_unique, make_codec
 from codec.cost import peak_memory, time_coding
+from codec.files import write_atomically
 from codec.meta import device_name
 from codec.results import Result, Row, versions
 
@@ -55,7 +57,7 @@ class Journal:
             text = self.path.read_text(encoding="utf-8")
             whole, _, torn = text.rpartition("\n")
             if torn:
-                self.path.write_text(whole + "\n" * bool(whole), encoding="utf-8")
+                write_atomically(self.path, (whole + "\n" * bool(whole)).encode())
             for number, line in enumerate(whole.splitlines(), 1):
                 try:
                     entry = json.loads(line)
@@ -147,10 +149,10 @@ def run(
         if first and codec.text:
             quality, k = codec.qualities[len(codec.qualities) // 2], key("memory", codec, about[first[0]])
             if k not in journal.entries:
-                with _processes(1) as pool:
+                with _processes(1) as pool, contextlib.suppress(BrokenProcessPool):  # there was not enough of it
                     memory = pool.submit(_memory, codec.text, codec.device, sources[first[0]], quality)
                     journal.add(k, **memory.result())
-            result.peak_memory = journal.entries[k]
+            result.peak_memory = journal.entries.get(k)
     return results
 
 

@@ -38,13 +38,20 @@ class Job(NamedTuple):
 
 def below(folder: str | Path, extensions: set[str], others: Counter | None = None) -> Iterator[str]:
     """Names, relative to the folder, of all files in and below it with one of these extensions (lower case); each
-    folder's in order, its own files first. What is there and not a file is passed over, a link to nowhere is not.
+    folder's in order, its own files first. Links to folders are followed, though not in circles. What is there and not
+    a file is passed over, a link to nowhere is not.
     `others` counts the files that are left out, by extension. A folder in it that cannot be listed is named last: who
     opens it learns why, and goes on with the others. OSError if that is the folder itself.
     """
     unlisted: list[OSError] = []
-    for place, folders, names in os.walk(folder, onerror=unlisted.append):
+    above: dict[str, frozenset] = {os.fspath(folder): frozenset()}  # the folders that a folder is in
+    for place, folders, names in os.walk(folder, onerror=unlisted.append, followlinks=True):
+        itself, ways = os.stat(place), above.pop(place)
+        if (itself.st_dev, itself.st_ino) in ways:
+            folders.clear()
+            continue
         folders.sort()
+        above |= {os.path.join(place, name): ways | {(itself.st_dev, itself.st_ino)} for name in folders}
         inner = os.path.relpath(place, folder)
         for name in sorted(names):
             path, extension = os.path.join(place, name), os.path.splitext(name)[1].lower()

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from codec.files import write_atomically
+
 URL = "https://r0k.us/graphics/kodak/kodak/"
 HASHES: dict[str, dict[str, str]] = json.loads((Path(__file__).parent / "kodak.json").read_text())
 
@@ -51,9 +53,7 @@ def download(folder: Path) -> None:
             ) from None
         _check(data, name, URL + name)
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f"{name}.{os.getpid()}.part"
-        part.write_bytes(data)
-        part.replace(folder / name)
+        write_atomically(folder / name, data)
 
 
 def is_kodak(pixels: Iterable[str]) -> bool:

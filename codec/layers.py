@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from codec.quantize import lower_bound
 
 
-def mirror_index(size: int, before: int, after: int) -> Tensor:
+def mirror_index(size: int, before: int, after: int, device: torch.device | None = None) -> Tensor:
     """Source index of each sample of an axis of `size` mirrored by `before` and `after` samples: int64
     (before+size+after,).
 
     The border sample is not repeated: 2 1 | 0 1 2 3 | 2 1. An axis of one sample repeats it.
     """
     if size == 1:
-        return torch.zeros(before + 1 + after, dtype=torch.int64)
+        return torch.zeros(before + 1 + after, dtype=torch.int64, device=device)
     period = 2 * (size - 1)
-    index = torch.arange(-before, size + after) % period
+    index = torch.arange(-before, size + after, device=device) % period
     return torch.where(index < size, index, period - index)
 
 
@@ -32,8 +32,8 @@ def mirror_pad(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tenso
     if max(left, right) < x.shape[-1] and max(top, bottom) < x.shape[-2] and not reproducible:
         with torch.autocast(x.device.type, enabled=False):  # it would pad in float32
             return F.pad(x, (left, right, top, bottom), mode="reflect")
-    rows = mirror_index(x.shape[-2], top, bottom).to(x.device)
-    columns = mirror_index(x.shape[-1], left, right).to(x.device)
+    rows = mirror_index(x.shape[-2], top, bottom, x.device)
+    columns = mirror_index(x.shape[-1], left, right, x.device)
     return x[..., rows[:, None], columns]
 
 
@@ -273,7 +273,10 @@ class Gain(nn.Module):
 
     def forward(self, level: Tensor) -> Tensor:
         """level (B,) in [0, 1] -> gain (B, C, 1, 1)."""
-        log_gain = torch.cat((self.first, self.first + nn.functional.softplus(self.growth).cumsum(dim=0)))
+        growth = nn.functional.softplus(self.growth)
+        until = torch.ones(len(growth), len(growth), 1, device=growth.device).tril()
+        total = (until * growth).sum(dim=1)  # a cumsum, which on a GPU would not be reproducible
+        log_gain = torch.cat((self.first, self.first + total))
         return interpolate(log_gain, level).exp()
 
 

@@ -27,11 +27,13 @@ KEYS = {bitstream.ICC: "icc_profile", bitstream.EXIF: "exif", bitstream.XMP: "xm
 NAMES = {key: bitstream.METADATA[tag] for tag, key in KEYS.items()}
 LARGEST = 1 << 24  # bytes of one of them; larger than what cameras and editors write
 DPI_BYTES = 16  # two doubles
+IN_JPEG = {"exif": 65533, "xmp": 65504}  # bytes that fit into a segment
 LARGEST_DPI = 1e7  # a pixel of 2.5 nanometres
 HELD = {  # by Pillow's name of the format
     "PNG": set(NAMES), "JPEG": set(NAMES), "TIFF": set(NAMES), "WEBP": {"icc_profile", "exif", "xmp"},
     "AVIF": {"icc_profile", "exif", "xmp"}, "BMP": {"dpi"},
 }  # fmt: skip
+SOURCES = {*NAMES, "XML:com.adobe.xmp", "Raw profile type exif"}  # keys of `info` that `of` reads
 HOLD_ALPHA = {"PNG", "TIFF", "WEBP", "AVIF", "JPEG2000", "TGA"}
 ICONS = {"ICO", "ICNS"}  # what Pillow shrinks to the sizes that they have
 PREFIX = b"Exif\0\0"  # of EXIF in a JPEG; Pillow hands it on
@@ -211,6 +213,8 @@ def save(image: Image.Image, form: str) -> tuple[bytes, list[str]]:
     held = HELD.get(form, set())
     if form == "JPEG" and max(image.info.get("dpi", (0,))) > 0xFFFF:
         held = held - {"dpi"}
+    if form == "JPEG":
+        held = held - {key for key in IN_JPEG if len(image.info.get(key, b"")) > IN_JPEG[key]}
     if form in ("TIFF", "AVIF") and image.info.get("exif", b"")[6:10] not in BYTE_ORDER:  # which Pillow reads for them
         held = held - {"exif"}
     options = {key: value for key, value in image.info.items() if key in held}
@@ -221,8 +225,13 @@ def save(image: Image.Image, form: str) -> tuple[bytes, list[str]]:
         options["pnginfo"].add_itxt("XML:com.adobe.xmp", options.pop("xmp"))
     if form == "TIFF":
         tags = Image.Exif()
-        tags.load(options.pop("exif", b""))
-        options["tiffinfo"] = _descriptive(tags) | ({XMP_TAG: options.pop("xmp")} if "xmp" in options else {})
+        try:
+            tags.load(options.pop("exif", b""))
+            tags = _descriptive(tags)
+            Image.new("L", (1, 1)).save(io.BytesIO(), form, tiffinfo=tags)
+        except Exception:  # whatever Pillow meets in EXIF that is damaged
+            held, tags = held - {"exif"}, {}
+        options["tiffinfo"] = tags | ({XMP_TAG: options.pop("xmp")} if "xmp" in options else {})
     packed = io.BytesIO()
     image.save(packed, form, compress_level=1, **options)
     if form in ICONS and Image.open(packed).size != image.size:

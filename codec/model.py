@@ -234,7 +234,8 @@ class HyperpriorCodec(Codec):
             v = self.analyse(x, level)
             deviation = v.std(dim=(0, 2, 3), correction=0)  # 0, and not NaN, of a single sample
             knots[i] = torch.log(deviation.clamp_min(self.conditional.least) / self.conditional.least) / unit
-        self._start(torch.ones(self.prior.channels, dtype=torch.bool), *self._hyper_latents(x))
+        every = torch.ones(self.prior.channels, dtype=torch.bool, device=x.device)
+        self._start(every, *self._hyper_latents(x))
 
     @torch.no_grad()
     def wake(self, x: Tensor) -> int:
@@ -323,7 +324,7 @@ class HyperpriorCodec(Codec):
     def tables(self) -> dict[str, Tensor]:
         of_z, rows = zip(*(self.tables_of[quality] for quality in self.qualities), strict=True)
         stacked = {
-            f"tables.{name}": torch.cat([getattr(row, name) for row in rows])[:, :, 0, 0].to(torch.int32)
+            f"tables.{name}": torch.cat([getattr(row, name) for row in rows])[:, :, 0, 0].cpu().to(torch.int32)
             for name in Rows._fields
         }
         return pack(list(of_z)) | pack([self.y_tables], "tables.y_") | stacked

@@ -72,9 +72,10 @@ def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     if isinstance(given.get("exif"), Image.Exif):
         given["exif"] = given["exif"].tobytes()
     if given:
-        known = metadata.of(image)
+        kept = {key: value for key, value in image.info.items() if key not in metadata.SOURCES}
+        known = metadata.of(image) | given
         image = image.copy()
-        image.info = image.info | known | given
+        image.info = kept | {key: value for key, value in known.items() if value}
     quality = options.get("quality", codec.DEFAULT_QUALITY if model.config.variable_rate else None)
     try:
         fp.write(model.compress(image, quality))

@@ -40,7 +40,7 @@ def plot_files(names: Sequence[str], file: BinaryIO) -> tuple[str, list[Curve]]:
     results = [name.endswith(".json") for name in names]
     if not any(results):
         logs = [path / "log.jsonl" if path.is_dir() else path for path in map(Path, names)]
-        titles = [log.parent.name if log.name == "log.jsonl" else log.stem.removesuffix(".log") for log in logs]
+        titles = [(log.resolve().parent if log.name == "log.jsonl" else log).stem.removesuffix(".log") for log in logs]
         titles = [title if titles.count(title) == 1 else name for title, name in zip(titles, names, strict=True)]
         training_curves(list(zip(titles, map(journal.read, logs), strict=True)), file)
         return "training", []
@@ -54,7 +54,8 @@ def plot_files(names: Sequence[str], file: BinaryIO) -> tuple[str, list[Curve]]:
 def rd_curves(curves: Sequence[Curve], path: Path | str | BinaryIO, title: str = "") -> None:
     """Write PSNR in dB over bits per pixel of `curves` as a PNG of 1200x825 pixels, without points that are not finite.
 
-    A path that ends in .svg becomes an SVG, without fonts, for papers. Raises ValueError where no curve has a point.
+    A path, or the name of an open file, that ends in .svg makes it an SVG, without fonts, for papers. Raises ValueError
+    where no curve has a point.
     """
     points = []
     for curve in curves:
@@ -280,7 +281,7 @@ def _dashes(n: int):
 
 
 def _save(figure: Figure, path: Path | str | BinaryIO, dpi: int = DPI) -> None:
-    svg = str(path).endswith(".svg")
+    svg = getattr(path, "name", str(path)).endswith(".svg")
     with rc_context({"svg.hashsalt": "lic"}):  # the same figure is the same file
         figure.savefig(
             path, dpi=dpi, format="svg" if svg else "png", facecolor="white", metadata={"Date": None} if svg else None

@@ -33,8 +33,9 @@ def ending(stop: threading.Event) -> Callable:
     def handler(number: int, _) -> None:
         if number == getattr(signal, "SIGHUP", None):
             for stream in (1, 2):
-                if stat.S_ISCHR(os.fstat(stream).st_mode):
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+                with contextlib.suppress(OSError):  # it is closed
+                    if stat.S_ISCHR(os.fstat(stream).st_mode):
+                        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         if stop.is_set() and number == signal.SIGINT and "WORLD_SIZE" not in os.environ:
             raise KeyboardInterrupt
         stop.set()

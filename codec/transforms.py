@@ -14,8 +14,8 @@ the level.
 `fast`: most of a classic codec's time goes into its layers at 1/2 and 1/4 resolution. This one has none: it folds 8x8
 pixels into channels, works at 1/8 and 1/16, and adds a linear shortcut, initialised as a block DCT of decorrelated
 colours, so that at step 0 the codec *is* a DCT coder and training only has to improve on it (AuxT, Li, Zhang, Ma and
-Tian, 2025, does this with wavelets). The trunk may run in bfloat16; the shortcut and the sum stay in float32 (products
-in TF32 where a GPU has it and torch.backends.cudnn.allow_tf32 is not set to False).
+Tian, 2025, does this with wavelets). The trunk may run in bfloat16; the shortcut and the sum stay in float32 (in
+training on a GPU with products in TF32, as PyTorch's settings say).
 """
 
 import math

@@ -26,15 +26,15 @@ def validate(
     result, total, weights = {}, 0.0, 0.0
     for quality in qualities:
         lmbda = config.model.lmbda_at(quality)
-        sums = torch.zeros(4, dtype=torch.float64, device=model.device)  # bpp, psnr, mse, distortion
+        sums = torch.zeros(4, dtype=torch.float64)  # bpp, psnr, mse, distortion
         for image in images[world.rank :: world.size]:
             stream = model.compress(image, quality)
             decoded = model.decompress(stream)
             db = psnr(image, decoded)
             distance = float(compare(to_tensor(decoded).to(model.device), to_tensor(image).to(model.device)))
             figures = [8 * len(stream) / (image.width * image.height), db, 10 ** (-db / 10), distance]
-            sums += torch.tensor(figures, dtype=torch.float64, device=model.device)
-        bpp, db, mse, distance = (world.total(sums) / len(images)).tolist()
+            sums += torch.tensor(figures, dtype=torch.float64)
+        bpp, db, mse, distance = (world.total(sums.to(model.device)) / len(images)).tolist()
         loss = bpp + lmbda * distance
         name = "" if quality is None else f"_q{quality}"
         result |= {f"bpp{name}": bpp, f"psnr{name}": db, f"mse{name}": mse, f"loss{name}": loss}

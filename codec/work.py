@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
     from codec.base import Codec
 
-PNG = b"\x89PNG\r\n\x1a\n"
-JPEG = b"\xff\xd8\xff"
+BEGINNINGS = {  # of files, by Pillow's names of formats
+    "PNG": (b"\x89PNG\r\n\x1a\n",), "JPEG": (b"\xff\xd8\xff",), "WEBP": (b"RIFF",), "TIFF": (b"II*\0", b"MM\0*"),
+    "BMP": (b"BM",), "GIF": (b"GIF8",), "AVIF": (b"\0\0\0",),
+}  # fmt: skip
 
 
 def announce_kernels(encode: bool = True, decode: bool = True) -> None:
@@ -35,9 +37,9 @@ def announce_kernels(encode: bool = True, decode: bool = True) -> None:
         say("lic: first run on this machine: compiling the entropy coder, some seconds, once ...")
 
 
-def is_complete(target: str, magic: bytes, check: Callable[[bytes], object]) -> bool:
+def is_complete(target: str, beginnings: tuple[bytes, ...], check: Callable[[bytes], object]) -> bool:
     """Whether a target is there and intact. A damaged one counts as missing, but Failure if the file is of another kind
-    than begins with `magic`.
+    than one of the `beginnings` tells.
     """
     if target == "-" or not os.path.lexists(target):
         return False
@@ -45,7 +47,7 @@ def is_complete(target: str, magic: bytes, check: Callable[[bytes], object]) -> 
     try:
         check(data)
     except Exception as error:  # each of Pillow's decoders has classes of its own for damage
-        if not data.startswith(magic[: len(data)]):
+        if not any(data.startswith(beginning[: len(data)]) for beginning in beginnings):
             raise Failure(f"{target} exists, and is not what would be written there; -f replaces it") from error
         return False
     return True
@@ -125,7 +127,7 @@ class Compressor:
             raise Hopeless(explain(error)) from error
 
     def __call__(self, job: Job) -> str | None:
-        if self.resume and is_complete(job.target, bitstream.MAGIC, bitstream.read):
+        if self.resume and is_complete(job.target, (bitstream.MAGIC,), bitstream.read):
             return None
         image, has_more = open_image(job.source, bitstream.MAX_PIXELS, self.strict)
         if self.verify:
@@ -173,7 +175,8 @@ class Decompressor:
     def __call__(self, job: Job) -> str | None:
         from codec import metadata
 
-        if self.resume and is_complete(job.target, JPEG if format_of(job.target) == "JPEG" else PNG, check_image):
+        beginnings = BEGINNINGS.get(format_of(job.target), ())
+        if self.resume and is_complete(job.target, beginnings, check_image):
             return None
         data = read_bytes(job.source)
         header, _ = bitstream.read(data)  # damage is found before a model is looked for

@@ -1,37 +1,109 @@
-"""A training step stays on its device: without a GPU at hand, on `meta`, whose tensors have a shape and no content.
+"""What runs on a GPU keeps its devices apart and waits for nothing, seen without one (tests/pretend_gpu.py)."""
 
-Elementwise operations that mix it with the CPU fail, and so does whatever reads a value back, which on a GPU would wait
-for everything before it. Only autocast, the random generators and the fused optimiser do not know it.
-"""
+from concurrent.futures import Executor, Future
 
-import contextlib
-
+import numpy as np
 import pytest
 import torch
+from conftest import tiny_model
+from pretend_gpu import GPU, OnGPU, gpu  # noqa: F401 (a fixture)
 
+import benchmarks.gpu
 import codec
-from codec.config import ModelConfig
-from codec.distortion import distortion
-from codec.model import build
-from train import losses
+import train
+from benchmarks.gpu import decode_all, encode_all
+from codec import config as configuration
+from codec.checkpoint import export, load_model
+from codec.codecs import lic_codec
+from codec.distributed import World
+from codec.image import to_tensor
+from codec.validate import validate
 
-SMALL = dict(N=8, M=16, blocks=[1, 1], hyper_N=8, hyper_M=4)
-META = torch.device("meta")
+AdamW = torch.optim.AdamW
+PRIORS = ["factorized", "scale-hyperprior", "mean-scale-hyperprior"]
+
+
+class NoiseOfCPU(train.SampleNoise):
+    """The pretended GPU has no random generators."""
+
+    def __init__(self, seeds, device):
+        super().__init__(seeds, torch.device("cpu"))
+
+    def __call__(self, x):
+        return OnGPU(super().__call__(torch.empty(x.shape)))
+
+
+class PlainAdamW(AdamW):
+    """Nor has it fused kernels, which alone know what `found_inf` is for."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs | {"fused": False})
+
+    def step(self):
+        del self.found_inf
+        super().step()
+
+
+class InThisThread(Executor):
+    def __init__(self, *_):
+        pass
+
+    def submit(self, work, *args):
+        future = Future()
+        future.set_result(work(*args))
+        return future
+
+
+@pytest.mark.usefixtures("gpu")
+def test_the_pretended_gpu_is_strict():
+    x = torch.ones(3).to(GPU)
+    x[1:].mul_(3)
+    assert x.cpu().tolist() == [1, 3, 3] and (x * 2.0).device == GPU
+    with pytest.raises(RuntimeError, match="same device"):
+        x + torch.ones(3)
+    with pytest.raises(RuntimeError, match="same device"):
+        torch.nn.Conv1d(1, 1, 1)(x[None])
+    with pytest.raises(TypeError, match="numpy"):
+        np.asarray(x)
 
 
 @pytest.mark.parametrize("transform", ["fast", "bmshj2018"])
-@pytest.mark.parametrize("prior", ["factorized", "scale-hyperprior", "mean-scale-hyperprior"])
+@pytest.mark.parametrize("prior", PRIORS)
 @pytest.mark.parametrize("lmbda", [[0.0009, 0.18], [0.013]], ids=["all rates", "one lambda"])
-def test_a_training_step_mixes_no_devices_and_reads_nothing_back(transform, prior, lmbda, monkeypatch):
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
-    config = ModelConfig(transform=transform, prior=prior, lmbda=lmbda, **SMALL)
-    model = build(config).to(META).train()
-    x = torch.empty(4, 3, 128, 64, device=META)
-    quality = torch.empty(4, device=META) if config.variable_rate else None
-    terms = losses(model, x, quality, torch.empty(4, device=META), distortion("mse", META))
-    terms["loss"].mean().backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    assert norm.device == META and {p.grad.device for p in model.parameters() if p.grad is not None} == {META}
+def test_a_training_step_mixes_no_devices_and_reads_nothing_back(gpu, transform, prior, lmbda, photos, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(train, "SampleNoise", NoiseOfCPU)
+    monkeypatch.setattr(torch.optim, "AdamW", PlainAdamW)
+    model = dict(transform=transform, prior=prior, lmbda=lmbda, N=8, M=16, blocks=[1, 1], hyper_N=8, hyper_M=4)
+    config = configuration.from_dict({"model": model, "train": {"batch": 4, "accumulate": 2, "val_qualities": [50]}})
+    run = train.Run(config, GPU)
+    x = torch.cat([to_tensor(photo) for photo in photos]).to(GPU)
+    run.begin(x)
+    before = [parameter.cpu() for parameter in run.average.parameters()]
+    gpu.read.clear(), gpu.sent.clear()
+    means = run.update(x)
+    assert not gpu.read and len(gpu.sent) == 1  # quality, lambda and weight of the samples
+    assert all(np.isfinite(mean.item()) for mean in means.values())
+    assert any((a != b.cpu()).any() for a, b in zip(before, run.average.parameters(), strict=True))
+    figures = validate(run.average, photos[:1], config, run.compare, World())
+    assert np.isfinite(figures["rd_loss"])
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("prior", PRIORS)
+def test_a_gpu_exports_codes_and_decodes(prior, photos, tmp_path, monkeypatch):
+    """In float32 the pretended GPU, which is known to one thread only, computes what the CPU does."""
+    monkeypatch.setattr(benchmarks.gpu, "ThreadPoolExecutor", InThisThread)
+    path = tmp_path / "model.safetensors"
+    export(tiny_model(photos[0], [0.0009, 0.18], prior).to(GPU), path)
+    here, there = load_model(path, str(GPU), "fp32"), load_model(path, "cpu", "fp32")
+    assert here.device == GPU
+    files = [here.compress(photo, 60) for photo in photos]
+    assert files == [there.compress(photo, 60) for photo in photos] == encode_all(here, photos, 60)
+    for data, image in zip(files, decode_all(here, files), strict=True):
+        assert image.tobytes() == here.decompress(data).tobytes() == there.decompress(data).tobytes()
+    assert here.decompress(files[0], region=(3, 5, 20, 10)) == there.decompress(files[0], region=(3, 5, 20, 10))
+    assert here.estimate(photos[0], 60).bits == pytest.approx(there.estimate(photos[0], 60).bits, rel=1e-6)
+    assert here.compress_to(photos[0], len(files[0])) == there.compress_to(photos[0], len(files[0]))
 
 
 @pytest.fixture
@@ -53,3 +125,11 @@ def test_each_process_of_torchrun_has_a_gpu_of_its_own(two_gpus, monkeypatch):
         codec.pick_device("auto")
     codec.pick_device("cpu")
     assert two_gpus == [0, 1, 0]
+
+
+def test_an_evaluation_names_devices_as_its_processes_take_them(two_gpus, models, monkeypatch):
+    model = load_model(models / "tiny.safetensors")
+    monkeypatch.setattr(codec.base.Codec, "device", torch.device("cuda", 0))
+    monkeypatch.setattr(codec.base.Codec, "kmac", lambda _: (1.0, 1.0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+    assert codec.pick_device(lic_codec(model).device) == "cuda"
