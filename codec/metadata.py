@@ -226,9 +226,10 @@ def save(image: Image.Image, form: str) -> tuple[bytes, list[str]]:
     if form == "TIFF":
         tags = Image.Exif()
         try:
-            tags.load(options.pop("exif", b""))
-            tags = _descriptive(tags)
-            Image.new("L", (1, 1)).save(io.BytesIO(), form, tiffinfo=tags)
+            with warnings.catch_warnings(action="ignore"):
+                tags.load(options.pop("exif", b""))
+                tags = _descriptive(tags)
+                Image.new("L", (1, 1)).save(io.BytesIO(), form, tiffinfo=tags)
         except Exception:  # whatever Pillow meets in EXIF that is damaged
             held, tags = held - {"exif"}, {}
         options["tiffinfo"] = tags | ({XMP_TAG: options.pop("xmp")} if "xmp" in options else {})

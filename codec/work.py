@@ -175,8 +175,7 @@ class Decompressor:
     def __call__(self, job: Job) -> str | None:
         from codec import metadata
 
-        beginnings = BEGINNINGS.get(format_of(job.target), ())
-        if self.resume and is_complete(job.target, beginnings, check_image):
+        if self.resume and is_complete(job.target, BEGINNINGS.get(format_of(job.target), ()), check_image):
             return None
         data = read_bytes(job.source)
         header, _ = bitstream.read(data)  # damage is found before a model is looked for

@@ -346,3 +346,5 @@ def test_a_foreign_file_among_the_models_does_not_hide_them(lic, here, models, s
     (folder / "tiny.safetensors").write_bytes((models / "tiny.safetensors").read_bytes())
     monkeypatch.setenv("LIC_MODELS", str(folder))
     assert lic("decompress", "a.lic")[0] == 0
+    code, out, err = lic("models")
+    assert code == 1 and "a-foreign" in err[0] and "\ntiny: id" in out

@@ -90,6 +90,7 @@ def test_a_configuration_is_what_its_name_says(path):
         ({"model": {"M": 769}}, "M=769"),
         ({"data": {"patch": 40}}, "patch.*40"),
         ({"data": {"resize": [40]}}, "resize"),
+        ({"data": {"cache": float("inf")}}, "cache"),
         ({"train": {"batch": 0}}, "batch"),
         ({"train": {"decay": 1.5}}, "decay.*1.5"),
         ({"train": {"precision": "fp16"}}, "precision.*'fp16'"),
@@ -98,6 +99,13 @@ def test_a_configuration_is_what_its_name_says(path):
 def test_what_is_unknown_of_a_wrong_type_or_out_of_range_is_named(values, message):
     with pytest.raises(ValueError, match=message):
         from_dict(values)
+
+
+def test_a_value_outside_of_the_tables_is_named(tmp_path):
+    path = tmp_path / "flat.toml"
+    path.write_text("N = 128")
+    with pytest.raises(ValueError, match=r"flat.toml: N stands outside of the tables \[model\]"):
+        load(path)
 
 
 def test_an_integer_is_taken_for_a_float_and_a_value_for_a_list_of_one():

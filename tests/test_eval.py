@@ -145,3 +145,12 @@ def test_a_wrong_command_line_is_exit_code_2():
         with pytest.raises(SystemExit) as stop:
             program.main(options)
         assert stop.value.code == 2
+
+
+def test_ctrl_c_is_told_in_a_line(folder, monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(program, "evaluate", interrupted)
+    assert program.main(["--data", str(folder), "--codec", "jpeg"]) == 1
+    assert capsys.readouterr().err == "eval.py: interrupted: the same command goes on where it was\n"

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -341,3 +342,13 @@ def test_the_numbers_are_those_of_the_files(tmp_path, photos):
         decoded = np.asarray(Image.open(tmp_path / row.file).convert("RGB"), np.float64)
         assert row.bytes == (tmp_path / row.file).stat().st_size and row.bpp == 8 * row.bytes / (96 * 64)
         assert row.psnr == pytest.approx(10 * np.log10(255**2 / np.square(original - decoded).mean()), abs=1e-9)
+
+
+def killed(*_):
+    os._exit(9)
+
+
+def test_a_process_that_memory_does_not_suffice_for_costs_a_figure_only(folder, monkeypatch):
+    monkeypatch.setattr(evaluate, "_memory", killed)
+    [result] = run([rival_codec("jpeg", [50])], [("0", folder / "photos/0.png")], folder / "out")
+    assert result.peak_memory is None and len(result.rows) == 1 and not result.failures

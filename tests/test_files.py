@@ -101,16 +101,28 @@ def test_a_disk_that_fills_is_told_by_the_name_of_the_file(monkeypatch):
     assert error.value.filename == "b.lic" and os.listdir() == ["a.png"]
 
 
-def test_resume_makes_a_truncated_jpeg_again_and_keeps_what_is_foreign(lic, fails):
+@pytest.mark.parametrize("name", ["b.jpg", "b.webp", "b.tif", "b.bmp", "b.gif"])
+def test_resume_makes_a_truncated_image_again_and_keeps_what_is_foreign(lic, fails, name):
     lic("compress", "a.png", *TINY)
-    assert lic("decompress", "a.lic", "-o", "b.jpg")[0] == 0
-    whole = Path("b.jpg").read_bytes()
-    assert lic("decompress", "a.lic", "-o", "b.jpg", "--resume") == (0, "", [])
+    assert lic("decompress", "a.lic", "-o", name)[0] == 0
+    whole, again = Path(name).read_bytes(), ("decompress", "a.lic", "-o", name, "--resume")
+    assert lic(*again) == (0, "", [])
     for damaged in (whole[: len(whole) // 2], whole[:20]):
-        Path("b.jpg").write_bytes(damaged)
-        assert lic("decompress", "a.lic", "-o", "b.jpg", "--resume")[0] == 0 and Path("b.jpg").read_bytes() == whole
-    Path("b.jpg").write_text("my notes")
-    assert "not what would be written" in fails("decompress", "a.lic", "-o", "b.jpg", "--resume")
+        Path(name).write_bytes(damaged)
+        assert lic(*again)[0] == 0 and Path(name).read_bytes() == whole
+    Path(name).write_text("my notes")
+    assert "not what would be written" in fails(*again)
+
+
+def test_linked_folders_are_searched_but_not_in_circles(lic, photo):
+    os.makedirs("in/a/b")
+    os.mkdir("elsewhere")
+    photo.save("elsewhere/x.png")
+    photo.save("in/a/y.png")
+    os.symlink("../../../elsewhere", "in/a/b/link")
+    os.symlink("../..", "in/a/b/up")
+    assert lic("compress", "in", "-o", "out", *TINY)[2][-1] == "2 of 2 files done"
+    assert sorted(map(str, Path("out").rglob("*.lic"))) == ["out/a/b/link/x.lic", "out/a/y.lic"]
 
 
 def test_images_of_all_kinds_are_found_and_what_is_left_out_is_told(lic, photo):

@@ -144,6 +144,31 @@ def test_a_resolution_beyond_the_16_bits_of_a_jpeg_is_lost_with_a_word(photo, dp
     assert lost == ([] if kept else ["DPI"]) and (metadata.of(Image.open(io.BytesIO(data))).get("dpi") == dpi) == kept
 
 
+@pytest.mark.parametrize("key, most", [("exif", 65533), ("xmp", 65504)])
+def test_what_is_larger_than_a_segment_of_a_jpeg_is_lost_with_a_word(photo, key, most):
+    image = photo.copy()
+    for size in (most, most + 1):
+        image.info = {key: b"Exif\0\0II*\0\x08\0\0\0\0\0".ljust(size, b"\0")}
+        data, lost = metadata.save(image, "JPEG")
+        assert lost == [metadata.NAMES[key]] * (size > most)
+        assert (key in metadata.of(Image.open(io.BytesIO(data)))) == (size == most)
+
+
+def test_damaged_exif_that_a_tiff_cannot_hold_is_lost_with_a_word(photo):
+    tags, image = Image.Exif(), photo.copy()
+    tags[0x010F], tags.get_ifd(0x8825)[1] = "Maker", "N"
+    image.info = {"exif": tags.tobytes()}
+    assert metadata.save(image, "TIFF")[1] == []
+    north = image.info["exif"].index(b"\0\1\0\2\0\0\0\2N")  # tag 1, two characters
+    for damage in ("1e", "11", "02"):
+        damaged = bytearray(image.info["exif"])
+        damaged[north + 1] = int(damage, 16)
+        image.info = {"exif": bytes(damaged)}
+        data, lost = metadata.save(image, "TIFF")
+        assert (lost == []) == (Image.open(io.BytesIO(data)).getexif().get(0x010F) == "Maker")
+    assert lost == ["EXIF"]
+
+
 def test_metadata_beyond_the_limit_is_an_error_of_both_sides(tiny, photo):
     image = photo.copy()
     image.info = {"xmp": bytes(metadata.LARGEST + 1)}

@@ -94,6 +94,14 @@ def test_metadata_given_to_save_replaces_that_of_the_image(photo):
     assert photo.info == {"xmp": b"<old/>", "dpi": (72.0, 72.0)}
 
 
+def test_metadata_that_save_is_told_to_leave_out_is_left_out(photo):
+    photo = photo.copy()
+    photo.info = {"XML:com.adobe.xmp": "<secret/>", "exif": b"Exif\0\0II*\0", "dpi": (72.0, 72.0)}
+    photo.save("a.lic", model="tiny", xmp=b"", exif=None, dpi=None)
+    with Image.open("a.lic") as opened:
+        assert not opened.info.keys() & {"xmp", "exif", "dpi"}
+
+
 def test_the_default_quality_and_models_of_one_lambda(photo):
     photo.save("a.lic", model="tiny")
     photo.save("b.lic", model="fixed")

@@ -167,6 +167,17 @@ def test_plot_draws_runs_and_logs_and_replaces_a_file_only_with_f(lic, tmp_path)
     assert (tmp_path / "other.png").read_bytes() == first
 
 
+def test_the_extension_is_the_kind_of_figure(lic, tmp_path, monkeypatch):
+    write(tmp_path / "run/log.jsonl", training())
+    assert lic("run", "-o", "a.svg")[0] == 0 and "<svg" in (tmp_path / "a.svg").read_text()
+    assert lic("run", "-o", "a.pdf") == (1, ["lic: a.pdf: a figure is a .png or a .svg"])
+    seen = []
+    monkeypatch.setattr(plot, "training_curves", lambda runs, file: seen.extend(name for name, _ in runs))
+    monkeypatch.chdir("run")
+    lic(".")
+    assert seen == ["run"]
+
+
 def test_runs_of_one_name_are_named_by_their_paths(lic, tmp_path, monkeypatch):
     for folder in ("x/run", "y/run", "z"):
         write(tmp_path / folder / "log.jsonl", training())

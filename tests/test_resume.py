@@ -117,6 +117,17 @@ def test_a_terminal_that_is_closed_saves(here):
     assert load_checkpoint("run/last.pt")["step"] > 0
 
 
+def test_a_stream_that_is_closed_does_not_keep_a_signal_from_being_heard(monkeypatch):
+    def closed(_):
+        raise OSError(9, "Bad file descriptor")
+
+    end = signals.ending(stop := threading.Event())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", closed)
+        end(signal.SIGHUP, None)
+    assert stop.is_set()
+
+
 def test_a_second_ctrl_c_ends_at_once_but_not_what_torchrun_repeats(monkeypatch):
     end = signals.ending(stop := threading.Event())
     monkeypatch.setenv("WORLD_SIZE", "2")
