@@ -177,8 +177,8 @@ def evaluate(args: argparse.Namespace) -> int:
 
     for result in results:
         for row in result.rows:
-            if row.exceeds_estimate:
-                say(f"{row.file}: {row.bytes} bytes, but the model estimates only {row.estimated_bytes:.1f}")
+            if row.misses_estimate:
+                say(f"{row.file}: {row.bytes} bytes, but the model estimates {row.estimated_bytes:.1f}")
         for failure in result.failures:
             level = "" if failure["quality"] is None else f" at quality {failure['quality']}"
             say(f"{result.name} failed on {failure['image']}{level}: {failure['error']}")

@@ -74,14 +74,15 @@ def draw(step: int, config: Config) -> tuple[Tensor | None, Tensor]:
 def losses(
     net: nn.Module, x: Tensor, quality: Tensor | None, lmbda: Tensor, compare: Distortion, **options
 ) -> dict[str, Tensor]:
-    """Rate-distortion terms of a batch, each (B,): bpp, mse in [0, 1] units, PSNR in dB, and loss = bpp + lmbda * what
-    `compare` of codec/distortion.py gives, 255^2 * mse unless another one was asked for. `net` is a codec, or wraps it.
+    """Rate-distortion terms of a batch, each (B,): bpp, that of z alone, mse in [0, 1] units, PSNR in dB, loss = bpp +
+    lmbda * what `compare` of codec/distortion.py gives, 255^2 * mse by default. `net` is a codec, or wraps it.
     """
-    x_hat, bits = net(x, quality, **options)
-    bpp = bits / (x.shape[-1] * x.shape[-2])
+    x_hat, *bits = net(x, quality, **options)  # and those of z
+    bpp, *bpp_z = (b / (x.shape[-1] * x.shape[-2]) for b in bits if b is not None)
     mse = (x_hat.detach() - x).square().mean(dim=(1, 2, 3))
     psnr = -10 * torch.log10(mse.clamp_min(1e-10))
-    return {"bpp": bpp, "mse": mse, "psnr": psnr, "loss": bpp + lmbda * compare(x_hat, x)}
+    terms = {"bpp": bpp, "mse": mse, "psnr": psnr, "loss": bpp + lmbda * compare(x_hat, x)}
+    return terms | {"bpp_z": b.detach() for b in bpp_z}
 
 
 class Run:
@@ -274,9 +275,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     configuration.add_options(parser)
     args = parser.parse_args(argv)
     if args.resume and (args.config or args.out is None):
-        parser.error(
-            "--resume takes --out RUN and no configuration file: it continues with the configuration of the run"
-        )
+        parser.error("--resume takes --out RUN and no configuration file: it continues with that of the run")
     if args.out is None and "WORLD_SIZE" in os.environ:
         parser.error("under torchrun, name the run folder: --out RUN")
     return args

@@ -88,7 +88,7 @@ class Ours(Run):
         self.model.eval()
         total = 0.0
         for x in images:
-            x_hat, bits = self.model(x)
+            x_hat, bits, _ = self.model(x)
             mse = (x_hat - x).square().mean()
             total += (bits[0] / x[0, 0].numel() + self.config.model.lmbda[0] * 255**2 * mse).item()
         return total / len(images)

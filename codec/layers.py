@@ -274,7 +274,7 @@ class Gain(nn.Module):
     def forward(self, level: Tensor) -> Tensor:
         """level (B,) in [0, 1] -> gain (B, C, 1, 1)."""
         growth = nn.functional.softplus(self.growth)
-        until = torch.ones(len(growth), len(growth), 1, device=growth.device).tril()
+        until = torch.ones(len(growth), len(growth), device=growth.device).tril()[..., None]
         total = (until * growth).sum(dim=1)  # a cumsum, which on a GPU would not be reproducible
         log_gain = torch.cat((self.first, self.first + total))
         return interpolate(log_gain, level).exp()

@@ -222,8 +222,9 @@ class HyperpriorCodec(Codec):
             bits = bits + noisy - noisy.detach()
         z_rate = w + noise(w) if self.training else z_q
         z_bits = self.hyper_bits(z_rate, self.hyper_gain_at(level))
-        bits = bits.sum(dim=(1, 2, 3)) + z_bits.sum(dim=(1, 2, 3))
-        return Output(self.synthesise(self.dequantize(y_q, index, mean, level), level, x.shape[-2:]), bits)
+        bits, bits_z = bits.sum(dim=(1, 2, 3)), z_bits.sum(dim=(1, 2, 3))
+        x_hat = self.synthesise(self.dequantize(y_q, index, mean, level), level, x.shape[-2:])
+        return Output(x_hat, bits + bits_z, bits_z)
 
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:

@@ -24,7 +24,7 @@ from codec.metrics import Curve
 
 # A file may exceed its estimated bits by the coder's loss and by its header and checksums; beyond that, the rate model
 # that was trained is not the one that codes.
-ESTIMATE_FACTOR, ESTIMATE_BYTES = 1.005, 64
+ESTIMATE_SHARE, ESTIMATE_BYTES = 0.005, 64
 
 
 @dataclass
@@ -61,10 +61,12 @@ class Row:
     """-10 log10(1 - ms_ssim)."""
 
     @property
-    def exceeds_estimate(self) -> bool:
-        """Whether the file is larger than its estimate allows."""
+    def misses_estimate(self) -> bool:
+        """Whether the file is larger or smaller than its estimate allows; one without loss has another way."""
         estimate = self.estimated_bytes
-        return estimate is not None and self.bytes > estimate * ESTIMATE_FACTOR + ESTIMATE_BYTES
+        if estimate is None or math.isinf(self.psnr):
+            return False
+        return abs(self.bytes - estimate) > estimate * ESTIMATE_SHARE + ESTIMATE_BYTES
 
 
 @dataclass

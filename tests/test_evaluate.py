@@ -224,7 +224,7 @@ def test_our_codec_is_measured_with_its_estimates(kind, model, hyper, tmp_path):
         assert row.file.endswith(f"_q{row.quality:02d}.lic") and row.bytes == len(data)
         assert data == model.compress(original, row.quality)
         assert row.psnr == psnr(original, model.decompress(data))
-        assert not row.exceeds_estimate
+        assert not row.misses_estimate
         assert row.block_edges == block_edge_ratio(model.decompress(data))
         assert 0 <= row.empirical_entropy and (row.empirical_entropy <= row.cross_entropy or kind == "hyperprior")
         assert row.cross_entropy * model.estimate(original, row.quality).symbols.size == pytest.approx(
@@ -252,11 +252,14 @@ def test_files_of_photographs_keep_to_their_estimate(hyper, photos, quality):
         assert abs(size - bits / 8) <= 0.005 * bits / 8 + 64
 
 
-def test_a_file_larger_than_its_estimate_is_flagged():
+def test_a_file_larger_or_smaller_than_its_estimate_is_flagged():
     row = Row("a", 50, "a.lic", 1070, 1.0, 30.0, 0.9, 0.1, 0.1)
-    assert not row.exceeds_estimate
-    assert not dataclasses.replace(row, estimated_bytes=1001.0).exceeds_estimate
-    assert dataclasses.replace(row, estimated_bytes=1000.0).exceeds_estimate
+    assert not row.misses_estimate
+    assert not dataclasses.replace(row, estimated_bytes=1001.0).misses_estimate
+    assert dataclasses.replace(row, estimated_bytes=1000.0).misses_estimate
+    assert not dataclasses.replace(row, estimated_bytes=1139.0).misses_estimate
+    assert dataclasses.replace(row, estimated_bytes=1141.0).misses_estimate
+    assert not dataclasses.replace(row, estimated_bytes=5000.0, psnr=math.inf).misses_estimate
 
 
 def test_the_gpus_queue_is_awaited_and_the_device_named(monkeypatch):
