@@ -77,12 +77,13 @@ def losses(
     """Rate-distortion terms of a batch, each (B,): bpp, that of z alone, mse in [0, 1] units, PSNR in dB, loss = bpp +
     lmbda * what `compare` of codec/distortion.py gives, 255^2 * mse by default. `net` is a codec, or wraps it.
     """
-    x_hat, *bits = net(x, quality, **options)  # and those of z
-    bpp, *bpp_z = (b / (x.shape[-1] * x.shape[-2]) for b in bits if b is not None)
+    x_hat, bits, bits_z = net(x, quality, **options)
+    pixels = x.shape[-1] * x.shape[-2]
+    bpp = bits / pixels
     mse = (x_hat.detach() - x).square().mean(dim=(1, 2, 3))
     psnr = -10 * torch.log10(mse.clamp_min(1e-10))
     terms = {"bpp": bpp, "mse": mse, "psnr": psnr, "loss": bpp + lmbda * compare(x_hat, x)}
-    return terms | {"bpp_z": b.detach() for b in bpp_z}
+    return terms if bits_z is None else terms | {"bpp_z": bits_z.detach() / pixels}
 
 
 class Run:
