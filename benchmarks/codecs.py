@@ -40,6 +40,7 @@ from benchmarks.measure import (
 from codec import compressai_models, cost
 from codec.base import has_native_bf16
 from codec.checkpoint import find_model
+from codec.metrics import ANCHORS, anchors, bd_rate, read_curve
 from codec.rivals import RIVALS
 from codec.rows import fit_size
 
@@ -145,7 +146,9 @@ def peak_memory(entry: Entry, image: Image.Image) -> int:
 
 
 def bd_rates(folder: Path) -> tuple[str, dict[str, float]]:
-    """The anchor, and BD-rates in percent by codec name and by model id, as eval.py wrote them; none if it has not."""
+    """The anchor, and BD-rates in percent by codec name and by model id, as eval.py wrote them; none if it has not.
+    Those of CompressAI's models, which are measured with random weights, are of their published points.
+    """
     try:
         document = json.loads((folder / "bd_rate.json").read_text())
     except FileNotFoundError:
@@ -156,7 +159,11 @@ def bd_rates(folder: Path) -> tuple[str, dict[str, float]]:
         model = re.match(r"model (\w+),", about)
         if isinstance(percent, float):  # otherwise it is the reason why there is none
             rates[model[1] if model else name] = percent
-    return document["anchor"], rates
+    anchor = document["anchor"]
+    if anchor in anchors():
+        for peer in peers.PEERS:
+            rates[peer] = bd_rate(read_curve(ANCHORS, anchor), read_curve(ANCHORS, f"compressai-{peer}"))
+    return anchor, rates
 
 
 def turn(contender: Contender, images: list[Image.Image]) -> Callable[[], Turn]:
@@ -227,8 +234,9 @@ def run(data: Path | None, model: str, rounds: int) -> Report:
         table([*header, "decode ms", "encode + decode ms", "ratio to ours", "peak memory MB"], rows),
         f"Median (quartiles) of {rounds} rounds over {len(images)} photographs in turn, all contenders interleaved in "
         "each round. Ratios are of encode + decode, round by round: of networks to ours with as many threads, of the "
-        "others to ours at its best. BD-rates on Kodak, by eval.py. Memory is the peak of a whole process: the "
-        "rows of Pillow's codecs show what Python and PyTorch take without a network.",
+        "others to ours at its best. BD-rates on Kodak, by eval.py; of CompressAI's models, which have random weights "
+        "here, those of its published points. Memory is the peak of a whole process: the rows of Pillow's codecs show "
+        "what Python and PyTorch take without a network.",
         "\n".join(f"- {name}: {settings}" for name, settings in {c.name: c.about for c in present}.items()),
         "\n".join(goals(turns)),
         "## Start-up",

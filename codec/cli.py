@@ -254,7 +254,7 @@ def parser() -> argparse.ArgumentParser:
         "models", parents=[common], help="the models at hand: size, prior, parameters, kMAC/pixel, rates"
     )
     sub.set_defaults(run=models)
-    sub = commands.add_parser("plot", parents=[common], help="training runs, or results of eval.py -> a figure of their curves")
+    sub = commands.add_parser("plot", parents=[common], help="training runs or results of eval.py -> a figure")
     sub.add_argument(
         "inputs", nargs="+", metavar="RUN", help="run folders or logs (.jsonl), or results (.json) of eval.py"
     )

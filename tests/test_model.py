@@ -9,13 +9,15 @@ import torch
 from conftest import noise_image, tiny_model
 from PIL import Image
 
+import codec
 from codec import bitstream
 from codec.base import step_gain
 from codec.checkpoint import load_model
 from codec.config import ModelConfig
-from codec.image import to_tensor, to_uint8
+from codec.image import sample_images, to_tensor, to_uint8
 from codec.latent import Latent
 from codec.layers import Gain
+from codec.metrics import psnr
 from codec.model import build
 
 SIDES = (1, 2, 3, 5, 8, 15, 16, 17, 31, 32, 33, 40)
@@ -131,6 +133,14 @@ def test_untrained_gain_is_proportional_to_the_root_of_lambda():
 def test_size_grows_with_quality(model, photo):
     sizes = [len(model.compress(photo, quality)) for quality in range(0, 101, 10)]
     assert all(b > 0.98 * a for a, b in zip(sizes[:-1], sizes[1:], strict=True)) and sizes[-1] > 2 * sizes[0]
+
+
+def test_size_of_every_image_and_their_mean_psnr_grow_with_the_quality_of_the_default_model():
+    """With all photographs and qualities: python -m benchmarks.rates."""
+    model, images = codec.load(device="cpu"), [image.crop((100, 50, 356, 242)) for _, image in sample_images()]
+    files = np.array([[model.compress(image, quality) for image in images] for quality in range(0, 101, 5)], object)
+    db = [[psnr(image, model.decompress(data)) for image, data in zip(images, row, strict=True)] for row in files]
+    assert (np.diff(np.vectorize(len)(files), axis=0) > 0).all() and (np.diff(np.mean(db, axis=1)) > 0).all()
 
 
 @pytest.mark.parametrize("quality", [-1, 101, None, 50.0, "50", True])

@@ -46,6 +46,10 @@ def test_bd_rates_are_read_from_what_an_evaluation_wrote(tmp_path):
     for name, about in (("lic", "model 12ab, 3 M"), ("lic-old", "model 34cd, 2 M"), ("avif", "Pillow"), ("webp", "")):
         (tmp_path / f"{name}.json").write_text(json.dumps({"description": about}))
     assert codecs.bd_rates(tmp_path) == ("jpeg", {"12ab": -20.5, "34cd": -10.0, "avif": -46.0})
+    (tmp_path / "bd_rate.json").write_text(json.dumps({"anchor": "vtm", "percent": {"avif": 49.0}}))
+    anchor, rates = codecs.bd_rates(tmp_path)
+    assert anchor == "vtm" and rates["avif"] == 49.0
+    assert rates["mbt2018-mean"] == pytest.approx(23, abs=2)  # +21 to +23 % in the literature
 
 
 def test_a_quality_is_chosen_for_half_a_bit_per_pixel(tiny, photos):

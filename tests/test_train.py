@@ -4,6 +4,8 @@ import json
 import math
 import re
 import tomllib
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -289,6 +291,16 @@ def test_steps_with_a_gradient_that_is_not_finite_are_skipped():
     assert (run.step, int(run.skipped)) == (1, 1) and equal(run.model.state_dict(), before)
     run.update(torch.rand(2, 3, 32, 32))
     assert (run.step, int(run.skipped)) == (2, 1) and not equal(run.model.state_dict(), before)
+
+
+def test_a_compiled_loss_is_the_loss(here, monkeypatch):
+    """Traced, but not handed to a compiler, which would take half a minute."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    for compiled in ("false", "true"):
+        assert start(compiled, "--steps", 3, "--compile", compiled) == 0
+    eager, traced = (load_checkpoint(Path(name, "last.pt"))["model"] for name in ("false", "true"))
+    for name, tensor in eager.items():
+        torch.testing.assert_close(traced[name], tensor, rtol=1e-4, atol=1e-5)
 
 
 def test_the_loss_is_bits_per_pixel_plus_lambda_times_the_squared_error_of_grey_levels(tiny):
