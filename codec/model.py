@@ -24,27 +24,24 @@ density, so the rate is the KL divergence between the two, and the squared error
 Gaussian with variance 3 / (2 ln 2 * lmbda * 255^2) per colour sample.
 """
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 import entropy
-from codec import bitstream, tiles
+from codec import bitstream, start, tiles
 from codec.base import Codec, Output
 from codec.config import ModelConfig
-from codec.hyper import HYPER_TRANSFORMS, INDEX_BITS, REACH, Rows
+from codec.hyper import HYPER_TRANSFORMS, REACH, Rows
 from codec.latent import Latent, to_symbols
-from codec.layers import Conv2d, Gain, Knots
+from codec.layers import Gain
 from codec.quantize import Noise, between, border, lower_bound, round_from, round_ste, uniform
 from codec.stored import channels, decode_all, pack, unpack
 from codec.tiles import Box, Strip
 from entropy.conditional import GaussianConditional, LaplaceConditional
 from entropy.factorized import FactorizedPrior
-from entropy.integer import IntegerConv2d, straight_through
+from entropy.integer import straight_through
 
-ASLEEP = 0.25  # deviation of a channel of z, in steps, below which it is as good as zero
 LIKELIHOOD_FLOOR = 1e-9  # as in compressai and tensorflow-compression: in training a symbol costs at most 30 bits
 
 
@@ -226,50 +223,11 @@ class HyperpriorCodec(Codec):
         x_hat = self.synthesise(self.dequantize(y_q, index, mean, level), level, x.shape[-2:])
         return Output(x_hat, bits + bits_z, bits_z)
 
-    @torch.no_grad()
     def fit(self, x: Tensor) -> None:
-        knots = self.h_s.outer.values
-        unit = 2**INDEX_BITS * math.log(self.conditional.scales[1] / self.conditional.scales[0])
-        for i in range(Knots.COUNT):
-            level = self.level(torch.full((len(x),), 100.0 * i / (Knots.COUNT - 1), device=x.device))
-            v = self.analyse(x, level)
-            deviation = v.std(dim=(0, 2, 3), correction=0)  # 0, and not NaN, of a single sample
-            knots[i] = torch.log(deviation.clamp_min(self.conditional.least) / self.conditional.least) / unit
-        every = torch.ones(self.prior.channels, dtype=torch.bool, device=x.device)
-        self._start(every, *self._hyper_latents(x))
+        start.fit(self, x)
 
-    @torch.no_grad()
     def wake(self, x: Tensor) -> int:
-        """Give the channels of z that hardly leave zero on x (B, 3, H, W) in [0, 1] another start; returns how many.
-
-        A z that rounds to zero everywhere teaches h_s nothing, and an h_s that makes nothing of z gives it no reason to
-        grow. A symbol's deviation becomes 1, its density is new, and h_s does not heed it yet.
-        """
-        w, level = self._hyper_latents(x)
-        asleep = w.std(dim=(0, 2, 3), correction=0) < ASLEEP
-        first = next(layer for layer in self.h_s.modules() if isinstance(layer, IntegerConv2d))
-        first.weight[:, asleep] = 0
-        self._start(asleep, w, level)
-        return int(asleep.sum())
-
-    def _hyper_latents(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """w (B, K, h', w') of images at qualities from 0 to 100, and their level."""
-        level = self.level(torch.linspace(0, 100, len(x), device=x.device))
-        return self.analyse_hyper(self.analyse(x, level), level), level
-
-    def _start(self, which: Tensor, w: Tensor, level: Tensor | None) -> None:
-        """Mean 0 and deviation 1 for the channels `which` (K,) of w, by the last layer of h_a, and a density to it."""
-        last = [layer for layer in self.h_a.modules() if isinstance(layer, Conv2d)][-1]
-        gain = self.hyper_gain_at(level)
-        middle = (w / gain).mean(dim=(0, 2, 3))
-        deviation = (w - gain * middle[:, None, None]).std(dim=(0, 2, 3), correction=0)[which]
-        ratio = torch.where(deviation > 1e-6, 1 / deviation, 1.0)  # 0 of a single sample
-        last.weight[which] *= ratio[:, None, None, None]
-        last.bias[which] = (last.bias - middle)[which] * ratio
-        fresh = type(self.prior)(self.prior.channels)
-        for own, new in zip(self.prior.parameters(), fresh.parameters(), strict=True):
-            own[which] = new.to(own.device)[which]
-        self.prior.scale[which] = (1 / gain).mean(dim=(0, 2, 3))[which]
+        return start.wake(self, x)
 
     def hyper_symbols(self, v: Strip, rows: list[Box], level: Tensor | None) -> Strip:
         def symbols(cells: Box) -> Tensor:

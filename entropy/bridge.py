@@ -41,8 +41,9 @@ from compressai.models import CompressionModel, FactorizedPrior, MeanScaleHyperp
 from numpy.typing import NDArray
 from torch import Tensor
 
-from entropy.rans import Decoder, StreamError, encode, read_varint, varint
+from entropy.rans import Decoder, encode
 from entropy.tables import Tables
+from entropy.varint import StreamError, read_varint, varint
 
 MAGIC = b"\x89LCA"
 VERSION = 1

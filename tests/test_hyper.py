@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from conftest import HYPER, tiny_model
 
-from codec import bitstream
+from codec import bitstream, start
 from codec.bitstream import FormatError, Section
 from codec.checkpoint import load_model
 from codec.config import ModelConfig
@@ -266,7 +266,7 @@ def test_every_channel_of_z_has_something_to_say_at_step_0(photos, transform, lm
     model = build(ModelConfig(transform=transform, N=8, M=16, blocks=[0, 0], hyper_N=8, hyper_M=4, lmbda=lmbda))
     x = torch.cat([to_tensor(photo) for photo in photos])
     model.fit(x)
-    w, _ = model._hyper_latents(x)  # at low and high qualities
+    w, _ = start.hyper_latents(model, x)  # at low and high qualities
     torch.testing.assert_close(w.std(dim=(0, 2, 3), correction=0), torch.ones(4), rtol=0, atol=0.02)
     assert w.round().std(dim=(0, 2, 3)).min() > 0.3
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entropy import Decoder, StreamError, Tables, encode, rans
+from entropy import Decoder, StreamError, Tables, encode, rans, substream
 
 patient = settings(deadline=None)  # the first example waits for the compiler
 INT32 = np.iinfo(np.int32)
@@ -63,7 +63,7 @@ def stages(draw, longest=3000, counts=(1, 2, 3, 4, 5)):
 
 def in_plain_python(function, *arguments):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rans, "numba_or_none", lambda: None)
+        patch.setattr(substream, "numba_or_none", lambda: None)
         return function(*arguments)
 
 
@@ -191,7 +191,7 @@ def test_the_layout_of_arrays_does_not_matter():
         assert encode([(same_values, index, tables)]) == data
     for same_data in (bytearray(data), memoryview(data), np.frombuffer(data, np.uint8)):
         assert np.array_equal(Decoder(same_data).decode(np.asfortranarray(index), tables), values)
-    assert len(rans._encode_kernel.compiled.signatures) == len(rans._decode_kernel.compiled.signatures) == 2
+    assert len(substream._encode_kernel.compiled.signatures) == len(substream._decode_kernel.compiled.signatures) == 2
 
 
 def verdict(data, steps):

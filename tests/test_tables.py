@@ -312,7 +312,7 @@ def test_no_folder_at_all_for_the_cache_changes_nothing(tmp_path):
     (copy / "__pycache__").touch()  # files where folders would have to be: not even root can write there
     nowhere.parent.touch()
     program = f"import entropy; print(entropy.__file__, entropy.kernels_cached()){CODE_AND_PRINT}"
-    program += "print(entropy.rans._encode_kernel.compiled.stats)"
+    program += "print(entropy.substream._encode_kernel.compiled.stats)"
     places = {"HOME": nowhere, "XDG_CACHE_HOME": nowhere, "NUMBA_CACHE_DIR": nowhere, "LOCALAPPDATA": nowhere}
     process = fresh_process(program, tmp_path, **places)
     file, cached, data, stats = process.stdout.split(maxsplit=3)

@@ -1,0 +1,202 @@
+"""One substream of entropy/rans.py: its symbols to bytes and back, by kernels and, where numba is missing, plainly.
+
+A part of a step is (values int32 (n,), index uint8 or uint16 (n,), tables).
+"""
+
+import struct
+from bisect import bisect_right
+
+import numpy as np
+from numpy.typing import NDArray
+
+from entropy.kernel import kernel, numba_or_none
+from entropy.tables import BUCKET_BITS, PRECISION, RECIPROCAL_BITS, TOTAL, Tables
+from entropy.varint import StreamError, read_varint, varint
+
+LOWER = 1 << 16  # states are in [LOWER, LOWER << 16)
+
+
+def encode_parts(parts: list[tuple[NDArray[np.int32], NDArray, Tables]], lanes: int) -> bytes:
+    """The bytes of a substream that holds these parts of steps, in that order."""
+    return (_encode_python if numba_or_none() is None else _encode_numba)(parts, lanes)
+
+
+class Substream:
+    """Where the decoding of one substream has got to: its states, and where to read words and escapes."""
+
+    def __init__(self, data: NDArray[np.uint8], lanes: int):
+        side, escapes = read_varint(data, 0)
+        states = escapes + side
+        words = states + 4 * lanes
+        if words > data.size:
+            raise StreamError(f"a substream needs {words} bytes or more and has {data.size}")
+        self.data = data
+        self.states = np.frombuffer(data[states:words].tobytes(), "<u4").astype(np.uint32)
+        if self.states.min() < LOWER:
+            raise StreamError(f"a state is {self.states.min()}, below {LOWER}")
+        self.cursor = np.array([words, escapes, states], np.int64)  # next word, next escape, end of escapes
+
+    def decode(self, index: NDArray, tables: Tables, values: NDArray[np.int32]) -> None:
+        progress = self.states, self.cursor, self.data, values
+        if numba_or_none() is None:
+            _decode_python(index, tables, *progress)
+        elif not _decode_kernel(index, tables.spans, tables.entries, tables.buckets, *progress):
+            raise StreamError("the stream ends early, or an escaped value is damaged")
+
+    def finish(self) -> None:
+        word, escape, escapes_end = self.cursor
+        if word != self.data.size or escape != escapes_end or np.any(self.states != LOWER):
+            raise StreamError("the stream does not end with its symbols: it is damaged, or was made with other tables")
+
+
+def _encode_numba(parts: list[tuple[NDArray[np.int32], NDArray, Tables]], lanes: int) -> bytes:
+    symbols = sum(values.size for values, _, _ in parts)
+    words = np.empty(symbols, np.uint16)  # a symbol emits at most one word; memory that stays untouched is free
+    escapes = np.empty(5 * symbols, np.uint8)  # 33 bits are 5 digits
+    cursor = np.array([words.size, escapes.size], np.int64)  # both are filled from the end
+    states = np.full(lanes, LOWER, np.uint32)
+    for values, index, tables in reversed(parts):
+        _encode_kernel(values, index, tables.spans, tables.entries, tables.reciprocals, states, cursor, words, escapes)
+    words, escapes = words[cursor[0] :], escapes[cursor[1] :]
+    return b"".join([varint(escapes.size), escapes, states.astype("<u4"), words.astype("<u2", copy=False)])
+
+
+# The kernels; `_encode_python` and `_decode_python` say the same plainly.  Constants and places are unsigned, because
+# numba tests signed indices for their sign, for 10 % of the time.
+_P, _REST, _HALF, _BYTE = (np.uint32(n) for n in (PRECISION, 32 - PRECISION, 16, 8))
+_BUCKET, _SLOTS, _FREQ = (np.uint32(n) for n in (PRECISION - BUCKET_BITS, (1 << PRECISION) - 1, 0xFFFF))
+_TOTAL = np.uint32(TOTAL)
+_ZERO, _ONE, _TWO, _FIVE, _RECIPROCAL = (np.uint64(n) for n in (0, 1, 2, 5, RECIPROCAL_BITS))
+_U8, _U16, _U32, _U64, _I32 = (f"Array({t}, 1, 'C', True)" for t in ("uint8", "uint16", "uint32", "uint64", "int32"))
+_SPANS, _BUCKETS = (f"Array({t}, 2, 'C', True)" for t in ("int64", "uint16"))  # "True" also takes read-only arrays
+_CODER = "uint32[::1], int64[::1]"  # states, cursor
+
+
+@kernel(*(f"void({_I32}, {t}, {_SPANS}, {_U32}, {_U64}, {_CODER}, uint16[::1], uint8[::1])" for t in (_U8, _U16)))
+def _encode_kernel(values, index, spans, entries, reciprocals, states, cursor, words, escapes):
+    word, escape = np.uint64(cursor[0]), np.uint64(cursor[1])
+    lanes = np.uint64(states.size)
+    lane = np.uint64(values.size) % lanes
+    i = np.uint64(values.size)
+    while i:
+        i -= _ONE
+        lane = (lane if lane else lanes) - _ONE
+        table = index[i]
+        start, last, offset = np.uint64(spans[table, 0]), np.uint64(spans[table, 1]), spans[table, 2]
+        distance = values[i] - offset
+        symbol = np.uint64(distance)  # modulo 2**64, which takes what is below the offset beyond the last symbol
+        if symbol >= last:
+            symbol = last
+            code = 2 * (distance - np.int64(last)) if distance >= 0 else 2 * (-1 - distance) + 1
+            escape -= _ONE
+            escapes[escape] = code & 127
+            while code > 127:
+                code >>= 7
+                escape -= _ONE
+                escapes[escape] = code & 127 | 128
+        place = start + symbol
+        reciprocal = reciprocals[place]
+        entry = entries[place]
+        freq = entry & _FREQ
+        x = states[lane]
+        if x >> _REST >= freq:
+            word -= _ONE
+            words[word] = np.uint16(x)
+            x >>= _HALF
+        quotient = np.uint32(np.uint64(x) * reciprocal >> _RECIPROCAL)  # x // freq takes 5-10 % more of the time
+        states[lane] = x + (entry >> _HALF) + quotient * (_TOTAL - freq)  # for x % f is x - x // f * f
+    cursor[0], cursor[1] = word, escape
+
+
+@kernel(*(f"boolean({t}, {_SPANS}, {_U32}, {_BUCKETS}, {_CODER}, {_U8}, int32[::1])" for t in (_U8, _U16)))
+def _decode_kernel(index, spans, entries, buckets, states, cursor, data, out):
+    word, escape, escapes_end = np.uint64(cursor[0]), np.uint64(cursor[1]), np.uint64(cursor[2])
+    lanes, lane = np.uint64(states.size), _ZERO
+    for i in range(np.uint64(out.size)):
+        table = index[i]
+        start, last, offset = np.uint64(spans[table, 0]), np.uint64(spans[table, 1]), spans[table, 2]
+        x = states[lane]
+        slot = x & _SLOTS
+        symbol = np.uint64(buckets[table, slot >> _BUCKET])
+        entry = entries[start + symbol]
+        while slot - (entry >> _HALF) >= entry & _FREQ:
+            symbol += _ONE
+            entry = entries[start + symbol]
+        x = (entry & _FREQ) * (x >> _P) + (slot - (entry >> _HALF))
+        if x >> _HALF == 0:
+            if word + _TWO > np.uint64(data.size):
+                return False
+            x = x << _HALF | np.uint32(data[word + _ONE]) << _BYTE | np.uint32(data[word])
+            word += _TWO
+        states[lane] = x
+        lane += _ONE
+        if lane == lanes:
+            lane = _ZERO
+        value = offset + np.int64(symbol)
+        if symbol == last:
+            code, digit, first = 0, 128, escape
+            while digit > 127:
+                if escape == escapes_end or escape == first + _FIVE or code == 0 and escape > first:
+                    return False  # no end, too long for 33 bits, or a leading zero
+                digit = np.int64(data[escape])
+                code = code << 7 | digit & 127
+                escape += _ONE
+            value = offset - 1 - (code >> 1) if code & 1 else value + (code >> 1)
+            if value != np.int32(value):
+                return False
+        out[i] = value
+    cursor[0], cursor[1] = word, escape
+    return True
+
+
+KERNELS = _encode_kernel, _decode_kernel
+
+
+def _encode_python(parts: list[tuple[NDArray[np.int32], NDArray, Tables]], lanes: int) -> bytes:
+    """The same bytes as `_encode_numba`, written plainly."""
+    states, words, escapes = [LOWER] * lanes, [], []
+    for values, index, tables in reversed(parts):
+        spans, entries = tables.spans.tolist(), tables.entries.tolist()
+        each = zip(range(values.size), values.tolist(), index.tolist(), strict=True)
+        for i, value, table in reversed(list(each)):
+            start, last, offset = spans[table]
+            symbol = value - offset
+            if symbol < 0 or symbol >= last:
+                escapes.append(varint(2 * (-1 - symbol) + 1 if symbol < 0 else 2 * (symbol - last)))
+                symbol = last
+            before, freq = divmod(entries[start + symbol], 1 << 16)
+            x = states[i % lanes]
+            if x >= freq << 18:
+                words.append(x & 0xFFFF)
+                x >>= 16
+            states[i % lanes] = (x // freq << PRECISION) + before + x % freq
+    side = b"".join(reversed(escapes))
+    return varint(len(side)) + side + struct.pack(f"<{lanes}I{len(words)}H", *states, *reversed(words))
+
+
+def _decode_python(index, tables, states, cursor, data, out) -> None:
+    """The same values as `_decode_kernel`, written plainly; raises StreamError where that returns False."""
+    spans, entries = tables.spans.tolist(), tables.entries.tolist()
+    word, escape, escapes_end = cursor.tolist()
+    data, side, lanes, values = data.tobytes(), data[:escapes_end].tobytes(), states.tolist(), []
+    for i, table in enumerate(index.tolist()):
+        start, last, offset = spans[table]
+        x = lanes[i % len(lanes)]
+        slot = x % (1 << PRECISION)
+        place = bisect_right(entries, slot << 16 | 0xFFFF, start, start + last + 1) - 1  # the last that begins by slot
+        before, freq = divmod(entries[place], 1 << 16)
+        x = freq * (x >> PRECISION) + slot - before
+        if x < LOWER:
+            if word + 2 > len(data):
+                raise StreamError("the stream ends early")
+            x = x << 16 | int.from_bytes(data[word : word + 2], "little")
+            word += 2
+        lanes[i % len(lanes)] = x
+        value = offset + place - start
+        if place == start + last:
+            code, escape = read_varint(side, escape)
+            value = offset - 1 - (code >> 1) if code & 1 else value + (code >> 1)
+            if not -(1 << 31) <= value < 1 << 31:
+                raise StreamError(f"an escaped value is {value}, beyond int32")
+        values.append(value)
+    out[:], states[:], cursor[:] = values, lanes, (word, escape, escapes_end)

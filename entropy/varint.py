@@ -1,0 +1,33 @@
+"""Numbers of any size as bytes, in base 128, most significant digit first: all bytes but the last have their top bit
+set, and there is no leading zero digit, so that each number is written in one way.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_VARINT = 10  # bytes, of 64-bit numbers
+
+
+class StreamError(ValueError):
+    """The bytes are not a stream encoded with these tables and indices."""
+
+
+def varint(number: int) -> bytes:
+    """A number >= 0 as a varint."""
+    digits = [number & 127]
+    while number := number >> 7:
+        digits.append(number & 127 | 128)
+    return bytes(reversed(digits))
+
+
+def read_varint(data: NDArray[np.uint8] | bytes, begin: int) -> tuple[int, int]:
+    """The number at a place and the place after it; StreamError where there is none of at most 10 bytes."""
+    number = 0
+    for position in range(begin, min(begin + MAX_VARINT, len(data))):
+        digit = int(data[position])
+        if position == begin and digit == 128:
+            raise StreamError(f"the number at byte {begin} has a leading zero")
+        number = number << 7 | digit & 127
+        if digit < 128:
+            return number, position + 1
+    raise StreamError(f"the number at byte {begin} does not end")
