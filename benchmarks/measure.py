@@ -4,7 +4,6 @@ Numbers are compared with numbers of the same run only. Every contender has one 
 rotates, so that whatever slows the machine down for a while slows down all of them; ratios are taken round by round.
 """
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -16,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from codec.image import find_images, sample_images
-from codec.meta import device_name
+from codec.meta import device_name, version
 
 SIZE = (768, 512)  # width and height of the photographs of the Kodak set
 PACKAGES = ("torch", "numpy", "numba", "pillow", "compressai", "constriction")
@@ -114,12 +113,7 @@ def machine() -> dict[str, str]:
     about["load before the run"] = f"{os.getloadavg()[0]:.1f}"
     about["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "not set")
     about["python"] = platform.python_version()
-    for package in PACKAGES:
-        try:
-            about[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            about[package] = "not installed"
-    return about
+    return about | {package: version(package) or "not installed" for package in PACKAGES}
 
 
 def machine_line(about: Mapping[str, str]) -> str:

@@ -1,9 +1,10 @@
 """What all codecs share: transforms, gain and precision, and the way from images to bytes and back.
 
-A codec of codec/model.py adds the prior: `forward` for training, and `latent`, `encode`, `decode` and `tables` for
-files. One model serves all rates (Cui et al., "Asymmetric gained deep image compression", 2021): quality q in 0..100
-means lmbda(q) = lmbda_0 * (lmbda_1 / lmbda_0)^(q/100), and the latent is multiplied by a gain per channel that can only
-grow with q. With a single lmbda in the configuration the gain is 1.
+A codec of codec/model.py adds the prior: `forward` for training, `latent_of`, `encode_y`, `decode_y`, the same of z,
+and tables for files. One model serves all rates (Cui et al., "Asymmetric gained deep image compression", 2021): quality
+q in 0..100 means lmbda(q) = lmbda_0 * (lmbda_1 / lmbda_0)^(q/100), and the latent is multiplied by a gain per channel
+that can only grow with q. With a single lmbda in the configuration the gain is 1. Latents: y is what g_a gives, v = y
+times its gain, w = z times its own; y_q, z_q are integers; level is quality / 100.
 """
 
 import contextlib
@@ -143,18 +144,22 @@ class Codec(nn.Module, ABC):
         """v_hat (B, M, h, w) of a latent."""
 
     @abstractmethod
-    def encode_z(self, z: np.ndarray | None, quality: int | None) -> list[bitstream.Section]: ...
+    def encode_z(self, z: np.ndarray | None, quality: int | None) -> list[bitstream.Section]:
+        """The section of the symbols of z, int32 (1, K, h', w'); none without a hyperprior."""
 
     @abstractmethod
-    def encode_y(self, latent: Latent, quality: int | None) -> bytes: ...
+    def encode_y(self, latent: Latent, quality: int | None) -> bytes:
+        """The stream of the symbols of y, int32 (1, M, h, w), of a row of tiles."""
 
     @abstractmethod
     def decode_z(
         self, sections: list[bitstream.Section], quality: int | None, shape: tuple[int, int]
-    ) -> np.ndarray | None: ...
+    ) -> np.ndarray | None:
+        """What encode_z was given, of `shape` (h', w'); FormatError or StreamError if the section is not intact."""
 
     @abstractmethod
-    def decode_y(self, stream: bytes, z: np.ndarray | None, box: Box, quality: int | None) -> Latent: ...
+    def decode_y(self, stream: bytes, z: np.ndarray | None, box: Box, quality: int | None) -> Latent:
+        """The latent of a row of tiles, `box` of the whole image, whose z is given; StreamError if it is damaged."""
 
     @abstractmethod
     def build_tables(self, qualities: list[int | None] | None = None) -> None:
@@ -247,12 +252,12 @@ class Codec(nn.Module, ABC):
         if self.witness:
             self.witness(quality, y, z)
 
-    def encode(self, latent: Latent, quality: int | None, mode: str, size: tuple[int, int], beside=()) -> bytes:
-        """The latent of one image of `size` (height, width), and the sections beside it -> the bytes of a file."""
+    def encode(self, latent: Latent, quality: int | None, mode: str, size: tuple[int, int]) -> bytes:
+        """The latent of one image of `size` (height, width) -> the bytes of a file."""
         self.show(quality, latent.y, latent.z)
         header = bitstream.Header(self.id, quality, mode, width=size[1], height=size[0])
         y = bitstream.Section(bitstream.LATENT, self.encode_y(latent, quality))
-        return bitstream.write(header, [*self.encode_z(latent.z, quality), y, *beside])
+        return bitstream.write(header, [*self.encode_z(latent.z, quality), y])
 
     def decode(self, header: bitstream.Header, sections: list[bitstream.Section]) -> Latent:
         """The latent of a file that `bitstream.read` has accepted; FormatError if it is not intact."""

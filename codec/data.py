@@ -7,7 +7,6 @@ after a resume, and with images that cannot be read, which are skipped and liste
 import hashlib
 import io
 import os
-import signal
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -21,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from codec import signals
 from codec.config import DataConfig
 from codec.files import IMAGES
 from codec.image import find_images, sample_images, to_pixels
@@ -327,9 +327,7 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 
 def heed_no_signals(_: int) -> None:
     """In a loader process: it ends when the training does, which a signal to all may tell to save first."""
-    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signals.ignore("SIGTERM", "SIGINT", "SIGHUP")
 
 
 def loader(

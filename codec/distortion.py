@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codec.metrics import MS_SSIM_SIDE
+
 Distortion = Callable[[Tensor, Tensor], Tensor]
 # CompressAI trains the models that it numbers alike with lambda 0.0018 ... 0.18 for MSE, and with 2.4 ... 220 for
 # MS-SSIM, 1333 ... 1222 times as much (its documentation, "Model zoo").
 MS_SSIM_SCALE = 1333.0
-MS_SSIM_LEAST = 161  # pixels a side: five scales of an 11x11 window
 VGG_SCALE = 100.0  # a guess at equal footing with the squared error beside it
 VGG_LAYERS = (3, 8, 15, 22, 29)  # the last ReLU before each pooling
 
@@ -28,9 +29,9 @@ def ms_ssim(x_hat: Tensor, x: Tensor) -> Tensor:
     """1 - MS-SSIM (Wang, Simoncelli and Bovik, 2003), scaled; ValueError below 161x161 pixels."""
     from pytorch_msssim import ms_ssim as similarity
 
-    if min(x.shape[-2:]) < MS_SSIM_LEAST:
+    if min(x.shape[-2:]) < MS_SSIM_SIDE:
         raise ValueError(
-            f"MS-SSIM needs images of at least {MS_SSIM_LEAST} pixels a side, not {x.shape[-1]}x{x.shape[-2]}: "
+            f"MS-SSIM needs images of at least {MS_SSIM_SIDE} pixels a side, not {x.shape[-1]}x{x.shape[-2]}: "
             "choose --patch 176 or more, and larger validation images"
         )
     return MS_SSIM_SCALE * (1 - similarity(x_hat, x, data_range=1.0, size_average=False))

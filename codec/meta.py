@@ -26,7 +26,7 @@ def meta(config: Config, data: dict[str, Any]) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": git(Path(__file__).parent),
         "versions": {"lic": codec.__version__, "python": platform.python_version()}
-        | {name: _version(name) for name in PACKAGES}
+        | {name: version(name) for name in PACKAGES}
         | {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version() if gpu else None},
         "system": platform.platform(),
         "processor": processor(),
@@ -70,7 +70,8 @@ def device_name(device: torch.device | str) -> str:
     return f"{processor()}, {torch.get_num_threads()} threads"
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """Of an installed package; None if it is not there."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

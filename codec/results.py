@@ -7,7 +7,6 @@ The tools of both projects plot the JSON of both. Every table, BD-rate and curve
 """
 
 import hashlib
-import importlib.metadata
 import json
 import math
 import platform
@@ -20,6 +19,7 @@ import numpy as np
 from PIL import features
 
 import entropy
+from codec.meta import version
 from codec.metrics import Curve
 
 # A file may exceed its estimated bits by the coder's loss and by its header and checksums; beyond that, the rate model
@@ -162,7 +162,7 @@ def versions() -> dict[str, str]:
             source.update(path.name.encode() + path.read_bytes())
     return (
         {"python": platform.python_version()}
-        | {n: importlib.metadata.version(n) for n in packages}
+        | {name: str(version(name)) for name in packages}
         | libraries
         | {"source": source.hexdigest()[:16]}
     )

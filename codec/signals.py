@@ -24,6 +24,13 @@ def heeded(handler: Callable, *names: str) -> Iterator[None]:
             signal.signal(number, own)
 
 
+def ignore(*names: str) -> None:
+    """Ignore these signals for good: in a process that another one will end."""
+    for name in names:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
 def ending(stop: threading.Event) -> Callable:
     """A handler that sets the event, which asks for an end after what is being done. A second Ctrl-C ends at once, by
     KeyboardInterrupt; not under torchrun, which itself repeats the first. What is said after SIGHUP to the terminal

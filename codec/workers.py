@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 
 from codec.files import Job, remove_temporaries
 from codec.jobs import FAILED, Hopeless, Result, Work, attempt
+from codec.signals import heeded, ignore
 
 
 class _Worker:
@@ -24,11 +25,8 @@ class _Worker:
         context = multiprocessing.get_context("spawn")  # fork would share the threads of torch and numba in any state
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, work, debug), daemon=True)
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for the parent, which tells them
-        try:
+        with heeded(signal.SIG_IGN, "SIGINT"):  # inherited: Ctrl-C is for the parent, which tells them
             self.process.start()
-        finally:
-            signal.signal(signal.SIGINT, before)
         theirs.close()
         self.give(job)
 
@@ -92,8 +90,7 @@ def work_in_processes(jobs: list[Job], work: Work, count: int, debug: bool) -> I
 def _serve(pipe: Connection, work: Work, debug: bool) -> None:
     """A worker's life: it ends when the parent does, or has no more jobs."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # through every `finally`
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as with Ctrl-C, the parent tells
+    ignore("SIGHUP")  # as with Ctrl-C, the parent tells
     os.environ["OMP_NUM_THREADS"] = "1"  # of torch, which is not imported yet, and of the entropy coder
     while True:
         try:

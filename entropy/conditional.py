@@ -24,9 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from entropy.tables import Tables
-
-TAIL_MASS = 2.0**-18  # mass outside of the symbols considered, far below one count of a 14-bit table
+from entropy.tables import TAIL_MASS, Tables
 
 
 @dataclass(frozen=True)

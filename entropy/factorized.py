@@ -17,9 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from entropy.tables import Tables
-
-TAIL_MASS = 2.0**-18  # mass outside of the searched interval, far below one count of a 14-bit table
+from entropy.tables import TAIL_MASS, Tables
 
 
 class FactorizedPrior(nn.Module):

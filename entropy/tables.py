@@ -41,6 +41,7 @@ BUCKET_BITS = 8  # the decoder jumps to the first symbol of one of 2**8 buckets,
 # A tail of less than a quarter of one count is cheaper escaped: keeping all mass above 1e-9 costs 0.09-0.18 % of the
 # bytes, a cut between 0.1 and 0.5 counts 0.02-0.08 % (Laplace and Gaussian latents at 0.15-1 bit/symbol).
 TAIL = 0.25 / TOTAL
+TAIL_MASS = 2.0**-18  # of a density, outside of the symbols that are considered; far below one count of a table
 
 _TOLERANCE = 1e-6  # float32 probabilities may sum to a little more than 1
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from entropy import Decoder, encode
-from entropy.conditional import TAIL_MASS, GaussianConditional, LaplaceConditional
+from entropy.conditional import GaussianConditional, LaplaceConditional
+from entropy.tables import TAIL_MASS
 
 PRIOR = GaussianConditional()
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from entropy.factorized import TAIL_MASS, FactorizedPrior
+from entropy.factorized import FactorizedPrior
+from entropy.tables import TAIL_MASS
 
 
 @pytest.fixture
