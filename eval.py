@@ -12,7 +12,6 @@ goes on where the last one stopped (rows.jsonl), whether that was at its end or 
 """
 
 import argparse
-import itertools
 import json
 import os
 import shlex
@@ -28,6 +27,7 @@ import torch
 from codec import base, plot
 from codec.codecs import Codec, make_codec
 from codec.evaluate import Journal, load_image, run
+from codec.files import free_folder
 from codec.image import find_images, sample_images, to_tensor
 from codec.kodak import is_kodak, kodak
 from codec.latent import Latent
@@ -120,13 +120,28 @@ def plot_latents(codec: Codec, images: Sequence[tuple[str, object]], path: Path)
     plot.latent_histograms(latent_panels(codec.model, latents, quality), path, title)
 
 
-def fresh_folder() -> Path:
-    """Return the first of runs/eval-001, runs/eval-002, ... that does not exist."""
-    return next(path for n in itertools.count(1) if not (path := Path(f"runs/eval-{n:03d}")).exists())
+def compare(results: Sequence[Result], anchor: str | Curve, wanted: tuple[float, float] | None) -> tuple[str, dict]:
+    """Return the BD-rates of a run as text, and what bd_rate.json holds. `anchor` is a codec of the run or a curve."""
+    if isinstance(anchor, str):
+        anchor = next(result for result in results if result.name == anchor)
+    rates = bd_rates(results, anchor, wanted)
+    text = f"BD-rate relative to {anchor.name}, {BD_METHOD}\n"
+    for name, rate in rates.items():
+        if isinstance(rate, str):
+            text += f"  {name:<24}    none: {rate}\n"
+        else:
+            text += f"  {name:<24}{rate[0]:+8.2f} %, {rate[1]:.2f} to {rate[2]:.2f} dB\n"
+    return text, {
+        "anchor": anchor.name,
+        "method": BD_METHOD,
+        "range": wanted or "full",
+        "percent": {name: rate if isinstance(rate, str) else rate[0] for name, rate in rates.items()},
+        "ranges": {name: rate[1:] for name, rate in rates.items() if not isinstance(rate, str)},
+    }
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    out = args.out or fresh_folder()
+    out = args.out or free_folder("runs/eval-")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is not a folder")
     if out.is_dir() and any(out.iterdir()) and not (out / Journal.NAME).exists() and not args.force:
@@ -142,22 +157,8 @@ def evaluate(args: argparse.Namespace) -> int:
 
     report, document = table(results), None
     if anchor is not None:
-        if isinstance(anchor, str):
-            anchor = next(result for result in results if result.name == anchor)
-        rates = bd_rates(results, anchor, args.range)
-        report += f"BD-rate relative to {anchor.name}, {BD_METHOD}\n"
-        for name, rate in rates.items():
-            if isinstance(rate, str):
-                report += f"  {name:<24}    none: {rate}\n"
-            else:
-                report += f"  {name:<24}{rate[0]:+8.2f} %, {rate[1]:.2f} to {rate[2]:.2f} dB\n"
-        document = {
-            "anchor": anchor.name,
-            "method": BD_METHOD,
-            "range": args.range or "full",
-            "percent": {name: rate if isinstance(rate, str) else rate[0] for name, rate in rates.items()},
-            "ranges": {name: rate[1:] for name, rate in rates.items() if not isinstance(rate, str)},
-        }
+        rates, document = compare(results, anchor, args.range)
+        report += rates
         (out / "bd_rate.json").write_text(json.dumps(document, indent=1))
     print(report)
     (out / "table.txt").write_text(report)
@@ -183,7 +184,7 @@ def evaluate(args: argparse.Namespace) -> int:
             level = "" if failure["quality"] is None else f" at quality {failure['quality']}"
             say(f"{result.name} failed on {failure['image']}{level}: {failure['error']}")
     say(f"results are in {out}")
-    undefined = args.anchor is not None and any(isinstance(rate, str) for rate in rates.values())
+    undefined = args.anchor is not None and any(isinstance(rate, str) for rate in document["percent"].values())
     return 1 if failed or undefined else 0
 
 

@@ -43,7 +43,7 @@ from codec.checkpoint import keep_freed_memory, load_checkpoint, save_checkpoint
 from codec.config import Config
 from codec.distortion import Distortion, distortion
 from codec.distributed import World, join
-from codec.files import write_atomically
+from codec.files import free_folder, write_atomically
 from codec.log import Log, Meter
 from codec.meta import meta
 from codec.model import build
@@ -284,7 +284,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def begin(args: argparse.Namespace, device: torch.device, world: World) -> tuple[Run, Path]:
     """The run that the command line asks for, new or resumed, and its folder, made."""
-    out = args.out or resume.free_folder()
+    out = args.out or free_folder("runs/")
     state, values = None, configuration.load(args.config) if args.config else {}
     if args.resume == "last.pt" and (out / "config.toml").exists() and not (out / "last.pt").exists():
         values = configuration.load(out / "config.toml")

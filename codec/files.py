@@ -9,6 +9,7 @@ file; its name tells what it would have become, and who makes the same file agai
 
 import contextlib
 import functools
+import itertools
 import os
 import re
 import sys
@@ -34,6 +35,11 @@ class Job(NamedTuple):
 
     source: str
     target: str
+
+
+def free_folder(start: str) -> Path:
+    """The first of START001, START002, ... that does not exist."""
+    return next(path for n in itertools.count(1) if not (path := Path(f"{start}{n:03d}")).exists())
 
 
 def below(folder: str | Path, extensions: set[str], others: Counter | None = None) -> Iterator[str]:

@@ -1,6 +1,5 @@
 """Where a training may begin, and what one that goes on may change of its configuration."""
 
-import itertools
 import math
 from pathlib import Path
 
@@ -10,11 +9,6 @@ from codec.config import Config, TrainConfig
 from codec.optimise import factors
 
 BEGUN = {"config.toml", "meta.json", "log.jsonl", "skipped.txt", "tb"}  # what a start that failed leaves
-
-
-def free_folder() -> Path:
-    """The first of runs/001, runs/002, ... that does not exist."""
-    return next(path for n in itertools.count(1) if not (path := Path("runs") / f"{n:03d}").exists())
 
 
 def is_new(folder: Path) -> bool:
