@@ -127,10 +127,10 @@ def plot(args: argparse.Namespace) -> int:
     from codec.metrics import BD_RANGE, bd_rate
     from codec.plot import plot_files
 
+    if args.output not in (None, "-") and Path(args.output).suffix.lower() not in (".png", ".svg"):
+        raise Failure(f"{args.output}: a figure is a .png or a .svg")
     drawn = io.BytesIO()
     drawn.name = args.output or ""
-    if not drawn.name.endswith((".svg", ".png", "-")) and drawn.name:
-        raise Failure(f"{drawn.name}: a figure is a .png or a .svg")
     name, curves = plot_files(args.inputs, drawn)
     target = args.output or f"{name}.png"
     write_bytes(target, drawn.getvalue(), args.force)

@@ -18,12 +18,12 @@ eval.py is the program around it.
 """
 
 import concurrent.futures
-import contextlib
 import functools
 import hashlib
 import json
 import math
 import multiprocessing
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
@@ -149,9 +149,12 @@ def run(
         if first and codec.text:
             quality, k = codec.qualities[len(codec.qualities) // 2], key("memory", codec, about[first[0]])
             if k not in journal.entries:
-                with _processes(1) as pool, contextlib.suppress(BrokenProcessPool):  # there was not enough of it
+                with _processes(1) as pool:
                     memory = pool.submit(_memory, codec.text, codec.device, sources[first[0]], quality)
-                    journal.add(k, **memory.result())
+                    try:
+                        journal.add(k, **memory.result())
+                    except BrokenProcessPool:
+                        tqdm.write(f"{codec.name}: no figure for its memory: that process was killed", file=sys.stderr)
             result.peak_memory = journal.entries.get(k)
     return results
 

@@ -281,7 +281,7 @@ def _dashes(n: int):
 
 
 def _save(figure: Figure, path: Path | str | BinaryIO, dpi: int = DPI) -> None:
-    svg = getattr(path, "name", str(path)).endswith(".svg")
+    svg = getattr(path, "name", str(path)).lower().endswith(".svg")
     with rc_context({"svg.hashsalt": "lic"}):  # the same figure is the same file
         figure.savefig(
             path, dpi=dpi, format="svg" if svg else "png", facecolor="white", metadata={"Date": None} if svg else None
