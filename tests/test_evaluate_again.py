@@ -350,6 +350,6 @@ def killed(*_):
 
 def test_a_process_that_memory_does_not_suffice_for_costs_a_figure_only(folder, monkeypatch, capsys):
     monkeypatch.setattr(evaluate, "_memory", killed)
-    [result] = run([rival_codec("jpeg", [50])], [("0", folder / "photos/0.png")], folder / "out")
+    [result] = run([make_codec("jpeg@50", "cpu")], [("0", folder / "photos/0.png")], folder / "out")
     assert result.peak_memory is None and len(result.rows) == 1 and not result.failures
     assert "jpeg: no figure for its memory" in capsys.readouterr().err
