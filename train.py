@@ -82,8 +82,8 @@ def losses(
     bpp = bits / pixels
     mse = (x_hat.detach() - x).square().mean(dim=(1, 2, 3))
     psnr = -10 * torch.log10(mse.clamp_min(1e-10))
-    terms = {"bpp": bpp, "mse": mse, "psnr": psnr, "loss": bpp + lmbda * compare(x_hat, x)}
-    return terms if bits_z is None else terms | {"bpp_z": bits_z.detach() / pixels}
+    loss = bpp + lmbda * compare(x_hat, x)
+    return {"bpp": bpp, "bpp_z": bits_z.detach() / pixels, "mse": mse, "psnr": psnr, "loss": loss}
 
 
 class Run:

@@ -37,7 +37,7 @@ class Output(NamedTuple):
 
     x_hat: Tensor  # (B, 3, H, W), not clamped
     bits: Tensor  # (B,), estimated bits of each image
-    bits_z: Tensor | None = None  # (B,), those of the hyper-latent among them
+    bits_z: Tensor  # (B,), those of the hyper-latent among them
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,8 @@ class FactorizedCodec(Codec):
         else:
             y_q = y_rate = self.quantize(v, gain)
         x_hat = self.synthesise(self.dequantize(y_q, level), level, x.shape[-2:])
-        return Output(x_hat, self.bits(y_rate, gain).sum(dim=(1, 2, 3)))
+        bits = self.bits(y_rate, gain).sum(dim=(1, 2, 3))
+        return Output(x_hat, bits, torch.zeros_like(bits))
 
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:
