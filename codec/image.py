@@ -55,7 +55,7 @@ def to_image(x: Tensor, mode: str) -> Image.Image:
     """A reconstruction (1, 3, H, W) as a PIL image of mode RGB, or L (the mean of the three channels)."""
     if mode == "L":
         return Image.fromarray(to_uint8(x[0].mean(dim=0)).cpu().numpy())
-    return Image.fromarray(to_uint8(x[0]).permute(1, 2, 0).contiguous().cpu().numpy())
+    return Image.merge("RGB", [Image.fromarray(plane) for plane in to_uint8(x[0]).cpu().numpy()])
 
 
 def pad(x: Tensor, stride: int = STRIDE) -> Tensor:

@@ -26,6 +26,7 @@ Gaussian with variance 3 / (2 ln 2 * lmbda * 255^2) per colour sample.
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import entropy
@@ -146,6 +147,9 @@ class HyperpriorCodec(Codec):
         self.h_s = h_s(**options)
         self.prior = FactorizedPrior(config.hyper_M)
         self.conditional = LaplaceConditional() if config.density == "laplace" else GaussianConditional()
+        points = torch.arange(3.0)[:, None].expand(-1, self.conditional.levels)
+        bits = self.bits(points, torch.arange(self.conditional.levels))  # (3, levels), of the symbols 0, 1 and 2
+        self.register_buffer("borders", border(bits.diff(dim=0)).flatten(), persistent=False)
         self.centroid = nn.Parameter(torch.zeros(self.conditional.levels, 3))
         self.hyper_gain = Gain(config.hyper_M, 1.0, 2.0) if config.variable_rate else None
         self.y_tables: entropy.Tables | None = None
@@ -186,19 +190,17 @@ class HyperpriorCodec(Codec):
     @torch.no_grad()
     def quantize(self, v: Tensor, index: Tensor) -> Tensor:
         """Symbols of v - mean (B, M, h, w), as floats."""
-        levels = self.conditional.levels
-        points = torch.arange(3.0, device=v.device)[:, None].expand(-1, levels)
-        bits = self.bits(points, torch.arange(levels, device=v.device))  # (3, levels), of the symbols 0, 1 and 2
-        row = torch.add(index.int(), v.abs() > 1.5, alpha=levels)
-        return round_from(v, border(bits.diff(dim=0)).flatten().index_select(0, row.flatten()).view(v.shape))
+        row = torch.add(index.int(), v.abs() > 1.5, alpha=self.conditional.levels)
+        return round_from(v, self.borders.index_select(0, row.flatten()).view(v.shape))
 
     def dequantize(self, y_q: Tensor, index: Tensor, mean: Tensor | float, level: Tensor | None) -> Tensor:
         """Symbols (B, M, h, w) as floats -> where v is put back: each at the learned centroid of its interval, which
         depends on its channel, on its table and on whether it is 1, 2 or more.
         """
         symbols = y_q.detach()
-        row = symbols.abs().clamp(1, 3).nan_to_num(1).int() + (3 * index.int() - 1)
-        shift = self.shrink_at(level) - self.centroid.flatten().index_select(0, row.flatten()).view(row.shape)
+        row = torch.add(symbols.abs().int().clamp_(1, 3), index.int(), alpha=3)  # in range if a symbol is NaN, too
+        centroid = F.pad(self.centroid.flatten(), (1, 0))  # 1, 2, 3, not 0, 1, 2
+        shift = self.shrink_at(level) - centroid.index_select(0, row.flatten()).view(row.shape)
         return y_q - shift * torch.sign(symbols) + mean
 
     def rows_at(self, level: Tensor | None) -> Rows:
@@ -212,7 +214,7 @@ class HyperpriorCodec(Codec):
         w = self.analyse_hyper(v, level)
         z_q = to_reach(round_ste(w))
         index, mean = self.derive(Strip.whole(z_q), self.rows_at(level), tiles.whole(v.shape[-2:]))
-        residual = v - mean
+        residual = v.contiguous() - mean
         y_q = straight_through(residual, self.quantize(residual, index))
         bits = self.bits(y_q.detach(), index)  # teaches h_s the scale of what is coded, after quantize()
         if self.training:
@@ -243,7 +245,8 @@ class HyperpriorCodec(Codec):
         else:
             rows = self.rows_at(self.level(self.batch_of(quality, len(v))))
         index, mean = self.derive(z, rows, box)
-        return Latent(to_symbols(self.quantize(v - mean, index)), None, index.cpu().numpy(), mean)
+        residual = v.contiguous() - mean  # laid out as symbols are coded, and not channels last
+        return Latent(to_symbols(self.quantize(residual, index)), None, index.cpu().numpy(), mean)
 
     def dequantized(self, latent: Latent, level: Tensor | None) -> Tensor:
         y_q, index = (torch.from_numpy(part).to(self.device) for part in (latent.y, latent.index))

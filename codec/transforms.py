@@ -122,7 +122,7 @@ class FastAnalysis(nn.Module):
             # the same as shortcut(x), in half of the time, and in a third with gradients
             blocks = fold(x if self.shortcut_lapped is None else self.shortcut_lapped(x), 16)
             basis = self.shortcut.weight.flatten(1)[:, :, None, None]  # (M, 768, 1, 1)
-            return F.conv2d(blocks, basis).contiguous() + y  # laid out as symbols are coded, and not channels last
+            return F.conv2d(blocks, basis) + y
 
 
 class FastSynthesis(nn.Module):
@@ -152,7 +152,7 @@ class FastSynthesis(nn.Module):
             gamma, beta = self.condition(level).chunk(2, dim=1)
             h = h * (1 + gamma).to(h.dtype) + beta.to(h.dtype)
         h = F.pixel_shuffle(self.up(self.sixteenth(h)), 2)  # (B, N, H/8, W/8)
-        x = unfold(self.head(self.eighth(h)).float(), 8)  # (B, 3, H, W)
+        x = unfold(self.head(self.eighth(h)), 8).float()  # (B, 3, H, W)
         if self.shortcut is None:
             return x
         with torch.autocast(y.device.type, enabled=False):
