@@ -242,7 +242,7 @@ class Lapped(nn.Module):
             rows = x[:, :, 8:-8].reshape(-1, 16, W)
             out[:, :, 8:-8] = (self.weight.expand(len(rows), 16, 16) @ rows).view(B, C, -1, W)
         if W > 16:
-            columns = out[..., 8:-8].reshape(1, -1, 1, 16).permute(0, 3, 1, 2)
+            columns = out[..., 8:-8].clone(memory_format=torch.contiguous_format).view(1, -1, 1, 16).permute(0, 3, 1, 2)
             filtered = F.conv2d(columns, self.weight[:, :, None, None])  # columns @ weight.T, in half of the time
             out[..., 8:-8] = filtered.permute(0, 2, 3, 1).view(B, C, H, -1)
         return out

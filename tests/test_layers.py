@@ -218,3 +218,14 @@ def test_convolutions_start_uniform_within_the_root_of_their_fan_in(layer):
     values = torch.cat([parameter.detach().flatten() for parameter in layer.parameters()])
     assert values.abs().max() <= bound
     assert values.std() == pytest.approx(bound / 3**0.5, rel=0.1) and abs(values.mean()) < 0.1 * bound
+
+
+@pytest.mark.parametrize("height, width", [(16, 32), (32, 16), (32, 32), (48, 64)])
+def test_the_gradients_of_the_lapped_filter_are_those_of_its_matrix(height, width):
+    lapped = Lapped(inverse=False).double()
+    x = torch.rand(2, 3, height, width, dtype=torch.float64, requires_grad=True)
+
+    def filtered(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(lapped, {"weight": weight}, x)
+
+    assert torch.autograd.gradcheck(filtered, (x, lapped.weight), fast_mode=True)
