@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from codec import base, plot
-from codec.codecs import Codec, make_codec
+from codec.codecs import FileCodec, make_codec
 from codec.evaluate import Journal, load_image, run
 from codec.files import free_folder
 from codec.image import find_images, sample_images, to_tensor
@@ -112,7 +112,7 @@ def latent_panels(model: base.Codec, latents: Sequence[Latent], quality: int | N
     return panels
 
 
-def plot_latents(codec: Codec, images: Sequence[tuple[str, object]], path: Path) -> None:
+def plot_latents(codec: FileCodec, images: Sequence[tuple[str, object]], path: Path) -> None:
     """Plot the symbols of up to 24 images at the middle one of the codec's qualities, under the model's densities."""
     quality = codec.qualities[len(codec.qualities) // 2]
     latents = [codec.model.latent(to_tensor(load_image(image)), quality) for _, image in images[:24]]

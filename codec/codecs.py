@@ -28,7 +28,7 @@ QUALITIES = tuple(range(0, 101, 10))  # of an all-rates model
 
 
 @dataclass(frozen=True)
-class Codec:
+class FileCodec:
     """Anything that makes files of images."""
 
     name: str
@@ -55,7 +55,7 @@ class Codec:
     """What make_codec makes it from in another process; None where it cannot."""
 
 
-def make_codec(text: str, device: str = "auto") -> Codec:
+def make_codec(text: str, device: str = "auto") -> FileCodec:
     """The codec described by NAME[:MODEL][@q1,q2,...]; ValueError or OSError says what is wrong with it."""
     head, levels = text, ()
     if match := re.fullmatch(r"(.+)@(\d+(?:,\d+)*)", text):
@@ -75,7 +75,7 @@ def make_codec(text: str, device: str = "auto") -> Codec:
     return replace(made, text=text)
 
 
-def rival_codec(name: str, qualities: Iterable[int] = ()) -> Codec:
+def rival_codec(name: str, qualities: Iterable[int] = ()) -> FileCodec:
     """The classical codec `name` (a key of RIVALS) at `qualities`, or at its default ones.
 
     Raises ValueError for an unknown name or quality, OSError where this Pillow lacks the format.
@@ -85,10 +85,10 @@ def rival_codec(name: str, qualities: Iterable[int] = ()) -> Codec:
     rival = RIVALS[name]
     rival.check()
     levels = _qualities(name, qualities) or rival.qualities
-    return Codec(name, rival.settings, rival.suffix, levels, rival.encode, rival.decode)
+    return FileCodec(name, rival.settings, rival.suffix, levels, rival.encode, rival.decode)
 
 
-def lic_codec(model, qualities: Iterable[int] = (), name: str = "lic") -> Codec:
+def lic_codec(model, qualities: Iterable[int] = (), name: str = "lic") -> FileCodec:
     """An exported model at `qualities`, or from 0 to 100 in steps of 10 (a fixed-lambda model has but one point).
 
     Raises ValueError for a quality that the model does not have.
@@ -108,13 +108,13 @@ def lic_codec(model, qualities: Iterable[int] = (), name: str = "lic") -> Codec:
             "empirical_entropy": found.empirical_entropy,
         }
 
-    return Codec(
+    return FileCodec(
         name, f"model {model.id}, {_about(parameters, kmac, model.precision, device)}", ".lic", levels or QUALITIES,
         model.compress, model.decompress, estimate, model, parameters, kmac, model.precision, device,
     )  # fmt: skip
 
 
-def compressai_codec(architecture: str, path: Path, device: str = "cpu", bridge: bool = False) -> Codec:
+def compressai_codec(architecture: str, path: Path, device: str = "cpu", bridge: bool = False) -> FileCodec:
     """A checkpoint of CompressAI with its own coder or through ours: one rate, one point.
 
     Raises what compressai_models.load does, and ValueError for a model that cannot be bridged.
@@ -128,7 +128,7 @@ def compressai_codec(architecture: str, path: Path, device: str = "cpu", bridge:
     version = importlib.metadata.version("compressai")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     about = f"compressai {version} {architecture}, {path.name} (sha256 {digest})"
-    return Codec(
+    return FileCodec(
         f"{architecture}-{path.name.split('.')[0]}" + ("-bridge" if bridge else ""),
         f"{about}, {'coder of entropy' if bridge else 'its own coder'}, {_about(parameters, kmac, 'fp32', device)}",
         ".lca" if bridge else ".cai", (None,), lambda image, _: encode(image), decode,

@@ -10,7 +10,7 @@ from PIL import Image
 
 import codec
 from codec import plot
-from codec.codecs import Codec, lic_codec, rival_codec
+from codec.codecs import FileCodec, lic_codec, rival_codec
 from codec.evaluate import run
 from codec.image import sample_images
 from codec.metrics import psnr
@@ -28,7 +28,7 @@ CROP_SIDE = 224
 CROP_QUALITY = 30  # the sizes of the crops' files are that of ours at this quality
 
 
-def compare_crops(codecs: list[Codec], images: list[tuple[str, Image.Image]], path: Path) -> None:
+def compare_crops(codecs: list[FileCodec], images: list[tuple[str, Image.Image]], path: Path) -> None:
     """Crops of every image, as it is and as each codec shows it at a file no larger than ours."""
     rows = []
     for name, image in images:

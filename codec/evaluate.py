@@ -36,7 +36,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from codec import metrics
-from codec.codecs import Codec, check_unique, make_codec
+from codec.codecs import FileCodec, check_unique, make_codec
 from codec.cost import peak_memory, time_coding
 from codec.files import write_atomically
 from codec.meta import device_name
@@ -73,7 +73,7 @@ class Journal:
 
 
 def run(
-    codecs: Sequence[Codec], images: Sequence[tuple[str, Source]], folder: Path, ms_ssim: bool = True, jobs: int = 1
+    codecs: Sequence[FileCodec], images: Sequence[tuple[str, Source]], folder: Path, ms_ssim: bool = True, jobs: int = 1
 ) -> list[Result]:
     """Code every image with every codec at each of its qualities into files under `folder`; one Result per codec.
 
@@ -108,7 +108,7 @@ def run(
             sha256 = hashlib.sha256(image.tobytes()).hexdigest()
             about[name] = {"name": name, "width": image.width, "height": image.height, "sha256": sha256}
 
-    def key(what: str, codec: Codec, *facts) -> str:
+    def key(what: str, codec: FileCodec, *facts) -> str:
         everything = [what, codec.name, codec.description, codec.suffix, device_name(codec.device), environment, *facts]
         return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 
@@ -159,7 +159,7 @@ def run(
     return results
 
 
-def _work(tasks: list[tuple], jobs: int) -> Iterator[tuple[Codec, str, list[tuple[int | None, Any]]]]:
+def _work(tasks: list[tuple], jobs: int) -> Iterator[tuple[FileCodec, str, list[tuple[int | None, Any]]]]:
     """Do tasks (codec, *arguments of _code_image) here or, with several jobs, elsewhere, in the order they are done."""
     if jobs == 1 or not tasks:
         for codec, name, *rest in tasks:
@@ -194,7 +194,7 @@ def _code_elsewhere(text: str, device: str, *arguments) -> list[tuple[int | None
 
 
 def _code_image(
-    codec: Codec, name: str, source: Source, levels: list[int | None], folder: Path, ms_ssim: bool
+    codec: FileCodec, name: str, source: Source, levels: list[int | None], folder: Path, ms_ssim: bool
 ) -> list[tuple[int | None, Any]]:
     """Per quality the row and the hash of its file, or the error as text."""
     image, outcomes = load_image(source), []
@@ -212,7 +212,7 @@ def _code_image(
     return outcomes
 
 
-def _code(codec: Codec, image: Image.Image, quality: int | None, file: Path, ms_ssim: bool) -> dict[str, Any]:
+def _code(codec: FileCodec, image: Image.Image, quality: int | None, file: Path, ms_ssim: bool) -> dict[str, Any]:
     file.parent.mkdir(parents=True, exist_ok=True)  # an image name may hold folders
     file.write_bytes(codec.encode(image, quality))
     decoded = codec.decode(file.read_bytes())
@@ -232,7 +232,7 @@ def _code(codec: Codec, image: Image.Image, quality: int | None, file: Path, ms_
     return numbers | (codec.estimate(image, quality) if codec.estimate else {})
 
 
-def _time(codec: Codec, rows: list[tuple[Row, str]], sources: dict[str, Source], journal: Journal) -> None:
+def _time(codec: FileCodec, rows: list[tuple[Row, str]], sources: dict[str, Source], journal: Journal) -> None:
     """Give rows, each with its key, the times of this process, which must have nothing beside it."""
     warm, loaded = set(), ("", None)
     for row, k in tqdm(rows, desc=f"timing {codec.name}", unit="file", disable=None, leave=False):

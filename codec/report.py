@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from codec import meta, plot
-from codec.codecs import Codec
+from codec.codecs import FileCodec
 from codec.evaluate import load_image
 from codec.metrics import Curve
 from codec.results import Result
@@ -43,7 +43,7 @@ def write_report(
     folder: Path,
     results: Sequence[Result],
     images: Sequence[tuple[str, Image.Image | Path]],
-    codecs: Sequence[Codec],
+    codecs: Sequence[FileCodec],
     curves: Sequence[Curve] = (),
     rates: Mapping[str, Any] | None = None,
     command: str = "",
@@ -94,7 +94,7 @@ def pictures(
     folder: Path,
     documents: Sequence[Mapping[str, Any]],
     images: Sequence[tuple[str, Image.Image | Path]],
-    codecs: Mapping[str, Codec],
+    codecs: Mapping[str, FileCodec],
 ) -> tuple[str, list[dict[str, Any]], list[str]]:
     """Return a sentence about what is shown, the images shown with their files, and the pictures of both as data URIs.
 
@@ -168,7 +168,7 @@ def _crop(size: tuple[int, int]) -> tuple[int, int, int, int]:
     return left, top, left + width, top + height
 
 
-def _embed(file: Path, codec: Codec, box: tuple[int, int, int, int], size: tuple[int, int]) -> str:
+def _embed(file: Path, codec: FileCodec, box: tuple[int, int, int, int], size: tuple[int, int]) -> str:
     """A file as a data URI: as it is where a browser decodes it and all of it is shown."""
     data = file.read_bytes()
     if file.suffix in BROWSERS and box == (0, 0, *size):

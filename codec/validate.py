@@ -54,7 +54,8 @@ def publish(model: Codec, about: dict[str, str], images: list[Image.Image], out:
     path = out / "model.safetensors"
     id = export(model, path, about)
     exported = load_model(path, model.device, "auto" if model.bf16 else "fp32")
-    codecs = [lic_codec(exported, name=out.resolve().name), rival_codec("jpeg")]
+    jpeg, name = rival_codec("jpeg"), out.resolve().name
+    codecs = [lic_codec(exported, name="lic" if name.lower() == jpeg.name else name), jpeg]
     results = run(codecs, [(f"val{i:02d}", image) for i, image in enumerate(images)], out / "rd", ms_ssim=False)
     rates = [point["bpp"] for point in results[0].means()]
     export(model, path, about | {"rates": f"{min(rates):.2g} to {max(rates):.2g} bpp"})  # the id stays

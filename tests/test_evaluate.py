@@ -14,7 +14,7 @@ from PIL import Image, features
 
 from codec import cost, meta, rivals
 from codec.checkpoint import export, load_model
-from codec.codecs import Codec, lic_codec, rival_codec
+from codec.codecs import FileCodec, lic_codec, rival_codec
 from codec.config import ModelConfig
 from codec.evaluate import load_image, run
 from codec.metrics import block_edge_ratio, decibel, psnr
@@ -274,7 +274,9 @@ def test_the_gpus_queue_is_awaited_and_the_device_named(monkeypatch):
 
 
 def test_a_codec_needs_only_functions(tmp_path):
-    raw = Codec("raw", "no compression", ".raw", (None,), lambda image, quality: image.tobytes(), lambda data: photo())
+    raw = FileCodec(
+        "raw", "no compression", ".raw", (None,), lambda image, quality: image.tobytes(), lambda data: photo()
+    )
     (result,) = run([raw], PHOTOS[:1], tmp_path)
     assert result.means()[0]["bpp"] == 24 and result.means()[0]["psnr"] == math.inf
     assert json.loads(result.to_json())["results"]["psnr-rgb"] == [None]

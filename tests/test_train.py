@@ -55,6 +55,11 @@ def test_a_run_leaves_a_usable_model_and_everything_about_it(here, photo, capsys
     assert model.decompress(model.compress(photo, model.qualities[-1])).size == photo.size
 
 
+def test_a_run_may_be_called_as_the_codec_beside_it(here):
+    assert start("jpeg") == 0
+    assert {path.name for path in (here / "jpeg/rd").glob("*.json")} >= {"lic.json", "jpeg.json"}
+
+
 @pytest.mark.parametrize(
     "options",
     [
