@@ -49,6 +49,18 @@ def start_uniform(layer: nn.Module) -> None:
         nn.init.uniform_(parameter, -bound, bound)
 
 
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """1x1 convolution by a weight (C', C): (B, C, H, W) -> (B, C', H, W)."""
+    return F.conv2d(x, weight[:, :, None, None], bias, dilation=idle_dilation(x))
+
+
+def idle_dilation(x: Tensor) -> int:
+    """The dilation of a 1x1 convolution of x. It means nothing to a single tap, but with one PyTorch asks oneDNN in
+    float32 on one thread, too, where it would otherwise take a loop of its own and twice the time.
+    """
+    return 2 if x.device.type == "cpu" else 1
+
+
 class Conv2d(nn.Conv2d):
     """Mirror-padded convolution: (B, C, H, W) -> (B, C', ceil(H/stride), ceil(W/stride)), odd kernels."""
 
@@ -58,8 +70,10 @@ class Conv2d(nn.Conv2d):
     reset_parameters = start_uniform
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.kernel_size == self.stride == (1, 1) and self.groups == 1:
+            return pointwise(x, self.weight[:, :, 0, 0], self.bias)
         p = self.kernel_size[0] // 2
-        return super().forward(mirror_pad(x, p, p, p, p) if p else x)
+        return super().forward(mirror_pad(x, p, p, p, p))
 
 
 def fold(x: Tensor, size: int) -> Tensor:
@@ -136,8 +150,8 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, beta: Tensor, gamma: Tensor, power: float) -> Tensor:
-        square, weight = x * x, gamma.to(x.dtype)[:, :, None, None]
-        norm = F.conv2d(square, weight, beta.to(x.dtype))
+        square, weight = x * x, gamma.to(x.dtype)
+        norm = pointwise(square, weight, beta.to(x.dtype))
         factor = norm.rsqrt_() if power < 0 else norm.sqrt_()
         ctx.save_for_backward(x, square, weight, factor)
         ctx.power = power
@@ -148,8 +162,9 @@ class _Normalise(torch.autograd.Function):
         x, square, weight, factor = ctx.saved_tensors
         direct = grad * factor
         of_norm = (direct * x).mul_(factor).mul_(factor) if ctx.power < 0 else (grad * x).div_(factor)  # / power
+        dilation, kernel = [idle_dilation(x)] * 2, weight[:, :, None, None]
         of_square, of_gamma, of_beta = torch.ops.aten.convolution_backward(
-            of_norm, square, weight, [len(weight)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, True, True]
+            of_norm, square, kernel, [len(weight)], [1, 1], [0, 0], dilation, False, [0, 0], 1, [True, True, True]
         )
         of_x = direct.addcmul_(x, of_square, value=2 * ctx.power)
         return of_x, ctx.power * of_beta, ctx.power * of_gamma[:, :, 0, 0], None
@@ -243,7 +258,7 @@ class Lapped(nn.Module):
             out[:, :, 8:-8] = (self.weight.expand(len(rows), 16, 16) @ rows).view(B, C, -1, W)
         if W > 16:
             columns = out[..., 8:-8].clone(memory_format=torch.contiguous_format).view(1, -1, 1, 16).permute(0, 3, 1, 2)
-            filtered = F.conv2d(columns, self.weight[:, :, None, None])  # columns @ weight.T, in half of the time
+            filtered = pointwise(columns, self.weight)  # columns @ weight.T, in half of the time
             out[..., 8:-8] = filtered.permute(0, 2, 3, 1).view(B, C, H, -1)
         return out
 

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codec.layers import GDN, Block, Conv2d, ConvTranspose2d, FoldConv2d, Knots, Lapped, fold, unfold
+from codec.layers import GDN, Block, Conv2d, ConvTranspose2d, FoldConv2d, Knots, Lapped, fold, pointwise, unfold
 
 
 class BalleAnalysis(nn.Module):
@@ -121,8 +121,7 @@ class FastAnalysis(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             # the same as shortcut(x), in half of the time, and in a third with gradients
             blocks = fold(x if self.shortcut_lapped is None else self.shortcut_lapped(x), 16)
-            basis = self.shortcut.weight.flatten(1)[:, :, None, None]  # (M, 768, 1, 1)
-            return F.conv2d(blocks, basis) + y
+            return pointwise(blocks, self.shortcut.weight.flatten(1)) + y
 
 
 class FastSynthesis(nn.Module):
@@ -147,7 +146,8 @@ class FastSynthesis(nn.Module):
             nn.init.zeros_(self.head.bias)
 
     def forward(self, y: Tensor, level: Tensor | None = None) -> Tensor:
-        h = self.stem(y.contiguous(memory_format=torch.channels_last))  # (B, 2N, H/16, W/16)
+        y = y.contiguous(memory_format=torch.channels_last)
+        h = self.stem(y)  # (B, 2N, H/16, W/16)
         if self.condition is not None:
             gamma, beta = self.condition(level).chunk(2, dim=1)
             h = h * (1 + gamma).to(h.dtype) + beta.to(h.dtype)
@@ -156,8 +156,8 @@ class FastSynthesis(nn.Module):
         if self.shortcut is None:
             return x
         with torch.autocast(y.device.type, enabled=False):
-            basis = self.shortcut.weight.flatten(1).t()[:, :, None, None]  # (768, M, 1, 1)
-            blocks = unfold(F.conv2d(y, basis), 16)  # the same as shortcut(y), in a third of the time
+            basis = self.shortcut.weight.flatten(1).t()  # (768, M)
+            blocks = unfold(pointwise(y, basis), 16)  # the same as shortcut(y), in a third of the time
             return x.add_(blocks if self.shortcut_lapped is None else self.shortcut_lapped(blocks))
 
 
