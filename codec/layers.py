@@ -58,7 +58,7 @@ def idle_dilation(x: Tensor) -> int:
     """The dilation of a 1x1 convolution of x. It means nothing to a single tap, but with one PyTorch asks oneDNN in
     float32 on one thread, too, where it would otherwise take a loop of its own and twice the time.
     """
-    return 2 if x.device.type == "cpu" else 1
+    return 2 if x.device.type == "cpu" and torch.backends.mkldnn.is_available() else 1
 
 
 class Conv2d(nn.Conv2d):
