@@ -71,7 +71,7 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kernel_size == self.stride == (1, 1) and self.groups == 1:
-            return pointwise(x, self.weight[:, :, 0, 0], self.bias)
+            return pointwise(x, self.weight.flatten(1), self.bias)
         p = self.kernel_size[0] // 2
         return super().forward(mirror_pad(x, p, p, p, p))
 
