@@ -38,12 +38,13 @@ def find_images(folder: Path | str) -> list[Path]:
 
 def to_pixels(image: Image.Image) -> Tensor:
     """An image in RGB as uint8 (3, H, W)."""
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    return torch.from_numpy(np.stack([np.asarray(plane) for plane in image.split()]))
 
 
 def to_tensor(image: Image.Image) -> Tensor:
     """An RGB or grayscale (L) image as float32 (1, 3, H, W) in [0, 1]; gray becomes three equal channels."""
-    return to_pixels(image)[None].to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    return to_pixels(image)[None].float().div_(255)
 
 
 def to_uint8(x: Tensor) -> Tensor:
