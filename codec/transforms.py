@@ -110,9 +110,7 @@ class FastAnalysis(nn.Module):
             nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor, level: Tensor | None = None) -> Tensor:
-        device = x.device.type
-        low = x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x  # sooner: less to fold
-        h = self.stem(fold(low, 8))  # (B, N, H/8, W/8)
+        h = self.stem(fold(x, 8))  # (B, N, H/8, W/8)
         if self.condition is not None:
             gamma, beta = self.condition(level).chunk(2, dim=1)
             h = h * (1 + gamma).to(h.dtype) + beta.to(h.dtype)
