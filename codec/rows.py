@@ -6,6 +6,7 @@ image itself only what belongs to some rows of tiles is in memory. A small image
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import groupby
 from typing import TypeVar
 
 from PIL import Image
@@ -73,8 +74,9 @@ def encode_rows(model, colours: Image.Image, quality: int | None) -> list[Sectio
 
 def quantize(model, v: Strip, z: Strip | None, row: Box, quality: int | None) -> Latent:
     """The latent of a row of tiles, as it is coded: without mean."""
-    wide = tiles.tiles(row, tiles.WIDE * tiles.CELL)
-    return Latent.joined([replace(model.latent_of(v.of(t), z, t, quality), mean=0.0) for t in wide], axis=3)
+    wide = groupby(tiles.tiles(row, tiles.WIDE * tiles.CELL), key=lambda tile: tile.top)
+    lines = ([replace(model.latent_of(v.of(t), z, t, quality), mean=0.0) for t in line] for _, line in wide)
+    return Latent.joined([Latent.joined(line, axis=3) for line in lines], axis=2)
 
 
 def analyse(model, colours: Image.Image, row: Box, level: Tensor | None) -> Tensor:

@@ -173,6 +173,15 @@ def test_a_region_is_that_part_of_the_image(mode, model, large, small_tiles):
             model.decompress(data, region=region)
 
 
+def test_an_image_of_more_rows_than_a_file_has_room_for_has_higher_ones(model, large, small_tiles, monkeypatch):
+    many = model.compress(large, quality_of(model))
+    monkeypatch.setattr(tiles, "MOST_ROWS", 1)  # of several lines of tiles
+    few = model.compress(large, quality_of(model))
+    sections = bitstream.read(few)[1]
+    assert [section.tag for section in sections].count(bitstream.LATENT) == 1
+    assert np.abs(levels(model.decompress(few)) - levels(model.decompress(many))).max() <= 1
+
+
 def test_a_region_of_an_image_kept_without_loss_is_that_part_of_it(tiny):
     drawing = Image.new("RGB", (90, 80), "white")
     drawing.paste("navy", (10, 20, 50, 60))
