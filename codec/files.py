@@ -24,6 +24,7 @@ IMAGES = {  # extensions
 }  # fmt: skip
 TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part", re.DOTALL)  # what a file is called before it is complete
 LONGEST = 255 - len("..01234567.part")  # bytes of a file's name that fit into that
+CASELESS = sys.platform in ("darwin", "win32")  # file systems there seldom tell a.lic from A.lic
 
 
 class Failure(Exception):
@@ -134,9 +135,12 @@ def _refuse_collisions(jobs: list[Job]) -> None:
     real = functools.lru_cache(os.path.realpath)  # of folders: asked once for all files of one
 
     def place(name: str) -> str:
-        return os.path.join(real(os.path.dirname(name)), os.path.basename(name))
+        where = os.path.join(real(os.path.dirname(name)), os.path.basename(name))
+        return where.casefold() if CASELESS else where
 
     sources = {place(source) for source, _ in jobs if source != "-"}
+    # what a link leads to is an input too; a target that is a link is replaced, and not followed
+    sources |= {place(os.path.realpath(source)) for source, _ in jobs if source != "-" and os.path.islink(source)}
     source_of: dict[str, str] = {}
     for source, target in jobs:
         if target == "-":
@@ -173,6 +177,8 @@ def remove_temporaries(jobs: list[Job]) -> None:
         os.path.join(os.path.dirname(target), _short(os.path.basename(target))) for _, target in jobs if target != "-"
     }
     for folder in {os.path.dirname(target) for target in targets}:
+        if not os.path.isdir(folder or os.curdir):
+            continue  # told where the file is written
         with os.scandir(folder or os.curdir) as entries:
             left = [match for entry in entries if (match := TEMPORARY.fullmatch(entry.name))]
         for match in left:

@@ -46,7 +46,7 @@ class _Worker:
     def epitaph(self) -> str:
         code = self.process.exitcode
         ended = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-        return f"its process ended {ended}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
+        return f"its process ended {ended}" + (" (out of memory?)" if ended.endswith("SIGKILL") else "")
 
 
 def work_in_processes(jobs: list[Job], work: Work, count: int, debug: bool) -> Iterator[tuple[Job, Result]]:

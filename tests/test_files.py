@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import subprocess
 import sys
 import warnings
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 import codec
-from codec import metadata
+from codec import bitstream, files, metadata
 from codec.files import LONGEST, Failure, write_atomically, write_bytes
 from tests.conftest import saved
 
@@ -35,6 +36,28 @@ def test_out_with_a_slash_is_a_folder(lic, here, photo):
 def test_an_input_is_never_written_over(fails, out):
     os.symlink(".", "link")
     assert "would be written over" in fails("compress", "a.png", "-o", out, "-f", *TINY)
+
+
+def test_what_an_input_is_a_link_to_is_never_written_over(lic, fails):
+    os.mkdir("in")
+    os.rename("a.png", "a.lic")
+    os.symlink("../a.lic", "in/a.png")
+    assert "a.lic is an input, and would be written over" in fails("compress", "in/a.png", "-o", "a.lic", "-f", *TINY)
+    os.symlink("../a.lic", "in/a.lic")  # a target that is a link is replaced, and what it leads to stays
+    assert lic("compress", "in/a.png", "-f", *TINY)[0] == 0
+    assert not os.path.islink("in/a.lic") and Image.open("a.lic").format == "PNG"
+
+
+def test_names_that_differ_in_case_are_one_where_the_file_system_thinks_so(lic, fails, photo, monkeypatch):
+    photo.save("A.png")
+    monkeypatch.setattr(files, "CASELESS", True)
+    assert "would both be written to" in fails("compress", "a.png", "A.png", "-o", "out/", *TINY)
+    monkeypatch.setattr(files, "CASELESS", False)
+    assert lic("compress", "a.png", "A.png", "-o", "out/", *TINY)[0] == 0
+
+
+def test_a_folder_that_is_not_there_is_told_by_its_name(fails):
+    assert "nowhere/a.lic" in fails("compress", "a.png", "-o", "nowhere/a.lic", *TINY)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
@@ -189,6 +212,14 @@ def test_an_image_beyond_pillows_limit_is_saved_without_a_word(photo, monkeypatc
     with warnings.catch_warnings(action="error"):
         for form in ("PNG", "JPEG", "TIFF", "WEBP"):
             assert metadata.save(photo, form)[0]
+
+
+def test_an_image_inside_an_icon_is_bound_by_the_limit_too(fails, monkeypatch):
+    large = saved(Image.new("RGB", (300, 300)), "PNG")
+    small = saved(Image.new("RGB", (16, 16)), "ICO", sizes=[(16, 16)])
+    Path("a.ico").write_bytes(small[:14] + struct.pack("<II", len(large), 22) + large)
+    monkeypatch.setattr(bitstream, "MAX_PIXELS", 20_000)
+    assert "its pixels are more than the limit of 20000" in fails("compress", "a.ico", *TINY)
 
 
 def test_a_format_that_changes_the_size_is_refused_and_a_lossy_one_loses_little(lic, fails, photo):
