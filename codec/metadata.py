@@ -79,7 +79,10 @@ def _descriptive(exif: Image.Exif) -> dict[int, Any]:
 
 def _xmp(image: Image.Image) -> bytes:
     xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
-    return xmp.encode() if isinstance(xmp, str) else xmp
+    xmp = xmp.encode() if isinstance(xmp, str) else xmp
+    if hasattr(image, "tag_v2") and orientation({"xmp": xmp}) != 1:  # Pillow turns a TIFF as it loads it
+        return XMP_ORIENTATION.sub(b"", xmp)
+    return xmp
 
 
 def _dpi(image: Image.Image) -> tuple[float, float] | None:
@@ -217,6 +220,12 @@ def save(image: Image.Image, form: str) -> tuple[bytes, list[str]]:
         held = held - {key for key in IN_JPEG if len(image.info.get(key, b"")) > IN_JPEG[key]}
     if form in ("TIFF", "AVIF") and image.info.get("exif", b"")[6:10] not in BYTE_ORDER:  # which Pillow reads for them
         held = held - {"exif"}
+    if form == "AVIF" and "exif" in image.info and "exif" in held:
+        try:
+            with warnings.catch_warnings(action="error"):
+                Image.new("RGB", (1, 1)).save(io.BytesIO(), form, exif=image.info["exif"])
+        except Exception:  # as below
+            held = held - {"exif"}
     options = {key: value for key, value in image.info.items() if key in held}
     if form in LOSSY_QUALITY:
         options["quality"] = LOSSY_QUALITY[form]

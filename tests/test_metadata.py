@@ -74,6 +74,17 @@ def test_a_tiff_that_pillow_turns_is_not_turned_again(photo):
     assert dict(tags) == {0x010F: "Maker"}
 
 
+@pytest.mark.parametrize("tag", [None, 1, 8])
+def test_a_tiff_that_tells_an_orientation_twice_is_turned_as_pillow_turns_it(photo, tag):
+    tags = {700: PACKET % 6} | ({} if tag is None else {0x0112: tag})
+    with Image.open(io.BytesIO(saved(photo, "TIFF", tiffinfo=tags))) as image:
+        image.load()
+        turned = image.copy()
+        source = prepare(image)
+    assert source.image.tobytes() == turned.tobytes() and (source.image.size == photo.size) == (tag == 1)
+    assert b"Orientation" not in source.info["xmp"] and b'dc:title="Sea"' in source.info["xmp"]
+
+
 @pytest.mark.parametrize("data", [b"", b"II*\0", b"no tiff at all", exif(6)[6:40], exif(9)[6:], exif(0)[6:]])
 def test_exif_that_tells_no_orientation_is_kept_as_it_is(photo, data):
     image = photo.copy()
@@ -134,6 +145,15 @@ def test_exif_that_nobody_can_read_is_lost_with_a_word(photo, form):
     assert lost == ["EXIF"] and metadata.of(Image.open(io.BytesIO(data)))["xmp"] == b"<x/>"
     data, lost = metadata.save(image, "PNG")
     assert lost == [] and metadata.of(Image.open(io.BytesIO(data)))["exif"] == image.info["exif"]
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+@pytest.mark.parametrize("kind, kept", [(3, True), (1, False), (2, False), (5, False)])
+def test_an_orientation_that_is_no_number_is_lost_with_a_word_in_avif(photo, kind, kept):
+    image = photo.copy()
+    image.info = {"exif": b"Exif\0\0II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, kind, 1, 1, 0, 0)}
+    data, lost = metadata.save(image, "AVIF")
+    assert lost == ([] if kept else ["EXIF"]) and Image.open(io.BytesIO(data)).size == photo.size
 
 
 @pytest.mark.parametrize("dpi, kept", [((70_000.0, 72.0), False), ((65_000.0, 72.0), True)])
