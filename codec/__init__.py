@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from codec.bitstream import MAX_PIXELS, FormatError, read
+from codec.bitstream import MAX_PIXELS, FormatError, Header, Section
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -45,15 +45,17 @@ def decompress(
     region: tuple[int, int, int, int] | None = None,
 ) -> Image.Image:
     """The image of a .lic file: RGB, L, RGBA or LA, with its metadata in `info`; with `region` (left, top, width,
-    height) that part of it. FormatError if the bytes are damaged, ModelError if their model is not at hand, ValueError
-    if the region is not inside. Without `model` each one is loaded once per process.
+    height) that part of it. FormatError if the bytes are damaged, ModelError if a model is needed and not at
+    hand, ValueError if the region is not inside. Without `model` each one is loaded once per process.
     """
-    header, _ = read(data, max_pixels)
-    if model is None:
+    from codec import modes
+
+    def paint(header: Header, sections: list[Section], box: modes.Corners) -> Image.Image:
         from codec import checkpoint
 
-        model = checkpoint.shared_model(id=header.model, device=pick_device(device))
-    return model.decompress(data, max_pixels, region)
+        return checkpoint.shared_model(id=header.model, device=pick_device(device)).paint(header, sections, box)
+
+    return modes.decode(data, max_pixels, region, paint if model is None else model.paint)
 
 
 def pick_device(name: str) -> str:

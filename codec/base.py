@@ -296,23 +296,12 @@ class Codec(nn.Module, ABC):
         `region` (left, top, width, height) gives that part of it, and decodes only the rows of tiles that it needs.
         FormatError if the file is damaged or another model's, ValueError if the image does not have the region.
         """
-        header, sections = bitstream.read(data, max_pixels)
-        left, top, width, height = region or (0, 0, header.width, header.height)
-        if min(left, top, width - 1, height - 1, header.width - left - width, header.height - top - height) < 0:
-            size = f"{header.width}x{header.height}"
-            raise ValueError(
-                f"the region {left},{top},{width},{height} (left, top, width, height) is not inside {size}"
-            )
-        image, alpha, info = modes.unpack(header, sections)
-        corners = left, top, left + width, top + height
-        if image is None:
-            image = rows.paint(self, header, sections, Box(top, left, top + height, left + width))
-            if alpha is not None:
-                image.putalpha(alpha.crop(corners) if region else alpha)
-        elif region:
-            image = image.crop(corners)
-        image.info = info
-        return image
+        return modes.decode(data, max_pixels, region, self.paint)
+
+    def paint(self, header: bitstream.Header, sections: list[bitstream.Section], box: modes.Corners) -> Image.Image:
+        """The colours of the part `box` (left, top, right, bottom) of a file's image; FormatError if it is damaged."""
+        left, top, right, bottom = box
+        return rows.paint(self, header, sections, Box(top, left, bottom, right))
 
     def estimate(self, image: Image.Image, quality: int | None = None) -> Estimate:
         """Bits that forward expects for an image, beside the entropy of the symbols themselves."""

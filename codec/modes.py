@@ -18,15 +18,19 @@ Pillow reads samples of 16 bits in colour as 8 bits without a word. Until the im
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from codec import bitstream, lossless, metadata
 from codec.bitstream import FormatError, Header, Section
 
+Corners = tuple[int, int, int, int]  # left, top, right, bottom
+Paint = Callable[[Header, list[Section], Corners], Image.Image]
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -49,6 +53,8 @@ CMYK = "its colours depend on the inks: "
 CMYK_WITH_PROFILE = CMYK + "convert by the embedded profile, " + TO_SRGB.format("io.BytesIO(image.info['icc_profile'])")
 CMYK_WITHOUT = CMYK + "no profile is embedded, so convert by that of the printer, or roughly by image.convert('RGB')"
 DEEP_RAW_MODE = re.compile(r";(16|32)[LBN]$")  # Pillow's names for samples of that many bits; RGB;16 is 5 + 6 + 5
+BITS_PER_SAMPLE = 258  # a tag of TIFF
+GRAY_UNITS = {"L;2": 85, "L;4": 17}  # a level of a gray PNG of few bits, by Pillow's name for it, as one of 255
 HEAD = 1 << 16  # bytes of a file in which its depth is looked for
 
 
@@ -96,11 +102,32 @@ def prepare(image: Image.Image) -> Source:
     if not isinstance(image, Image.Image):
         raise TypeError(f"a PIL image is wanted, not {type(image).__name__}: Image.open(path), Image.fromarray(array)")
     check(image)
-    image.load()
+    load(image)
     info = metadata.of(image)
     if (turn := metadata.orientation(info)) in TURNS:
         image, info = image.transpose(TURNS[turn]), metadata.without_orientation(info)
     return Source(_convert(image), info)
+
+
+def decode(data: bytes, max_pixels: int, region: tuple[int, int, int, int] | None, paint: Paint) -> Image.Image:
+    """The image of a file, or the region (left, top, width, height) of it. `paint` makes the colours of what was not
+    kept without loss, and needs a model. FormatError if the file is damaged, ValueError if there is no such region.
+    """
+    header, sections = bitstream.read(data, max_pixels)
+    left, top, width, height = region or (0, 0, header.width, header.height)
+    if min(left, top, width - 1, height - 1, header.width - left - width, header.height - top - height) < 0:
+        size = f"{header.width}x{header.height}"
+        raise ValueError(f"the region {left},{top},{width},{height} (left, top, width, height) is not inside {size}")
+    image, alpha, info = unpack(header, sections)
+    corners = left, top, left + width, top + height
+    if image is None:
+        image = paint(header, sections, corners)
+        if alpha is not None:
+            image.putalpha(alpha.crop(corners) if region else alpha)
+    elif region:
+        image = image.crop(corners)
+    image.info = info
+    return image
 
 
 def unpack(header: Header, sections: list[Section]) -> tuple[Image.Image | None, Image.Image | None, dict[str, Any]]:
@@ -135,6 +162,14 @@ def check(image: Image.Image) -> None:
         raise UnsupportedImage(f"mode {image.mode}: {DEEP}")
 
 
+def load(image: Image.Image) -> None:
+    """Load the pixels of an image. Pillow scales a gray PNG of 2 or 4 bits to 8, but not its transparent colour."""
+    unit = next((GRAY_UNITS.get(str(tile.args), 1) for tile in getattr(image, "tile", ())), 1)
+    image.load()
+    if image.format == "PNG" and isinstance(image.info.get("transparency"), int):
+        image.info["transparency"] *= unit
+
+
 def has_more(image: Image.Image) -> bool:
     """Whether an image file is an animation or has several pages."""
     return getattr(image, "is_animated", False)
@@ -143,6 +178,8 @@ def has_more(image: Image.Image) -> bool:
 def _is_deep(image: Image.Image) -> bool:
     """Whether the file of an image that is not loaded has more than 8 bits a sample, as far as Pillow or it says."""
     tiles = getattr(image, "tile", ())
+    if tiles and hasattr(image, "tag_v2") and np.max(image.tag_v2.get(BITS_PER_SAMPLE, 8)) > 8:
+        return True
     for tile in tiles:
         raw_mode, *more = tile.args if isinstance(tile.args, tuple) else (tile.args,)
         of_netpbm = tile.codec_name.startswith("ppm") and more and more[-1] > 255  # its largest value

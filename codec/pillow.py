@@ -40,6 +40,9 @@ class LicImageFile(ImageFile.ImageFile):
             self.info.update(metadata.unpack(sections))
         except FormatError as error:
             raise OSError(str(error)) from error
+        limit = Image.MAX_IMAGE_PIXELS  # Pillow refuses twice that; thin images take more than their pixels here
+        if limit and (excess := bitstream.beyond(header.width, header.height, 2 * limit)):
+            raise Image.DecompressionBombError(excess)
         self._size, self._mode = (header.width, header.height), header.mode
         self._coded: bytes | None = data
 

@@ -70,7 +70,7 @@ def open_image(source: str, max_pixels: int, strict: bool) -> tuple["Image.Image
 
     from codec import modes
 
-    Image.MAX_IMAGE_PIXELS = None  # the limit below is ours, checked before any pixel is decoded
+    Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow refuses twice that, also of an image inside an icon
     data = read_bytes(source)
     if not data:
         raise Failure("the file is empty")
@@ -81,9 +81,11 @@ def open_image(source: str, max_pixels: int, strict: bool) -> tuple["Image.Image
                 raise Failure(excess)
             modes.check(image)
             has_more = modes.has_more(image)
-            image.load()
+            modes.load(image)
     except UnidentifiedImageError:
         raise Failure("not an image that Pillow can read") from None
+    except Image.DecompressionBombError:
+        raise Failure(f"its pixels are more than the limit of {max_pixels}") from None
     except (Failure, modes.UnsupportedImage):
         raise
     except Exception as error:  # each of Pillow's decoders has classes of its own for damage
@@ -173,32 +175,34 @@ class Decompressor:
     announce: bool = True
 
     def __call__(self, job: Job) -> str | None:
-        from codec import metadata
+        from codec import metadata, modes
 
         if self.resume and is_complete(job.target, BEGINNINGS.get(format_of(job.target), ()), check_image):
             return None
         data = read_bytes(job.source)
-        header, _ = bitstream.read(data)  # damage is found before a model is looked for
-        image = self._codec(header.model).decompress(data, region=self.region)
+        image = modes.decode(data, bitstream.MAX_PIXELS, self.region, self._paint)
         form = format_of(job.target)
         packed, lost = metadata.save(image, form)
         write_bytes(job.target, packed, self.replace or self.resume)
         note = f"lic: {job.source}: {form} cannot hold {', '.join(lost)}: not kept\n" if lost else ""
         return f"{note}{job.source} -> {job.target}: {image.width}x{image.height} {image.mode}"
 
-    def _codec(self, id: str) -> "Codec":
-        """The loaded model for a file that names this id."""
+    def _paint(
+        self, header: bitstream.Header, sections: list[bitstream.Section], box: tuple[int, int, int, int]
+    ) -> "Image.Image":
+        """That part of an image, by the model that its file names."""
         from codec import checkpoint
 
         if self.announce:
             announce_kernels(encode=False)
             self.announce = False
         try:
-            return checkpoint.shared_model(self.model, id, codec.pick_device(self.device))
+            model = checkpoint.shared_model(self.model, header.model, codec.pick_device(self.device))
         except checkpoint.ModelError as error:
             if self.model is None:  # the next file may have another
                 raise
             raise Hopeless(explain(error)) from error
+        return model.paint(header, sections, box)
 
 
 def format_of(target: str) -> str:

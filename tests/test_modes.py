@@ -9,7 +9,8 @@ import pytest
 from conftest import picture, saved
 from PIL import Image, ImageCms, ImageDraw, features
 
-from codec import bitstream, lossless
+import codec
+from codec import bitstream, checkpoint, lossless
 from codec.bitstream import LOSSLESS, XMP
 from codec.modes import UnsupportedImage, check, fill, has_more, prepare
 
@@ -74,6 +75,20 @@ def test_a_drawing_is_exact_in_every_mode_colours_under_alpha_included(tiny, mod
     assert [section.tag for section in bitstream.read(data)[1]] == [LOSSLESS, XMP]
     decoded = tiny.decompress(data)
     assert decoded.tobytes() == image.convert(decoded.mode).tobytes() and decoded.info == {"xmp": b"<x/>"}
+
+
+def test_a_drawing_decodes_where_its_model_is_not(lic, photo, monkeypatch, shell):
+    drawing = Image.new("RGB", (60, 50), "white")
+    drawing.paste("navy", (5, 10, 20, 30))
+    drawing.save("a.png")
+    photo.save("b.png")
+    assert lic("compress", "a.png", "b.png", "-o", ".", "-m", "tiny")[0] == 0
+    monkeypatch.setenv("LIC_MODELS", str(shell / "nowhere"))
+    monkeypatch.setattr(checkpoint, "_shared", {})  # as a new process begins
+    assert codec.decompress((shell / "a.lic").read_bytes(), region=(0, 0, 40, 50)).size == (40, 50)
+    code, _, err = lic("decompress", "a.lic", "b.lic", "-o", "out")
+    assert code == 1 and "b.lic" in err[-2] and "nowhere" in err[-2]
+    assert Image.open("out/a.png").tobytes() == drawing.tobytes()
 
 
 def test_colours_that_nobody_sees_cost_next_to_nothing(tiny, photo):
@@ -200,6 +215,52 @@ def test_a_deep_avif_is_seen_by_its_head():
         image.fp = io.BytesIO(data.replace(b"av1C\x81\x00\x0c", b"av1C\x81\x00\x4c"))
         with pytest.raises(UnsupportedImage, match="more than 8 bits"):
             check(image)
+
+
+def tiff(bits: int, planar: int, extra: int = 0) -> bytes:
+    """A TIFF of 4x4 zeros in three or more channels."""
+    samples = 3 + extra
+    entries = [
+        (256, 4), (257, 4), (258, 0), (259, 1), (262, 2), (273, 0), (277, samples), (278, 4), (279, 0), (284, planar),
+    ]  # fmt: skip
+    strips = samples if planar == 2 else 1
+    size = 16 * bits // 8 * samples // strips
+    there = 10 + 12 * len(entries) + 4
+    lists = {258: [bits] * samples, 273: [there + 16 * samples + size * i for i in range(strips)], 279: [size] * strips}
+    body, directory = b"", struct.pack("<H", len(entries))
+    for tag, value in entries:
+        values = lists.get(tag, [value])
+        packed = struct.pack(f"<{len(values)}I", *values)
+        if len(values) > 1:
+            body, packed = body + packed, struct.pack("<I", there + len(body))
+        directory += struct.pack("<HHI", tag, 4, len(values)) + packed
+    return (b"II*\0" + struct.pack("<I", 8) + directory + bytes(4) + body).ljust(there + 16 * samples, b"\0") + bytes(
+        size * strips
+    )
+
+
+@pytest.mark.parametrize("planar", [1, 2])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_deep_tiff_is_refused_whether_its_channels_are_interleaved_or_not(bits, planar):
+    with Image.open(io.BytesIO(tiff(bits, planar))) as image:
+        if bits == 16:
+            with pytest.raises(UnsupportedImage, match="more than 8 bits"):
+                prepare(image)
+        else:
+            assert prepare(image).image.tobytes() == bytes(48)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_transparent_gray_of_a_png_of_few_bits_is_transparent(tiny, bits):
+    data = png(bits, 0, 1)
+    end = data.index(b"IDAT") - 4
+    most = (1 << bits) - 1
+    rows = zlib.compress(b"".join(b"\0" + bytes([255] * (4 * bits // 8 or 1)) for _ in range(4)))
+    for level, alpha in ((0, 255), (most, 0)):  # of an image of the highest level throughout
+        body = chunk(b"tRNS", struct.pack(">H", level)) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+        with Image.open(io.BytesIO(data[:end] + body)) as image:
+            decoded = tiny.decompress(tiny.compress(image, 50))
+        assert decoded.mode == "LA" and decoded.getextrema() == ((255, 255), (alpha, alpha))
 
 
 # ---- the command line ----

@@ -170,3 +170,12 @@ def test_pillows_own_limit_of_pixels_holds(tiny, photo, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(Image.DecompressionBombError):
         Image.open(io.BytesIO(data))
+
+
+def test_a_thin_image_counts_as_what_it_takes(tiny, monkeypatch):
+    data = tiny.compress(Image.effect_noise((4000, 1), 50), 20)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16_000)
+    with pytest.raises(Image.DecompressionBombError, match="4000x1"):
+        Image.open(io.BytesIO(data))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 128_000)
+    assert Image.open(io.BytesIO(data)).size == (4000, 1)
