@@ -64,6 +64,7 @@ class FactorizedCodec(Codec):
         """Estimated bits of each sample of v (B, M, h, w), rounded or with noise."""
         return bits_of(self.prior.likelihood(v / gain, 1 / gain))
 
+    @torch.no_grad()
     def quantize(self, v: Tensor, gain: Tensor) -> Tensor:
         """Symbols of v (B, M, h, w), as floats."""
         points = torch.arange(-2.0, 3.0, device=v.device).view(1, 1, 5, 1)
@@ -81,10 +82,8 @@ class FactorizedCodec(Codec):
     def forward(self, x: Tensor, quality: Tensor | None = None, noise: Noise = uniform) -> Output:
         level = self.level(quality)
         v, gain = self.analyse(x, level), self.gain_at(level)
-        if self.training:
-            y_q, y_rate = round_ste(v), v + noise(v)
-        else:
-            y_q = y_rate = self.quantize(v, gain)
+        y_q = straight_through(v, self.quantize(v, gain))
+        y_rate = v + noise(v) if self.training else y_q
         x_hat = self.synthesise(self.dequantize(y_q, level), level, x.shape[-2:])
         bits = self.bits(y_rate, gain).sum(dim=(1, 2, 3))
         return Output(x_hat, bits, torch.zeros_like(bits))
