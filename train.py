@@ -129,9 +129,7 @@ class Run:
         densities that are new. Returns what was taken.
         """
         kept, taken = take_weights(self.model, self.config.train.init) if self.config.train.init else (set(), "")
-        if not any(name.startswith("prior.") for name in kept):
-            self.model.fit(x)
-        elif woken := self.model.wake(x):
+        if woken := self.model.fit(x, kept):
             taken += f"; {woken} channels of z, all but zero, start anew"
         self.world.spread(self.model)  # what was fitted may differ in the last bit from GPU to GPU
         self.average.load_state_dict(self.model.state_dict())

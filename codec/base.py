@@ -10,7 +10,7 @@ times its gain, w = z times its own; y_q, z_q are integers; level is quality / 1
 import contextlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -122,14 +122,11 @@ class Codec(nn.Module, ABC):
         """Reconstruction and estimated bits; train(): straight-through, noise for the rate; eval(): as coded."""
 
     @abstractmethod
-    def fit(self, x: Tensor) -> None:
+    def fit(self, x: Tensor, kept: Set[str] = frozenset()) -> int:
         """Before step 0: set the units of the densities to what x (B, 3, H, W) in [0, 1] leads to. A density that
-        starts far too wide costs bits that take long to unlearn.
+        starts far too wide costs bits that take long to unlearn. The weights named in `kept` are those of another
+        training, and stay; returns how many channels of theirs had been left unused, and start anew.
         """
-
-    def wake(self, x: Tensor) -> int:
-        """Start anew what training has left unused on x (B, 3, H, W) in [0, 1]; returns how many channels that are."""
-        return 0
 
     @abstractmethod
     def hyper_symbols(self, v: Strip, rows: list[Box], level: Tensor | None) -> Strip | None:

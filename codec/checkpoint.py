@@ -189,14 +189,25 @@ def load_weights(path: Path | str) -> dict[str, torch.Tensor]:
 
 def take_weights(model: Codec, path: Path | str) -> tuple[set[str], str]:
     """Begin with the weights of a file that have the name and shape of the model's own: which, and a line that says
-    what was taken, what is new and what was left out.
+    what was taken, what is new and what was left out. ValueError if its latent has another unit.
     """
     own, given = model.state_dict(), load_weights(path)
+    own_parts, given_parts = ({name.split(".")[0] for name in names} for names in (own, given))
+    if (of_all_rates := "gain" in given_parts) != model.config.variable_rate:
+        theirs, ours = ("all rates", "one lambda") if of_all_rates else ("one lambda", "all rates")
+        raise ValueError(f"{path} is of {theirs}, and its latent has other units than one of {ours}: change lmbda")
     kept = {name: t for name, t in given.items() if name in own and t.shape == own[name].shape}
+    if ("h_a" in own_parts) != ("h_a" in given_parts):  # a prior of z is not one of y
+        kept = {name: t for name, t in kept.items() if not name.startswith("prior.")}
     model.load_state_dict(kept, strict=False)
-    new, left = (sorted({name.split(".")[0] for name in names - kept.keys()}) for names in (own.keys(), given.keys()))
-    said = f"{len(kept)} of {len(own)} tensors from {path}; new: {', '.join(new) or 'none'}"
-    return set(kept), f"{said}; left out: {', '.join(left) or 'none'}"
+    partly = {name.split(".")[0] for name in kept}  # of these the part of the part is named
+
+    def shown(names: set[str]) -> str:
+        parts = {".".join(name.split(".")[: 1 + (name.split(".")[0] in partly)]) for name in names}
+        return ", ".join(sorted(parts)) or "none"
+
+    said = f"{len(kept)} of {len(own)} tensors from {path}; new: {shown(own.keys() - kept.keys())}"
+    return set(kept), f"{said}; left out: {shown(given.keys() - kept.keys())}"
 
 
 def _folders() -> list[Path]:

@@ -24,6 +24,8 @@ density, so the rate is the KL divergence between the two, and the squared error
 Gaussian with variance 3 / (2 ln 2 * lmbda * 255^2) per colour sample.
 """
 
+from collections.abc import Set
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -89,10 +91,13 @@ class FactorizedCodec(Codec):
         return Output(x_hat, bits, torch.zeros_like(bits))
 
     @torch.no_grad()
-    def fit(self, x: Tensor) -> None:
+    def fit(self, x: Tensor, kept: Set[str] = frozenset()) -> int:
+        if start.whole(self, "prior", kept):
+            return 0
         level = self.level(torch.full((len(x),), 50.0, device=x.device))
         y = self.analyse(x, level) / self.gain_at(level)
         self.prior.scale.copy_(y.abs().mean(dim=(0, 2, 3)).clamp_min(1e-3))
+        return 0
 
     def hyper_symbols(self, v: Strip, rows: list[Box], level: Tensor | None) -> None:
         return None
@@ -225,11 +230,8 @@ class HyperpriorCodec(Codec):
         x_hat = self.synthesise(self.dequantize(y_q, index, mean, level), level, x.shape[-2:])
         return Output(x_hat, bits + bits_z, bits_z)
 
-    def fit(self, x: Tensor) -> None:
-        start.fit(self, x)
-
-    def wake(self, x: Tensor) -> int:
-        return start.wake(self, x)
+    def fit(self, x: Tensor, kept: Set[str] = frozenset()) -> int:
+        return start.fit(self, x, kept)
 
     def hyper_symbols(self, v: Strip, rows: list[Box], level: Tensor | None) -> Strip:
         def symbols(cells: Box) -> Tensor:

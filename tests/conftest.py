@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,9 +18,13 @@ from codec.checkpoint import export, load_model
 from codec.cli import main
 from codec.config import ModelConfig
 from codec.image import to_tensor
+from codec.log import Log
 from codec.model import Codec, build
 
 torch.set_num_threads(1)  # the networks here are too small for more
+for number in {"SIGINT", "SIGHUP"} & set(signal.Signals.__members__):  # which a test behind nohup or & would ignore
+    if signal.getsignal(signal.Signals[number]) == signal.SIG_IGN:
+        signal.signal(signal.Signals[number], signal.default_int_handler if number == "SIGINT" else signal.SIG_DFL)
 settings.register_profile("lic", deadline=None)  # a first example may wait for a compiler, any for a busy machine
 settings.load_profile("lic")
 
@@ -106,6 +111,13 @@ def model(models, request) -> Codec:
 def model_fixed(models, request) -> Codec:
     """Each of the models of one lambda, in fp32."""
     return load_model(models / f"{request.param}.safetensors", precision="fp32")
+
+
+@pytest.fixture
+def unseen(monkeypatch):
+    """Trainings whose model is not drawn for TensorBoard, which is half of what the tiny ones take."""
+    for name in ("graph", "_histograms"):
+        monkeypatch.setattr(Log, name, lambda *_: None)
 
 
 @pytest.fixture

@@ -277,14 +277,14 @@ def test_channels_of_z_that_are_asleep_are_woken_and_the_others_left_alone(photo
     model = build(ModelConfig(N=8, M=16, blocks=[0, 0], hyper_N=8, hyper_M=4, lmbda=lmbda))
     x = torch.cat([to_tensor(photo) for photo in photos])
     model.fit(x)
-    assert model.wake(x) == 0
+    assert start.wake(model, x) == 0
     last = model.h_a.head[-1]
     with torch.no_grad():
         last.weight[1] *= 0.01
         last.bias[1] = 0.2
     first, before = (model.latent(x, model.qualities[i]) for i in (0, -1))
     assert not before.z[:, 1].any()
-    assert model.wake(x) == 1
+    assert start.wake(model, x) == 1
     after = model.latent(x, model.qualities[-1])
     assert after.z[:, 1].std() > 0.3 and np.array_equal(np.delete(before.z, 1, 1), np.delete(after.z, 1, 1))
     assert np.array_equal(before.index, after.index)  # h_s does not heed it yet

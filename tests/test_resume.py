@@ -18,6 +18,7 @@ from codec import signals
 from codec.checkpoint import load_checkpoint
 from codec.config import DataConfig, TrainConfig
 
+pytestmark = pytest.mark.usefixtures("unseen")
 ENDLESS = [
     sys.executable, str(Path(train.__file__).resolve()),
     *"--N 8 --M 16 --blocks 1 0 --hyper_N 8 --hyper_M 4 --lmbda 0.013 --data data --val val --patch 32".split(),

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import tomllib
 from functools import partial
 from pathlib import Path
@@ -14,11 +13,11 @@ from conftest import equal
 from PIL import Image
 
 import train
-from codec.checkpoint import export, load_checkpoint, load_model, save_checkpoint
+from codec.checkpoint import load_checkpoint, load_model
 from codec.config import Config, DataConfig, ModelConfig, TrainConfig
 from codec.distortion import distortion
-from codec.model import build
 
+pytestmark = pytest.mark.usefixtures("unseen")
 CPU = torch.device("cpu")
 TINY = dict(N=8, M=16, blocks=[1, 0], hyper_N=8, hyper_M=4)
 SPEEDS = dict.fromkeys(("img_s", "steps_s", "mpx_s"), 0)
@@ -130,68 +129,6 @@ def test_weights_are_averaged_over_the_steps(ema):
         torch.testing.assert_close(tensor, expected[name])
     assert equal(run.average.state_dict(), run.model.state_dict()) == (ema == 0)
     assert not any(p.requires_grad or p.grad_fn for p in run.average.parameters())  # or every step would be remembered
-
-
-def begun(**options) -> tuple[train.Run, str]:
-    """A run at step 0, and what it took over; `init` and `prior` and the like are options of the configuration."""
-    model = TINY | {"lmbda": [0.01]} | {name: options.pop(name) for name in ("prior", "N") if name in options}
-    run = train.Run(Config(ModelConfig(**model), DataConfig(patch=32), TrainConfig(**options)), CPU)
-    return run, run.begin(torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
-
-
-def trained(path: str, **options) -> dict[str, torch.Tensor]:
-    """Averaged weights of a run of which none is what it was at step 0, and its checkpoint at `path`."""
-    run, taken = begun(**options)
-    assert taken == ""
-    with torch.no_grad():
-        for parameter in (*run.model.parameters(), *run.average.parameters()):
-            parameter += 0.01 * torch.randn_like(parameter)
-    save_checkpoint(path, run.state())
-    return run.state()["average"]
-
-
-def test_a_run_begins_with_the_weights_of_a_checkpoint_or_of_an_exported_model(tmp_path):
-    checkpoint, exported = str(tmp_path / "a.pt"), str(tmp_path / "a.safetensors")
-    given = trained(checkpoint, seed=1)
-    model = build(ModelConfig(**TINY, lmbda=[0.01]))
-    model.load_state_dict(given)
-    export(model, exported)  # which rounds
-    for path, state in ((checkpoint, given), (exported, model.state_dict())):
-        run, taken = begun(seed=2, init=path)
-        assert taken == f"{len(state)} of {len(state)} tensors from {path}; new: none; left out: none"
-        assert equal(run.model.state_dict(), state) and equal(run.average.state_dict(), state) and run.step == 0
-
-
-def test_only_tensors_that_match_are_taken_and_only_new_densities_are_fitted(tmp_path):
-    path = str(tmp_path / "a.pt")
-    given = trained(path, seed=1, prior="factorized")
-    run, taken = begun(seed=2, init=path)
-    own, fresh = run.model.state_dict(), begun(seed=2)[0].model.state_dict()
-    kept = [name for name in own if name.split(".")[0] in ("g_a", "g_s", "shrink")]  # a prior of z is not one of y
-    assert all(torch.equal(own[name], given[name]) and not torch.equal(own[name], fresh[name]) for name in kept)
-    words, new, left = re.split("; new: |; left out: ", taken)
-    assert left == "prior"
-    assert words == f"{len(kept)} of {len(own)} tensors from {path}" and {"h_a", "h_s", "prior"} <= set(new.split(", "))
-    v = run.model.analyse(torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)), None)
-    index = run.model.rows_at(None).outer[0, :, 0, 0] / 2**8
-    scale = run.model.conditional.scale_of(index)
-    torch.testing.assert_close(scale, v.std(dim=(0, 2, 3), correction=0), rtol=0.01, atol=0.07)  # fitted to the weights
-    wider, taken = begun(seed=2, init=path, N=16)
-    assert torch.equal(wider.model.state_dict()["g_a.head.bias"], given["g_a.head.bias"]) and "new: " in taken
-
-
-def test_a_run_cannot_begin_with_what_is_not_a_model(here, capsys):
-    (here / "a.pt").write_bytes(b"nothing of ours")
-    for path in ("a.pt", "missing.pt", "missing.safetensors"):
-        assert start(f"run-{path}", "--init", path) == 1
-        (line,) = [line for line in capsys.readouterr().err.splitlines() if path in line]
-        assert line.startswith("train.py: ")
-
-
-def test_the_command_line_says_what_was_taken_over(here, capsys):
-    start("first", "--minutes", 0)
-    start("second", "--init", "first/last.pt", "--minutes", 0)
-    assert "tensors from first/last.pt; new: none" in capsys.readouterr().out
 
 
 def test_the_same_seed_trains_the_same_model_and_another_seed_another(here):
