@@ -220,6 +220,8 @@ def train(run: Run, out: Path, minutes: float, stop: threading.Event) -> bool:
         log.graph(run.average)
         check()
         save("last.pt")
+    elif run.step == c.steps and math.isinf(run.best):  # a finished run whose best.pt is gone, or of other images
+        check()
     part = world.share(c.batch)
     batches = (range(c.batch * step + part.start, c.batch * step + part.stop) for step in range(run.step, c.steps))
     run.model.train()
@@ -302,7 +304,7 @@ def begin(args: argparse.Namespace, device: torch.device, world: World) -> tuple
         saved = configuration.from_dict(state["config"])
         resume.check(run.model, saved, config, state["step"])
         run.load(state)
-        run.best = resume.best_before(saved, config, run.best)
+        run.best = resume.best_before(saved, config, run.best) if (out / "best.pt").exists() else math.inf
     out.mkdir(parents=True, exist_ok=True)
     if world.first:
         write_atomically(out / "config.toml", configuration.dump(config).encode())
@@ -333,6 +335,12 @@ def main(argv: list[str] | None = None) -> int:
         if args.debug:
             raise
         print(f"train.py: {error}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if args.debug or not isinstance(error, torch._dynamo.exc.TorchDynamoException):
+            raise
+        reason = " ".join(str(error).strip().partition("\n\n")[0].split())
+        print(f"train.py: torch.compile failed ({reason}); --compile false does without it", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("train.py: interrupted; what was saved last is in last.pt", file=sys.stderr)

@@ -147,7 +147,8 @@ def run(
         timed = [(row, key("times", codec, about[row.image], row.quality)) for row in result.rows if row.image in first]
         _time(codec, timed, sources, journal)
         if first and codec.text:
-            quality, k = codec.qualities[len(codec.qualities) // 2], key("memory", codec, about[first[0]])
+            quality = codec.qualities[len(codec.qualities) // 2]
+            k = key("memory", codec, about[first[0]], quality)
             if k not in journal.entries:
                 with _processes(1) as pool:
                     memory = pool.submit(_memory, codec.text, codec.device, sources[first[0]], quality)

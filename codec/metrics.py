@@ -29,6 +29,7 @@ class Curve(NamedTuple):
     name: str
     bpp: list[float]  # bits per pixel, file headers included
     psnr: list[float]  # dB
+    images: list[str] | None = None  # hashes of their pixels in increasing order; None: not known, or published points
 
 
 def read_curve(path: Path, name: str | None = None) -> Curve:
@@ -43,7 +44,8 @@ def read_curve(path: Path, name: str | None = None) -> Curve:
         if several is None or name in several:
             points = document.get("results", document) if several is None else several[name]
             psnr = points["psnr-rgb"] if "psnr-rgb" in points else points["psnr"]
-            curve = Curve(name or document.get("name", path.stem), _floats(points["bpp"]), _floats(psnr))
+            images = sorted(image["sha256"] for image in document["images"]) if "images" in document else None
+            curve = Curve(name or document.get("name", path.stem), _floats(points["bpp"]), _floats(psnr), images)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} holds no rate-distortion points ({type(error).__name__}: {error})") from None
     if several is not None and name not in several:
@@ -77,9 +79,9 @@ def ms_ssim(a, b) -> float:
 
     # channels_last: the depthwise windows then take a seventh of the time on a CPU
     x, y = (
-        torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None].contiguous(memory_format=torch.channels_last)
+        torch.from_numpy(image.astype(np.float64)).permute(2, 0, 1)[None].contiguous(memory_format=torch.channels_last)
         for image in (a, b)
-    )  # (1, 3, H, W), 0..255
+    )  # (1, 3, H, W), 0..255; in float32 a bright flat image is more like another than like itself
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # its many small operations wait for one another where another process uses the processor
     try:
@@ -94,7 +96,7 @@ def decibel(similarity: float) -> float:
 
     Of several images: the mean of these. CompressAI's plots show the figure of the mean MS-SSIM, which is lower.
     """
-    return -10 * math.log10(1 - similarity) if similarity != 1 else math.inf
+    return math.inf if similarity >= 1 else -10 * math.log10(1 - similarity)
 
 
 def block_edge_ratio(image, size: int = 16) -> float:
@@ -140,13 +142,17 @@ def bd_rate(
 
     It is exp(mean over the range of log(rate of test) - log(rate of anchor)) - 1, where log-rate is a PCHIP of PSNR:
     -50 says half the rate. Points come in any order. An anchor of published points may have fewer than BD_POINTS.
-    Raises ValueError if `test` has fewer than `points` points, if a curve does not span the range, or if its points
-    are not finite and of different PSNR.
+    Raises ValueError if a curve was measured on other images than the other, or has fewer than `points` points; if it
+    does not span the range, or if its points are not finite and of different PSNR.
     """
-    if len(test.psnr) < points:
-        raise ValueError(
-            f"{test.name}: {len(test.psnr)} points; a BD-rate needs at least {points}: evaluate more qualities"
-        )
+    if None not in (anchor.images, test.images) and anchor.images != test.images:
+        counts = f"{len(test.images)} and {len(anchor.images)}"
+        raise ValueError(f"{test.name} and {anchor.name} did not code the same images ({counts})")
+    for curve in (test,) if anchor.images is None else (test, anchor):
+        if len(curve.psnr) < points:
+            raise ValueError(
+                f"{curve.name}: {len(curve.psnr)} points; a BD-rate needs at least {points}: evaluate more qualities"
+            )
     if not low < high:
         raise ValueError(f"{anchor.name} and {test.name} have no PSNR in common")
     mean = [_log_rate(curve, low, high).integrate(low, high) / (high - low) for curve in (anchor, test)]

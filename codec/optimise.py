@@ -80,7 +80,10 @@ def optimizer(model: nn.Module, c: TrainConfig) -> torch.optim.Optimizer:
     """AdamW, Adam or SGD over `groups`, in one fused kernel per step."""
     options = dict(lr=c.lr, weight_decay=c.weight_decay, fused=True)
     if c.optimizer == "sgd":
-        return torch.optim.SGD(groups(model, c), momentum=c.momentum, **options)
+        sgd = torch.optim.SGD(groups(model, c), momentum=c.momentum, **options)
+        for p in (p for group in sgd.param_groups for p in group["params"] if c.momentum):
+            sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)  # PyTorch leaves it unset by a skipped first step
+        return sgd
     return {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[c.optimizer](groups(model, c), **options)
 
 

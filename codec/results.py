@@ -108,8 +108,8 @@ class Result:
 
     def curve(self) -> Curve:
         """The curve of means."""
-        means = self.means()
-        return Curve(self.name, [point["bpp"] for point in means], [point["psnr"] for point in means])
+        means, images = self.means(), sorted(image["sha256"] for image in self.images)
+        return Curve(self.name, [point["bpp"] for point in means], [point["psnr"] for point in means], images)
 
     def to_json(self) -> str:
         """The result as JSON text with CompressAI's keys; NaN and infinity become null."""
@@ -154,7 +154,7 @@ def table(results: Sequence[Result]) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of everything that the numbers depend on; of our own packages also a hash of the source."""
-    packages = ("lic", "torch", "pillow", "numpy", "pytorch-msssim")
+    packages = ("lic", "torch", "pillow", "numpy", "numba", "pytorch-msssim")
     libraries = {name: str(features.version(name)) for name in ("libjpeg_turbo", "jpg_2000", "webp", "avif")}
     source = hashlib.sha256()
     for package in (Path(__file__).parent, Path(entropy.__file__).parent):

@@ -1,11 +1,15 @@
 """eval.py as a program: what it writes, what it compares with what, and how it says what is wrong."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
+from PIL import Image
 from test_evaluate import PHOTOS
 
 import eval as program
+from codec.cli import main
 from codec.codecs import lic_codec, rival_codec
 from codec.metrics import Curve
 from codec.results import Result, Row
@@ -91,17 +95,43 @@ def test_a_failing_image_gives_exit_code_1_and_the_rest_of_the_results(folder, c
 def test_bd_rates_need_an_anchor_that_coded_the_same_images():
     def result(name, factor, images):
         rows = [Row("a", q, "", 1, factor * 0.1 * 1.3**q, 28.0 + q, 0.9, 0.1, 0.1) for q in range(11)]  # 28..38 dB
-        return Result(name, "", "", {}, [{"name": image} for image in images], rows)
+        return Result(name, "", "", {}, [{"name": image, "sha256": image} for image in images], rows)
 
     anchor, half, other = result("jpeg", 1, "ab"), result("half", 0.5, "ab"), result("other", 1, "a")
     rates = program.bd_rates([anchor, half, other], anchor)
     assert rates["jpeg"] == (0, 29, 37) and rates["half"] == (pytest.approx(-50), 29, 37)
-    assert "did not code the same images" in rates["other"]
+    assert "did not code the same images (1 and 2)" in rates["other"]
     assert program.bd_rates([half], Curve("file", *anchor.curve()[1:]))["half"][0] == pytest.approx(-50)
     assert "do not span" in program.bd_rates([half], anchor, (20, 30))["half"]
     far = Curve("far", [0.1, 0.2], [20.0, 31.0])
     assert program.bd_rates([half], far, None)["half"][1:] == (28, 31)
     assert "no PSNR in common" in program.bd_rates([half], Curve("far", [0.1, 0.2], [20.0, 21.0]), None)["half"]
+
+
+def test_a_curve_in_a_file_knows_its_images_and_needs_as_many_points_as_any(tmp_path, capsys):
+    def written(name, images, levels=range(11)):
+        rows = [Row("a", q, "", 1, 0.1 * 1.3**q, 28.0 + q, 0.9) for q in levels]
+        result = Result(name, "", "", {}, [{"name": n, "sha256": f"of {n}"} for n in images], rows)
+        (tmp_path / f"{name}.json").write_text(result.to_json())
+        return result, program.find_anchor(str(tmp_path / f"{name}.json"), [])
+
+    (mine, _), (_, same), (_, other) = written("mine", "ab"), written("same", "ba"), written("other", "ac")
+    assert program.bd_rates([mine], same)["mine"][0] == pytest.approx(0)
+    assert "mine and other did not code the same images (2 and 2)" in program.bd_rates([mine], other)["mine"]
+    _, few = written("few", "ab", range(0, 11, 2))
+    assert "few: 6 points" in program.bd_rates([mine], few)["mine"]
+    assert main(["plot", *(str(tmp_path / f"{name}.json") for name in ("mine", "other")), "-o", str(tmp_path / "a.png")]) == 0
+    assert "did not code the same images" in capsys.readouterr().err
+
+
+def test_a_run_in_which_all_is_lossless_has_a_report_without_a_figure(here):
+    drawing = Image.new("RGB", (200, 180), "white")
+    drawing.paste("navy", (10, 10, 60, 60))
+    os.mkdir("drawings")
+    drawing.save("drawings/a.png")
+    assert program.main(["--data", "drawings", "--codec", "lic@30,60", "--out", "out", "--jobs", "1"]) == 0
+    assert not Path("out/rd.png").exists() and Path("out/report.html").exists()
+    assert json.loads(Path("out/lic.json").read_text())["results"]["psnr-rgb"] == [None, None]
 
 
 def test_published_anchors_are_compared_on_kodak_only(monkeypatch):

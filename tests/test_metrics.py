@@ -6,7 +6,18 @@ import math
 import numpy as np
 import pytest
 
-from codec.metrics import BD_POINTS, MS_SSIM_SIDE, Curve, bd_rate, block_edge_ratio, bpp, ms_ssim, psnr, read_curve
+from codec.metrics import (
+    BD_POINTS,
+    MS_SSIM_SIDE,
+    Curve,
+    bd_rate,
+    block_edge_ratio,
+    bpp,
+    decibel,
+    ms_ssim,
+    psnr,
+    read_curve,
+)
 
 
 def curve(name="test", factor=1.0, low=27.0, high=40.0, points=12):
@@ -50,6 +61,16 @@ def test_ms_ssim_is_the_librarys_and_falls_with_damage():
     assert ms_ssim(a, little) == pytest.approx(float(oracle(*tensors, data_range=255)), abs=1e-5)
     assert ms_ssim(a, a) == pytest.approx(1, abs=1e-6)
     assert ms_ssim(a, a) > ms_ssim(a, little) > ms_ssim(a, much)
+
+
+def test_ms_ssim_of_bright_flat_images_is_at_most_1():
+    pytest.importorskip("torch")
+    a = np.full((176, 176, 3), 254, np.uint8)
+    b = a.copy()
+    b[::7, ::5] += 1
+    similarity = ms_ssim(a, b)
+    assert 0.9 < similarity < 1 and 0 < decibel(similarity) < 200
+    assert decibel(1 + 1e-7) == decibel(1.0) == math.inf and math.isnan(decibel(math.nan))
 
 
 def test_ms_ssim_is_nan_where_it_is_not_defined():
@@ -134,6 +155,8 @@ def test_a_curve_of_few_points_is_an_error_but_published_anchors_are_not():
     with pytest.raises(ValueError, match="few: 7 points"):
         bd_rate(curve(), few)
     assert math.isfinite(bd_rate(few, curve()))
+    with pytest.raises(ValueError, match="few: 7 points"):
+        bd_rate(few._replace(images=["a"]), curve())
 
 
 def test_points_that_define_no_curve_are_an_error():

@@ -73,6 +73,18 @@ def test_the_best_starts_anew_when_it_is_measured_otherwise(run, photo, capsys, 
     assert "exported step 4" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("minutes", [math.inf, 0])
+def test_a_checkpoint_goes_on_in_a_folder_without_the_best(run, minutes):
+    for name in ("moved", "finished"):
+        os.mkdir(name)
+    os.rename("run/last.pt", "moved/last.pt")
+    assert train.main(["--out", "moved", "--resume"]) == 0  # to the end
+    os.rename("moved/last.pt", "finished/last.pt")
+    assert train.main(["--out", "finished", "--resume", "--minutes", str(minutes)]) == 0
+    for name in ("moved", "finished"):
+        assert Path(name, "model.safetensors").exists() and load_checkpoint(f"{name}/best.pt")["step"] == 4
+
+
 def test_a_start_that_failed_does_not_block_the_next(here, capsys):
     assert start("run", "--data", "nowhere") == 1
     assert start("run") == 0 and [row["step"] for row in log("run", "val")] == [0, 2, 4]

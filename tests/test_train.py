@@ -225,14 +225,19 @@ def test_cifar10_trains_from_a_local_copy(here, cifar10):
     assert start("run", "--data", f"cifar10:{cifar10.parent}", "--steps", 1) == 0
 
 
-def test_steps_with_a_gradient_that_is_not_finite_are_skipped():
-    config = Config(ModelConfig(**TINY, lmbda=[0.01]), DataConfig(patch=32), TrainConfig(batch=2))
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_steps_with_a_gradient_that_is_not_finite_are_skipped(optimizer):
+    config = Config(ModelConfig(**TINY, lmbda=[0.01]), DataConfig(patch=32), TrainConfig(batch=2, optimizer=optimizer))
     run = train.Run(config, CPU)
     before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
     run.update(torch.full((2, 3, 32, 32), math.nan))
     assert (run.step, int(run.skipped)) == (1, 1) and equal(run.model.state_dict(), before)
     run.update(torch.rand(2, 3, 32, 32))
     assert (run.step, int(run.skipped)) == (2, 1) and not equal(run.model.state_dict(), before)
+    assert all(p.isfinite().all() and p.abs().max() < 1e3 for p in run.model.parameters())
+    if optimizer == "sgd":  # the first step that counts begins from rest
+        for p, state in run.optimizer.state.items():
+            torch.testing.assert_close(state["momentum_buffer"], p.grad)
 
 
 def test_a_compiled_loss_is_the_loss(here, monkeypatch):
@@ -243,6 +248,16 @@ def test_a_compiled_loss_is_the_loss(here, monkeypatch):
     eager, traced = (load_checkpoint(Path(name, "last.pt"))["model"] for name in ("false", "true"))
     for name, tensor in eager.items():
         torch.testing.assert_close(traced[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_without_a_compiler_an_option_is_told(here, capsys, monkeypatch):
+    def compiled(function):
+        raise torch._dynamo.exc.BackendCompilerFailed(compiled, RuntimeError("No working C++ compiler found"), None)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    assert start("run", "--compile", "true") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "No working C++ compiler found" in line and "--compile false" in line
 
 
 def test_the_loss_is_bits_per_pixel_plus_lambda_times_the_squared_error_of_grey_levels(tiny):
