@@ -16,7 +16,7 @@ from pathlib import Path
 import codec
 from codec import bitstream
 from codec.files import IMAGES, Failure, expand, plan, rank_and_world, read_bytes, remove_temporaries, write_bytes
-from codec.jobs import Work, explain, run, say
+from codec.jobs import Work, complaint, explain, run, say
 
 LIC = {".lic"}
 
@@ -54,25 +54,27 @@ def decompress(args: argparse.Namespace) -> int:
 def info(args: argparse.Namespace) -> int:
     """A line for each file, as soon as it is read; JSON at the end."""
     rows, count, failures = [], 0, 0
-    for source, _ in expand(args.inputs, LIC):
-        count += 1
-        try:
-            data = read_bytes(source)
-            header, sections = bitstream.read(data)
-        except Exception as error:
-            if args.debug:
-                raise
-            failures += 1
-            say(f"lic: {source}: {explain(error)}")
-            continue
-        if args.check:
-            print(f"{source}: intact")
-        elif args.json:
-            rows.append(describe(source, data, header, sections))
-        else:
-            print(in_words(describe(source, data, header, sections)))
-    if args.json:
-        print(json.dumps(rows, indent=1))
+    try:
+        for source, _ in expand(args.inputs, LIC):
+            count += 1
+            try:
+                data = read_bytes(source)
+                header, sections = bitstream.read(data)
+            except Exception as error:
+                if args.debug:
+                    raise
+                failures += 1
+                say(complaint(source, explain(error)))
+                continue
+            if args.check:
+                print(f"{source}: intact")
+            elif args.json:
+                rows.append(describe(source, data, header, sections))
+            else:
+                print(in_words(describe(source, data, header, sections)))
+    finally:
+        if args.json:
+            print(json.dumps(rows, indent=1))
     if args.check and count > 1:
         say(f"{count - failures} of {count} files are intact")
     return 1 if failures else 0
@@ -103,8 +105,9 @@ def models(args: argparse.Namespace) -> int:
     """One entry per model; rates are the export's entry `rates`, or else the range of lambda."""
     from codec import checkpoint
 
-    code = 0
-    for path in checkpoint.shipped():
+    code, paths = 0, list(checkpoint.shipped())
+    chosen = next((path for path in paths if path.stem == checkpoint.DEFAULT), None)
+    for path in paths:
         try:
             model = checkpoint.load_model(path)
         except checkpoint.ModelError as error:
@@ -113,7 +116,7 @@ def models(args: argparse.Namespace) -> int:
             continue
         encoder, decoder = model.kmac()
         rates = checkpoint.about(path).get("rates", "lambda " + " to ".join(f"{v:g}" for v in model.config.lmbda))
-        default = " (default)" if path.stem == checkpoint.DEFAULT else ""
+        default = " (default)" if path == chosen else ""
         print(
             f"{path.stem}{default}: id {model.id}, {path.stat().st_size / 1e6:.1f} MB, {model.config.prior}, "
             f"{model.parameter_count() / 1e6:.2f} M parameters, {encoder:.1f} / {decoder:.1f} kMAC/pixel "
@@ -281,7 +284,8 @@ def main(argv: list[str] | None = None) -> int:
     if sys.stderr is None:  # closed: nobody wants to read
         sys.stderr = open(os.devnull, "w")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # names of files are any bytes
+        anything = "surrogateescape" if sys.stdout.encoding.lower() == "utf-8" else "backslashreplace"
+        sys.stdout.reconfigure(errors=anything)  # names of files are any bytes
     args = parser().parse_args(argv)
     try:
         return args.run(args)

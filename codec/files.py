@@ -79,7 +79,7 @@ def expand(inputs: Sequence[str], extensions: set[str], others: Counter | None =
     """
     for given in inputs:
         if given == "-" or not os.path.isdir(given):
-            yield given, os.path.basename(given)
+            yield given, os.path.basename(given.rstrip(os.sep + (os.altsep or "")))
             continue
         own = os.path.basename(os.path.abspath(given)) if len(inputs) > 1 else ""
         empty = True
@@ -102,6 +102,8 @@ def plan(
     or has to be one. Failure before anything is made if two inputs would be written to the same file, an input would be
     written over, or a target is there that may not be replaced. `others` as above.
     """
+    if out == "" or list(inputs).count("-") > 1:
+        raise Failure("OUT has no name" if out == "" else "stdin can be read once only")
     into_folder = out not in (None, "-") and (
         len(inputs) > 1
         or os.path.isdir(out)

@@ -37,6 +37,11 @@ def say(message: str) -> None:
     print(message, file=sys.stderr)
 
 
+def complaint(source: str, text: str) -> str:
+    """A line about a file, which is named once."""
+    return f"lic: {source}: {text.removeprefix(f'{source}: ')}"
+
+
 def explain(error: Exception) -> str:
     """One line for an exception; one that no check of ours raised is called by its class."""
     if isinstance(error, OSError) and error.strerror:
@@ -70,7 +75,7 @@ def run(jobs: list[Job], work: Work, workers: int, debug: bool) -> int:
         for job, (outcome, text) in results:
             count[outcome] += 1
             if outcome == FAILED:
-                tqdm.write(f"lic: {job.source}: {text}", file=sys.stderr)
+                tqdm.write(complaint(job.source, text), file=sys.stderr)
             elif outcome == DONE:
                 tqdm.write(text, file=sys.stderr)
             bar.update()

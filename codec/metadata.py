@@ -34,12 +34,14 @@ HELD = {  # by Pillow's name of the format
     "AVIF": {"icc_profile", "exif", "xmp"}, "BMP": {"dpi"},
 }  # fmt: skip
 SOURCES = {*NAMES, "XML:com.adobe.xmp", "Raw profile type exif"}  # keys of `info` that `of` reads
-HOLD_ALPHA = {"PNG", "TIFF", "WEBP", "AVIF", "JPEG2000", "TGA"}
+HOLD_ALPHA = {"PNG", "TIFF", "WEBP", "AVIF", "JPEG2000", "TGA", "ICO", "DDS", "QOI", "SGI", "IM"}
+LARGEST_SIDE = {"JPEG": 65500, "MPO": 65500, "WEBP": 16383, "GIF": 65535, "TGA": 65535}  # pixels
+COLOURS_OF_GIF = 256
 ICONS = {"ICO", "ICNS"}  # what Pillow shrinks to the sizes that they have
 PREFIX = b"Exif\0\0"  # of EXIF in a JPEG; Pillow hands it on
 BYTE_ORDER = {b"II*\0": "little", b"MM\0*": "big"}  # by the first four bytes behind it
 ORIENTATION, XMP_TAG, RESOLUTION_TAG = 0x0112, 700, 282
-LOSSY_QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 95}  # Pillow's own would add as much loss as a codec does
+LOSSY_QUALITY = dict.fromkeys(("JPEG", "MPO", "PDF", "WEBP", "AVIF"), 95)  # Pillow's own loses as much as a codec
 XMP_ORIENTATION = re.compile(rb'\s*tiff:Orientation\s*=\s*"(\d)"|\s*<tiff:Orientation>\s*(\d)\s*</tiff:Orientation>')
 DESCRIPTIVE = (  # what a TIFF says about the picture and not about its own bytes
     *(ExifTags.Base[name] for name in ("ImageDescription", "Make", "Model", "Software", "DateTime", "Artist")),
@@ -206,13 +208,15 @@ def _resolution(raw: bytes) -> tuple[float, float]:
 
 
 def save(image: Image.Image, form: str) -> tuple[bytes, list[str]]:
-    """A decoded image as a file of Pillow's format `form`, and the names of the metadata that it cannot hold.
+    """A decoded image as a file of Pillow's format `form`, and the names of what it cannot hold and has lost.
 
     ValueError where it cannot hold the alpha plane or an image of that size, OSError or ValueError where Pillow refuses
     the image.
     """
     if image.mode in ("LA", "RGBA") and form not in HOLD_ALPHA:
         raise ValueError(f"{form} cannot hold the alpha plane of mode {image.mode}: write PNG, TIFF or WebP instead")
+    if max(image.size) > LARGEST_SIDE.get(form, math.inf):
+        raise ValueError(f"{form} cannot hold {image.width}x{image.height} pixels: write PNG instead")
     held = HELD.get(form, set())
     if form == "JPEG" and max(image.info.get("dpi", (0,))) > 0xFFFF:
         held = held - {"dpi"}
@@ -246,4 +250,7 @@ def save(image: Image.Image, form: str) -> tuple[bytes, list[str]]:
     image.save(packed, form, compress_level=1, **options)
     if form in ICONS and Image.open(packed).size != image.size:
         raise ValueError(f"{form} cannot hold {image.width}x{image.height} pixels: write PNG instead")
-    return packed.getvalue(), [NAMES[key] for key in image.info if key not in held]
+    lost = [NAMES[key] for key in image.info if key not in held]
+    if form == "GIF" and image.getcolors(COLOURS_OF_GIF) is None:
+        lost.append(f"more than {COLOURS_OF_GIF} colours")
+    return packed.getvalue(), lost

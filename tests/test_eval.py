@@ -120,7 +120,9 @@ def test_a_curve_in_a_file_knows_its_images_and_needs_as_many_points_as_any(tmp_
     assert "mine and other did not code the same images (2 and 2)" in program.bd_rates([mine], other)["mine"]
     _, few = written("few", "ab", range(0, 11, 2))
     assert "few: 6 points" in program.bd_rates([mine], few)["mine"]
-    assert main(["plot", *(str(tmp_path / f"{name}.json") for name in ("mine", "other")), "-o", str(tmp_path / "a.png")]) == 0
+    assert (
+        main(["plot", *(str(tmp_path / f"{name}.json") for name in ("mine", "other")), "-o", f"{tmp_path}/a.png"]) == 0
+    )
     assert "did not code the same images" in capsys.readouterr().err
 
 

@@ -1,6 +1,7 @@
 """What the command line must not do to anybody's files, and what it must not be stopped by."""
 
 import io
+import json
 import os
 import struct
 import subprocess
@@ -9,12 +10,12 @@ import warnings
 from pathlib import Path
 
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, features
 
 import codec
 from codec import bitstream, files, metadata
 from codec.files import LONGEST, Failure, write_atomically, write_bytes
-from tests.conftest import saved
+from tests.conftest import picture, saved
 
 TINY = ("-m", "tiny")
 
@@ -220,6 +221,44 @@ def test_an_image_inside_an_icon_is_bound_by_the_limit_too(fails, monkeypatch):
     Path("a.ico").write_bytes(small[:14] + struct.pack("<II", len(large), 22) + large)
     monkeypatch.setattr(bitstream, "MAX_PIXELS", 20_000)
     assert "its pixels are more than the limit of 20000" in fails("compress", "a.ico", *TINY)
+
+
+def test_alpha_goes_into_an_icon_and_many_colours_into_a_gif_with_a_word(lic, photo):
+    picture(photo, 32, 32).save("b.png")
+    assert lic("compress", "a.png", "b.png", "-o", ".", *TINY)[0] == 0
+    assert lic("decompress", "b.lic", "-o", "b.ico")[0] == 0
+    with Image.open("b.ico") as icon, Image.open("b.png") as original:
+        assert icon.getchannel("A").tobytes() == original.getchannel("A").tobytes()
+    code, _, err = lic("decompress", "a.lic", "-o", "a.gif")
+    assert code == 0 and "GIF cannot hold more than 256 colours: not kept" in err[0]
+
+
+@pytest.mark.parametrize("form, side", [("JPEG", 65500), ("WEBP", 16383), ("GIF", 65535)])
+def test_an_image_larger_than_a_format_can_be_is_refused_with_a_remedy(form, side):
+    with pytest.raises(ValueError, match=f"{form} cannot hold {side + 1}x1 pixels: write PNG"):
+        metadata.save(Image.new("L", (side + 1, 1)), form)
+    if form in ("JPEG", "GIF") or features.check("webp"):
+        assert metadata.save(Image.new("L", (side, 1)), form)[0]
+
+
+def test_a_file_is_named_once_and_an_unnamed_or_doubled_one_refused(fails):
+    assert fails("compress", "no/b.png", *TINY).count("no/b.png") == 1
+    assert "stdin can be read once only" in fails("compress", "-", "-", "-o", "out/", *TINY)
+    assert "OUT has no name" in fails("compress", "a.png", "-o", "", *TINY)
+
+
+def test_info_tells_as_json_what_it_has_read_before_an_empty_folder(lic, tmp_path):
+    os.mkdir("empty")
+    assert lic("compress", "a.png", *TINY)[0] == 0
+    code, out, err = lic("info", "--json", "a.lic", "empty")
+    assert code == 1 and [row["file"] for row in json.loads(out)] == ["a.lic"] and "no files in empty" in err[0]
+
+
+def test_names_that_stdout_cannot_show_are_escaped(tiny, photo):
+    Path("b\u00e9.lic").write_bytes(tiny.compress(photo, 50))
+    command = [sys.executable, "-m", "codec.cli", "info", "b\u00e9.lic"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    assert b"b\\xe9.lic: 96x64" in subprocess.run(command, env=environment, capture_output=True, check=True).stdout
 
 
 def test_a_format_that_changes_the_size_is_refused_and_a_lossy_one_loses_little(lic, fails, photo):
