@@ -25,7 +25,8 @@ def fit(model: "HyperpriorCodec", x: Tensor, kept: Set[str]) -> int:
     """
     h_a, h_s, prior = (whole(model, part, kept) for part in ("h_a", "h_s", "prior"))
     if not h_s:
-        start_at_zero(model.h_s.scale)
+        if any(name.startswith("h_s.scale.") for name in kept):  # of features that are gone
+            start_at_zero(model.h_s.scale)
         fit_scales(model, x)
     if not h_a:
         if h_s:
