@@ -124,9 +124,13 @@ class Compressor:
         if self.announce:
             announce_kernels(decode=self.verify)
         try:
-            return codec.load(self.model, self.device, self.precision)
+            model = codec.load(self.model, self.device, self.precision)
         except Exception as error:  # no file will be better off
             raise Hopeless(explain(error)) from error
+        asked = [name for name in ("quality", "bpp", "size") if getattr(self, name) is not None]
+        if asked and not model.config.variable_rate:
+            raise Hopeless(f"{self.model} was trained for one lambda: leave --{asked[0]} out")
+        return model
 
     def __call__(self, job: Job) -> str | None:
         if self.resume and is_complete(job.target, (bitstream.MAGIC,), bitstream.read):

@@ -51,7 +51,7 @@ def test_the_default_quality_is_50_and_a_model_of_one_lambda_has_none(lic, fails
     lic("compress", "a.png", "-o", "b.lic", "-m", "fixed")
     assert bitstream.read(open("b.lic", "rb").read())[0].quality is None
     assert lic("decompress", "b.lic")[0] == 0
-    assert "one lambda" in fails("compress", "a.png", "-o", "c.lic", "-m", "fixed", "-q", 50)
+    assert "one lambda: leave --quality out" in fails("compress", "a.png", "b.png", "-fo", ".", "-m", "fixed", "-q", 50)
 
 
 def test_a_target_holds_for_each_of_several_inputs(lic, here, tiny, photos):
