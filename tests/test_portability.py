@@ -2,7 +2,7 @@
 
 Floats may differ from machine to machine, and so may the encoder's symbols and, by a grey level, the decoder's image.
 What the decoder reads may not. tests/golden/ holds files that were written once: `python tests/test_portability.py`
-makes them anew and prints their hashes, which is right only after a deliberate change of the format.
+makes them anew and prints their hashes, which is right only after a deliberate change of the format or the weights.
 """
 
 import hashlib
@@ -30,8 +30,11 @@ GOLDEN = Path(__file__).parent / "golden"
 HASHES = {  # of what the golden files hold
     "hyper": "a86b42ca4d22867072ccc32c73acaad205b6106b7c071816c4dadc7982c01eeb",
     "fast-factorized": "f42e75e7f96568b4bc7c68c09c1503db530f0e4126db0a4e4708e608d835da4f",
+    "fast": "4509a47352fcc84cc175db310cff53b185b9a12f72677c92ed4544d3da8aaae2",
 }
-MODELS = {"hyper": GOLDEN / "hyper.safetensors", "fast-factorized": WEIGHTS / "fast-factorized.safetensors"}
+MODELS = {"hyper": GOLDEN / "hyper.safetensors"} | {
+    name: WEIGHTS / f"{name}.safetensors" for name in ("fast-factorized", "fast")
+}
 
 DECODE = """
 import sys
@@ -191,7 +194,7 @@ def make_golden() -> None:
     model = tiny_model(face, [0.0009, 0.18], HYPER, N=8, M=8, blocks=[1, 0], hyper_N=8, hyper_M=5)
     model.prior.scale *= 0.1  # narrow tables: a small file, and some symbols are escaped
     export(model, MODELS["hyper"])
-    for name, quality in (("hyper", 60), ("fast-factorized", 50)):
+    for name, quality in (("hyper", 60), ("fast-factorized", 50), ("fast", 75)):
         model = load_model(MODELS[name], precision="fp32")
         data = model.compress(face, quality)
         (GOLDEN / f"{name}.lic").write_bytes(data)
