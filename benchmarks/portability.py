@@ -15,6 +15,10 @@ benchmarks/results/portability.log was made so, A and B being Python environment
     $it/bin/python $run encode --model fast --data kodak --out by-$it; done > portability.log &&
     B/bin/python $run decode --model fast --out by-A >> portability.log &&
     A/bin/python $run decode --model fast --out by-B >> portability.log
+
+and portability-zen3.log on another processor, with a last line that decodes as one would that has SSE4 alone:
+
+    ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 A/bin/python ...
 """
 
 import argparse
