@@ -83,6 +83,7 @@ def work_in_processes(jobs: list[Job], work: Work, count: int, debug: bool) -> I
     finally:
         for worker in started:
             worker.process.terminate()
+            worker.pipe.close()  # which also ends one that was where Python loses what a signal raises
         for worker in started:
             worker.process.join()
 

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from codec import bitstream, files
 from codec.files import Failure, Job
 from codec.jobs import Hopeless, run
 from codec.verify import Mismatch, Witness
+from codec.workers import work_in_processes
 
 COUNT = 20
 
@@ -83,6 +85,17 @@ def test_a_worker_that_dies_takes_only_its_file_with_it(capsys, here):
     )
     assert len(lines) == 7 and summary == "3 of 8 files done, 1 were complete before, 4 failed"
     assert not list(here.glob(".*.part"))
+
+
+def test_a_worker_that_did_not_hear_that_it_should_end_is_not_awaited_for_ever():
+    results = work_in_processes(told_to(["fine", "deaf"]), Deadly(), 2, debug=False)
+    next(results)
+    while not Path("1.out").exists():
+        time.sleep(0.01)
+    closing = threading.Thread(target=results.close, daemon=True)
+    closing.start()
+    closing.join(30)
+    assert not closing.is_alive()
 
 
 def test_more_workers_than_files_are_not_started(capsys):
