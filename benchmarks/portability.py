@@ -16,9 +16,10 @@ benchmarks/results/portability.log was made so, A and B being Python environment
     B/bin/python $run decode --model fast --out by-A >> portability.log &&
     A/bin/python $run decode --model fast --out by-B >> portability.log
 
-and portability-zen3.log on another processor, with a last line that decodes as one would that has SSE4 alone:
+and portability-zen3.log likewise on another processor, and after that as on one that has SSE4 alone:
 
-    ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 A/bin/python ...
+    export ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
+    A/bin/python $run decode --model fast --out by-B >> portability-zen3.log
 """
 
 import argparse

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from codec.base import Codec
+    from codec.modes import Corners
 
 BEGINNINGS = {  # of files, by Pillow's names of formats
     "PNG": (b"\x89PNG\r\n\x1a\n",), "JPEG": (b"\xff\xd8\xff",), "WEBP": (b"RIFF",), "TIFF": (b"II*\0", b"MM\0*"),
@@ -191,9 +192,7 @@ class Decompressor:
         note = f"lic: {job.source}: {form} cannot hold {', '.join(lost)}: not kept\n" if lost else ""
         return f"{note}{job.source} -> {job.target}: {image.width}x{image.height} {image.mode}"
 
-    def _paint(
-        self, header: bitstream.Header, sections: list[bitstream.Section], box: tuple[int, int, int, int]
-    ) -> "Image.Image":
+    def _paint(self, header: bitstream.Header, sections: list[bitstream.Section], box: "Corners") -> "Image.Image":
         """That part of an image, by the model that its file names."""
         from codec import checkpoint
 

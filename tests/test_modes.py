@@ -217,9 +217,9 @@ def test_a_deep_avif_is_seen_by_its_head():
             check(image)
 
 
-def tiff(bits: int, planar: int, extra: int = 0) -> bytes:
-    """A TIFF of 4x4 zeros in three or more channels."""
-    samples = 3 + extra
+def tiff(bits: int, planar: int) -> bytes:
+    """A TIFF of 4x4 zeros in three channels, interleaved (planar 1) or one after the other (2)."""
+    samples = 3
     entries = [
         (256, 4), (257, 4), (258, 0), (259, 1), (262, 2), (273, 0), (277, samples), (278, 4), (279, 0), (284, planar),
     ]  # fmt: skip
