@@ -75,14 +75,14 @@ def losses(
     net: nn.Module, x: Tensor, quality: Tensor | None, lmbda: Tensor, compare: Distortion, **options
 ) -> dict[str, Tensor]:
     """Rate-distortion terms of a batch, each (B,): bpp, that of z alone, mse in [0, 1] units, PSNR in dB, loss = bpp +
-    lmbda * what `compare` of codec/distortion.py gives, 255^2 * mse by default. `net` is a codec, or wraps it.
+    what `compare` of codec/distortion.py gives, lmbda * 255^2 * mse by default. `net` is a codec, or wraps it.
     """
     x_hat, bits, bits_z = net(x, quality, **options)
     pixels = x.shape[-1] * x.shape[-2]
     bpp = bits / pixels
     mse = (x_hat.detach() - x).square().mean(dim=(1, 2, 3))
     psnr = -10 * torch.log10(mse.clamp_min(1e-10))
-    loss = bpp + lmbda * compare(x_hat, x)
+    loss = bpp + compare(x_hat, x, lmbda)
     return {"bpp": bpp, "bpp_z": bits_z.detach() / pixels, "mse": mse, "psnr": psnr, "loss": loss}
 
 
@@ -96,7 +96,7 @@ class Run:
         self.average = copy.deepcopy(self.model).requires_grad_(False).eval()  # what is validated and exported
         self.optimizer = optimizer(self.model, config.train)
         self.net = world.wrap(self.model)
-        self.compare = distortion(config.train.distortion, device)
+        self.compare = distortion(config, device)
         if config.train.compile:
             self.model.bits = torch.compile(self.model.bits)
         self.step = 0
@@ -143,10 +143,9 @@ class Run:
             group["lr"] = learning_rate(self.step, c) * group["factor"]
         own = self.world.share(c.batch)
         quality, lmbda = draw(self.step, self.config)
-        weight = lmbda.rsqrt() / lmbda.rsqrt().mean()  # high lambdas would drown low rates
         seeds = [seed_of(c.seed, 2, n) for n in range(self.step * c.batch, (self.step + 1) * c.batch)]
-        numbers = torch.stack([weight, lmbda, *([] if quality is None else [quality])])[:, own]
-        weight, lmbda, *quality = data.send(numbers, x.device)
+        numbers = torch.stack([lmbda, *([] if quality is None else [quality])])[:, own]
+        lmbda, *quality = data.send(numbers, x.device)
         sums: dict[str, Tensor] = {}
         for part in np.array_split(np.arange(len(x)), c.accumulate):
             part = slice(part[0], part[-1] + 1)
@@ -155,7 +154,7 @@ class Run:
             with contextlib.nullcontext() if last or self.world.size == 1 else self.net.no_sync():
                 q = quality[0][part] if quality else None
                 terms = losses(self.net, x[part], q, lmbda[part], self.compare, noise=noise)
-                terms["rd_loss"] = terms["loss"] * weight[part]
+                terms["rd_loss"] = terms["loss"] * self.compare.weights(lmbda[part], terms["bpp"])
                 terms["rd_loss"].sum().div(len(x)).backward()
             sums = {name: sums.get(name, 0.0) + term.detach().sum() for name, term in terms.items()}
         means = {name: total / len(x) for name, total in sums.items()}

@@ -136,8 +136,10 @@ class TrainConfig:
     batch: int = _option(8, "patches a step, over all processes")
     accumulate: int = _option(1, "parts in which a process computes its patches of a step, one after the other")
     distortion: str = _option(
-        "mse", "mse, ms-ssim (patches of at least 176) or vgg (squared error and VGG-16 features)"
+        "mse",
+        "mse, ssimulacra2 (patches of at least 128), ms-ssim (at least 176) or vgg (VGG-16 features)",
     )
+    mix: float = _option(0.25, "share of squared error beside a distortion other than mse")
     optimizer: str = _option("adamw", "adamw, adam or sgd")
     lr: float = _option(1e-3, "peak learning rate")
     lr_of: list[str] = _option(
@@ -173,7 +175,7 @@ class TrainConfig:
             raise ValueError(f"accumulate must divide batch, but {self.accumulate} does not divide {self.batch}")
         for name, choices in (
             ("precision", ("auto", "fp32")),
-            ("distortion", ("mse", "ms-ssim", "vgg")),
+            ("distortion", ("mse", "ssimulacra2", "ms-ssim", "vgg")),
             ("optimizer", ("adamw", "adam", "sgd")),
             ("schedule", ("linear", "cosine", "steps")),
         ):
@@ -188,8 +190,9 @@ class TrainConfig:
             )
         if not self.val_qualities or min(self.val_qualities) < 0 or max(self.val_qualities) > 100:
             raise ValueError(f"val_qualities must be one or more numbers in 0..100, not {self.val_qualities}")
-        if not 0 <= self.decay <= 1:
-            raise ValueError(f"decay must be in 0..1, not {self.decay}")
+        for name in ("decay", "mix"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in 0..1, not {getattr(self, name)}")
 
 
 @dataclass

@@ -27,7 +27,17 @@ from codec.image import to_tensor, to_uint8
 from codec.optimise import learning_rate
 
 DIVERGED = 100.0  # a mean loss so many times that of the first line of the log
-SHOWN = {"loss": ".4f", "bpp": ".4f", "psnr": ".2f", "lr": ".2e", "grad_norm": ".2f", "img_s": ".1f"}
+SHOWN = {
+    "loss": ".4f",
+    "bpp": ".4f",
+    "psnr": ".2f",
+    "ssimulacra2": ".2f",
+    "ms-ssim": ".4f",
+    "vgg": ".3f",
+    "lr": ".2e",
+    "grad_norm": ".2f",
+    "img_s": ".1f",
+}
 
 
 class Log:
@@ -62,7 +72,7 @@ class Log:
         for name, value in whole.items():
             self.boards[kind].add_scalar(f"rate_distortion/{name}", value, step)
         for name, value in values.items():
-            if match := re.fullmatch(r"(\w+)_(q\d+)", name):
+            if match := re.fullmatch(r"([\w-]+)_(q\d+)", name):
                 self.boards[kind].add_scalar(f"{match[1]}_by_quality/{match[2]}", value, step)
             elif name not in whole and name != "rd_loss":
                 self.boards[kind].add_scalar(f"training/{name}", value, step)

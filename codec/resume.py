@@ -44,5 +44,5 @@ def check(model: nn.Module, saved: Config, config: Config, step: int) -> None:
 
 def best_before(saved: Config, config: Config, best: float) -> float:
     """The best figure so far; none, inf, if it was measured on other images or in another way."""
-    before, now = ((c.data.val, c.train.val_qualities, c.train.distortion) for c in (saved, config))
+    before, now = ((c.data.val, c.train.val_qualities, c.train.distortion, c.train.mix) for c in (saved, config))
     return best if before == now else math.inf

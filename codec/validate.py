@@ -1,6 +1,5 @@
 """What the validation images say of a model: while it is trained, and once it is exported."""
 
-import math
 from pathlib import Path
 
 import torch
@@ -18,29 +17,31 @@ from codec.metrics import psnr
 def validate(
     model: Codec, images: list[Image.Image], config: Config, compare: Distortion, world: World
 ) -> dict[str, float]:
-    """Code the validation images to real bytes and back: mean bpp, psnr, mse and the weighted RD loss, per quality and
-    in all. Every process takes its part of the images; all get the figures of the whole.
+    """Code the validation images to real bytes and back: mean bpp, psnr, mse and the RD loss, per quality and in
+    all; beside them the score that is trained for. Every process takes its part of the images; all get the figures of
+    the whole.
     """
     qualities = config.train.val_qualities if config.model.variable_rate else [None]
     model.build_tables(qualities)
-    result, total, weights = {}, 0.0, 0.0
+    result, losses = {}, []
     for quality in qualities:
-        lmbda = config.model.lmbda_at(quality)
-        sums = torch.zeros(4, dtype=torch.float64)  # bpp, psnr, mse, distortion
+        sums = torch.zeros(4, dtype=torch.float64)  # bpp, psnr, mse, distance
         for image in images[world.rank :: world.size]:
             stream = model.compress(image, quality)
             decoded = model.decompress(stream)
             db = psnr(image, decoded)
-            distance = float(compare(to_tensor(decoded).to(model.device), to_tensor(image).to(model.device)))
-            figures = [8 * len(stream) / (image.width * image.height), db, 10 ** (-db / 10), distance]
+            with torch.inference_mode():
+                distance = compare.measure(to_tensor(decoded).to(model.device), to_tensor(image).to(model.device))
+            figures = [8 * len(stream) / (image.width * image.height), db, 10 ** (-db / 10), distance.item()]
             sums += torch.tensor(figures, dtype=torch.float64)
         bpp, db, mse, distance = (world.total(sums.to(model.device)) / len(images)).tolist()
-        loss = bpp + lmbda * distance
+        losses.append(bpp + compare.blend(distance, 255**2 * mse, config.model.lmbda_at(quality)))
         name = "" if quality is None else f"_q{quality}"
-        result |= {f"bpp{name}": bpp, f"psnr{name}": db, f"mse{name}": mse, f"loss{name}": loss}
-        total, weights = total + loss / math.sqrt(lmbda), weights + 1 / math.sqrt(lmbda)
+        result |= {f"bpp{name}": bpp, f"psnr{name}": db, f"mse{name}": mse, f"loss{name}": losses[-1]}
+        if compare.name != "mse":
+            result[f"{compare.name}{name}"] = compare.perfect - distance
     model.tables_of = {}
-    return result | {"rd_loss": total / weights}
+    return result | {"rd_loss": compare.mean(losses, [config.model.lmbda_at(quality) for quality in qualities])}
 
 
 def publish(model: Codec, about: dict[str, str], images: list[Image.Image], out: Path) -> str:

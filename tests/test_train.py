@@ -265,7 +265,7 @@ def test_the_loss_is_bits_per_pixel_plus_lambda_times_the_squared_error_of_grey_
     x = torch.rand(2, 3, 20, 30)
     quality, lmbda = torch.tensor([20.0, 80.0]), torch.tensor([0.002, 0.05])
     x_hat, bits, _ = tiny(x, quality)
-    terms = train.losses(tiny, x, quality, lmbda, distortion("mse", CPU))
+    terms = train.losses(tiny, x, quality, lmbda, distortion(Config(), CPU))
     assert not terms["bpp_z"].any()  # of a factorized prior
     squared = ((255 * x_hat - 255 * x) ** 2).flatten(1).mean(dim=1)
     torch.testing.assert_close(terms["loss"], bits / 600 + lmbda * squared)
@@ -280,3 +280,16 @@ def test_every_step_draws_low_and_high_qualities_with_their_lambdas():
     assert torch.equal(quality, again) and not torch.equal(quality, other)
     torch.testing.assert_close(lmbda.log10(), quality / 50 - 3)
     assert train.draw(3, Config(ModelConfig(lmbda=[0.02])))[0] is None
+
+
+def test_a_training_for_the_eye_logs_what_it_is_trained_for(here, photo):
+    photo.resize((128, 128)).save("val/face.png")
+    options = ("--distortion", "ssimulacra2", "--patch", 128, "--lmbda", 0.0009, 0.18, "--val_qualities", 10, 90)
+    assert start("run", *options) == 0
+    for row in log("run", "val"):
+        for quality in (10, 90):
+            lmbda = ModelConfig().lmbda_at(quality)
+            distance = 0.75 * 0.0045 * (lmbda / 0.0009) ** 0.6 * (100 - row[f"ssimulacra2_q{quality}"])
+            squared = 0.25 * lmbda * 255**2 * row[f"mse_q{quality}"]
+            assert row[f"loss_q{quality}"] == pytest.approx(row[f"bpp_q{quality}"] + distance + squared)
+        assert row["rd_loss"] == pytest.approx(math.sqrt(row["loss_q10"] * row["loss_q90"]))
