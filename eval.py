@@ -25,17 +25,18 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: codec/cli.p
 import numpy as np
 import torch
 
-from codec import base, plot
-from codec.codecs import FileCodec, make_codec
-from codec.evaluate import Journal, load_image, run
-from codec.files import free_folder
-from codec.image import find_images, sample_images, to_tensor
-from codec.kodak import is_kodak, kodak
-from codec.latent import Latent
-from codec.metrics import ANCHORS, BD_METHOD, BD_RANGE, Curve, anchors, bd_rate, full_range, read_curve
-from codec.report import write_report
-from codec.results import Result, table
-from codec.rivals import RIVALS
+from codec.coding import base
+from codec.coding.tiles import Latent
+from codec.evaluation import plot
+from codec.evaluation.codecs import FileCodec, make_codec
+from codec.evaluation.evaluate import Journal, load_image, run
+from codec.evaluation.kodak import is_kodak, kodak
+from codec.evaluation.metrics import ANCHORS, BD_METHOD, BD_RANGE, Curve, anchors, bd_rate, full_range, read_curve
+from codec.evaluation.report import write_report
+from codec.evaluation.results import Result, table
+from codec.evaluation.rivals import RIVALS
+from codec.files import find_images, free_folder, sample_images
+from codec.network.pixels import to_tensor
 
 
 def make_images(folder: Path | None) -> list[tuple[str, object]]:

@@ -38,19 +38,19 @@ from torch import Tensor, nn
 
 import codec
 from codec import config as configuration
-from codec import data, resume
-from codec.checkpoint import keep_freed_memory, load_checkpoint, save_checkpoint, take_weights
 from codec.config import Config
-from codec.distortion import Distortion, distortion
-from codec.distributed import World, join
 from codec.files import free_folder, write_atomically
-from codec.log import Log, Meter
-from codec.meta import meta
-from codec.model import build
-from codec.optimise import follow, learning_rate, optimizer, restore
-from codec.quantize import SampleNoise
+from codec.machine import keep_freed_memory
+from codec.network.model import build
+from codec.network.quantize import SampleNoise
 from codec.signals import ending, heeded
-from codec.validate import publish, validate
+from codec.training import data, resume
+from codec.training.checkpoints import load_checkpoint, save_checkpoint, take_weights
+from codec.training.distortion import Distortion, distortion
+from codec.training.distributed import World, join
+from codec.training.log import Log, Meter, meta
+from codec.training.optimise import follow, learning_rate, optimizer, restore
+from codec.training.validate import publish, validate
 
 VERSION = 3  # of training checkpoints
 
@@ -75,7 +75,7 @@ def losses(
     net: nn.Module, x: Tensor, quality: Tensor | None, lmbda: Tensor, compare: Distortion, **options
 ) -> dict[str, Tensor]:
     """Rate-distortion terms of a batch, each (B,): bpp, that of z alone, mse in [0, 1] units, PSNR in dB, loss = bpp +
-    what `compare` of codec/distortion.py gives, lmbda * 255^2 * mse by default. `net` is a codec, or wraps it.
+    what `compare` of codec/training/distortion.py gives, lmbda * 255^2 * mse by default. `net` is a codec, or wraps it.
     """
     x_hat, bits, bits_z = net(x, quality, **options)
     pixels = x.shape[-1] * x.shape[-2]

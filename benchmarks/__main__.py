@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from benchmarks import codecs, entropy, gpu, jobs, memory, training
-from codec.checkpoint import DEFAULT
+from codec.coding.models import DEFAULT
 
 BENCHMARKS = {
     "codecs": codecs, "entropy": entropy, "memory": memory, "jobs": jobs, "gpu": gpu, "training": training,

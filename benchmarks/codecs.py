@@ -37,12 +37,12 @@ from benchmarks.measure import (
     table,
     take_turns,
 )
-from codec import compressai_models, cost
-from codec.base import has_native_bf16
-from codec.checkpoint import find_model
-from codec.metrics import ANCHORS, anchors, bd_rate, read_curve
-from codec.rivals import RIVALS
-from codec.rows import fit_size
+from codec.coding.models import find_model
+from codec.coding.rows import fit_size
+from codec.evaluation import compressai_models, cost
+from codec.evaluation.metrics import ANCHORS, anchors, bd_rate, read_curve
+from codec.evaluation.rivals import RIVALS
+from codec.machine import has_native_bf16
 
 ROUNDS = 15
 TARGET = 0.5  # bpp

@@ -37,7 +37,7 @@ from benchmarks.measure import (
     table,
     take_turns,
 )
-from codec.checkpoint import ModelError
+from codec.coding.models import ModelError
 from entropy.rans import SUBSTREAM
 
 ROUNDS = 9

@@ -25,10 +25,10 @@ from PIL import Image
 import codec
 from benchmarks.codecs import choose_quality
 from benchmarks.measure import Report, Spread, machine, machine_line, photographs, table
-from codec import bitstream
-from codec.base import Codec
-from codec.checkpoint import find_model
-from codec.image import to_image, to_pixels
+from codec.coding.base import Codec
+from codec.coding.models import find_model
+from codec.container import bitstream
+from codec.network.pixels import to_image, to_pixels
 
 ROUNDS = 9
 SIZE = (1920, 1080)

@@ -19,8 +19,8 @@ from random import Random
 from PIL import Image, ImageOps
 
 from benchmarks.measure import Report, Spread, machine, machine_line, ratios, table, take_turns
-from codec.checkpoint import find_model
-from codec.image import find_images, sample_images
+from codec.coding.models import find_model
+from codec.files import find_images, sample_images
 
 ROUNDS = 3
 COUNT = 1000

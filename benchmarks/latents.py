@@ -26,9 +26,9 @@ from scipy.special import ndtr
 import codec
 import entropy
 from benchmarks.measure import photographs
-from codec.checkpoint import find_model
-from codec.image import to_tensor
-from codec.model import LIKELIHOOD_FLOOR
+from codec.coding.models import find_model
+from codec.network.model import LIKELIHOOD_FLOOR
+from codec.network.pixels import to_tensor
 
 KODAK = (32, 48)  # latent of 768x512 pixels
 LARGE = (188, 250)  # latent of 12 megapixels

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
-from codec.image import find_images, sample_images
-from codec.meta import device_name, version
+from codec.files import find_images, sample_images
+from codec.machine import device_name, version
 
 SIZE = (768, 512)  # width and height of the photographs of the Kodak set
 PACKAGES = ("torch", "numpy", "numba", "pillow", "compressai", "constriction")

@@ -22,11 +22,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.measure import table
-from codec.base import Codec
-from codec.checkpoint import find_model, load_model
-from codec.image import to_tensor
-from codec.metrics import psnr
-from codec.rivals import RIVALS
+from codec.coding.base import Codec
+from codec.coding.models import find_model, load_model
+from codec.evaluation.metrics import psnr
+from codec.evaluation.rivals import RIVALS
+from codec.network.pixels import to_tensor
 
 SIZE = (512, 384)  # width, height
 BLOCK = 16

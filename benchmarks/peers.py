@@ -3,14 +3,14 @@
 Ballé, Minnen, Singh, Hwang and Johnston (2018), Minnen, Ballé and Toderici (2018); compressai's zoo has these sizes up
 to quality 5 and 4. Trained weights would have to be downloaded, so these are random, scaled so that latents are
 distributed as their densities say, at a usual rate: how long coding takes does not depend on the weights, what is shown
-does. Used by `python -m benchmarks codecs`, with the files of codec/compressai_models.py.
+does. Used by `python -m benchmarks codecs`, with the files of codec/evaluation/compressai_models.py.
 """
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from codec.image import to_tensor
+from codec.network.pixels import to_tensor
 
 PEERS = ("bmshj2018-factorized", "mbt2018-mean")
 CHANNELS = 128, 192

@@ -39,13 +39,14 @@ import torch
 from PIL import Image
 
 from benchmarks.measure import table
-from codec import bitstream, tiles
-from codec import image as img
-from codec.base import Codec
-from codec.checkpoint import find_model, load_model
-from codec.latent import Latent
-from codec.meta import device_name
-from codec.metrics import psnr
+from codec.coding import tiles
+from codec.coding.base import Codec
+from codec.coding.models import find_model, load_model
+from codec.coding.tiles import Latent
+from codec.container import bitstream
+from codec.evaluation.metrics import psnr
+from codec.machine import device_name
+from codec.network import pixels as img
 
 BATCH = 4
 QUALITIES = (10, 50)

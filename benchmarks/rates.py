@@ -15,10 +15,10 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.measure import machine, machine_line, photographs, table
-from codec.base import Codec
-from codec.checkpoint import DEFAULT, find_model, load_model
-from codec.metrics import psnr
-from codec.results import ESTIMATE_BYTES, ESTIMATE_SHARE
+from codec.coding.base import Codec
+from codec.coding.models import DEFAULT, find_model, load_model
+from codec.evaluation.metrics import psnr
+from codec.evaluation.results import ESTIMATE_BYTES, ESTIMATE_SHARE
 
 
 def measure(model: Codec, images: list) -> np.ndarray:

@@ -24,10 +24,10 @@ from torch import Tensor
 import codec
 from benchmarks.measure import Report, Spread, machine, machine_line, ratios, table, take_turns
 from codec import config as configuration
-from codec import data
-from codec.base import has_native_bf16
 from codec.config import Config
-from codec.image import to_tensor
+from codec.machine import has_native_bf16
+from codec.network.pixels import to_tensor
+from codec.training import data
 from train import Run
 
 ROUNDS = 7

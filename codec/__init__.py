@@ -13,12 +13,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from codec.bitstream import MAX_PIXELS, FormatError, Header, Section
+from codec.container.bitstream import MAX_PIXELS, FormatError, Header, Section
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from codec.base import Codec
+    from codec.coding.base import Codec
 
 __version__ = "0.1.0.dev0"
 DEFAULT_QUALITY = 50
@@ -32,7 +32,7 @@ def load(model: str | None = None, device: str = "auto", precision: str = "auto"
     where the device has it natively, fp32 never. Raises checkpoint.ModelError if there is no such model or its file is
     damaged.
     """
-    from codec import checkpoint
+    from codec.coding import models as checkpoint
 
     return checkpoint.load_model(checkpoint.find_model(model or checkpoint.DEFAULT), pick_device(device), precision)
 
@@ -48,10 +48,10 @@ def decompress(
     height) that part of it. FormatError if the bytes are damaged, ModelError if a model is needed and not at
     hand, ValueError if the region is not inside. Without `model` each one is loaded once per process.
     """
-    from codec import modes
+    from codec.container import modes
 
     def paint(header: Header, sections: list[Section], box: modes.Corners) -> Image.Image:
-        from codec import checkpoint
+        from codec.coding import models as checkpoint
 
         return checkpoint.shared_model(id=header.model, device=pick_device(device)).paint(header, sections, box)
 

@@ -14,9 +14,10 @@ from collections import Counter
 from pathlib import Path
 
 import codec
-from codec import bitstream
-from codec.files import IMAGES, Failure, expand, plan, rank_and_world, read_bytes, remove_temporaries, write_bytes
-from codec.jobs import Work, complaint, explain, run, say
+from codec.batch.jobs import Work, complaint, explain, run, say
+from codec.batch.plan import expand, plan, rank_and_world, remove_temporaries
+from codec.container import bitstream
+from codec.files import IMAGES, Failure, read_bytes, write_bytes
 
 LIC = {".lic"}
 
@@ -32,7 +33,7 @@ def convert(
 
 
 def compress(args: argparse.Namespace) -> int:
-    from codec.work import Compressor
+    from codec.batch.work import Compressor
 
     options = ("model", "device", "precision", "quality", "bpp", "size", "strict", "verify", "resume")
     work = Compressor(**{name: getattr(args, name) for name in options}, replace=args.force)
@@ -45,7 +46,7 @@ def compress(args: argparse.Namespace) -> int:
 
 
 def decompress(args: argparse.Namespace) -> int:
-    from codec.work import Decompressor
+    from codec.batch.work import Decompressor
 
     work = Decompressor(args.model, args.device, args.force, args.resume, args.region)
     return convert(args, LIC, ".png", work)
@@ -103,7 +104,7 @@ def in_words(row: dict) -> str:
 
 def models(args: argparse.Namespace) -> int:
     """One entry per model; rates are the export's entry `rates`, or else the range of lambda."""
-    from codec import checkpoint
+    from codec.coding import models as checkpoint
 
     code, paths = 0, list(checkpoint.shipped())
     chosen = next((path for path in paths if path.stem == checkpoint.DEFAULT), None)
@@ -127,8 +128,8 @@ def models(args: argparse.Namespace) -> int:
 
 def plot(args: argparse.Namespace) -> int:
     """The figure; of rate-distortion curves also the BD-rate of each against the first."""
-    from codec.metrics import BD_RANGE, bd_rate
-    from codec.plot import plot_files
+    from codec.evaluation.metrics import BD_RANGE, bd_rate
+    from codec.evaluation.plot import plot_files
 
     if args.output not in (None, "-") and Path(args.output).suffix.lower() not in (".png", ".svg"):
         raise Failure(f"{args.output}: a figure is a .png or a .svg")
@@ -149,8 +150,8 @@ def plot(args: argparse.Namespace) -> int:
 
 
 def demo(args: argparse.Namespace) -> int:
-    from codec.demo import run_demo
-    from codec.work import announce_kernels
+    from codec.batch.work import announce_kernels
+    from codec.evaluation.demo import run_demo
 
     announce_kernels()
     return run_demo(args.out, args.device)

@@ -1,14 +1,10 @@
-"""Names of many files: found below folders, paired with what is made of them, shared among processes; and the one way
-to write a file, whole or not at all. Imports nothing heavy.
+"""Files: images found below folders, and the one way to write a file, whole or not at all. Imports nothing heavy.
 
-What is made of a folder keeps its structure: DIR/a/x.png becomes OUT/a/x.lic, or DIR/a/x.lic without OUT. If there are
-more inputs than one folder, each folder has one of its own name in OUT, as `cp -r` does it, and single files are beside
-them. A file is written under a temporary name, synced and renamed. Only `kill -9` or a power cut can leave a temporary
+A file is written under a temporary name, synced and renamed. Only `kill -9` or a power cut can leave a temporary
 file; its name tells what it would have become, and who makes the same file again with --resume removes it.
 """
 
 import contextlib
-import functools
 import itertools
 import os
 import re
@@ -16,7 +12,10 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 IMAGES = {  # extensions
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".jp2", ".gif", ".bmp", ".tga", ".tif", ".tiff",
@@ -24,18 +23,13 @@ IMAGES = {  # extensions
 }  # fmt: skip
 TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part", re.DOTALL)  # what a file is called before it is complete
 LONGEST = 255 - len("..01234567.part")  # bytes of a file's name that fit into that
-CASELESS = sys.platform in ("darwin", "win32")  # file systems there seldom tell a.lic from A.lic
+
+
+SAMPLES = ("astronaut", "coffee", "chelsea", "motorcycle")
 
 
 class Failure(Exception):
     """What went wrong, as a sentence for the user."""
-
-
-class Job(NamedTuple):
-    """A file, and what is made of it; `-` is stdin or stdout."""
-
-    source: str
-    target: str
 
 
 def free_folder(start: str) -> Path:
@@ -73,89 +67,30 @@ def below(folder: str | Path, extensions: set[str], others: Counter | None = Non
         yield name
 
 
-def expand(inputs: Sequence[str], extensions: set[str], others: Counter | None = None) -> Iterator[tuple[str, str]]:
-    """Each input file, and each file below an input folder: (path, place it has in a common folder). Failure for a
-    folder that has none. `others` as above.
-    """
-    for given in inputs:
-        if given == "-" or not os.path.isdir(given):
-            yield given, os.path.basename(given.rstrip(os.sep + (os.altsep or "")))
-            continue
-        own = os.path.basename(os.path.abspath(given)) if len(inputs) > 1 else ""
-        empty = True
-        for name in below(given, extensions, others):
-            empty = False
-            yield os.path.join(given, name), os.path.join(own, name)
-        if empty:
-            raise Failure(f"no files in {given} ({', '.join(sorted(extensions))})")
+def sample_images(names: Sequence[str] = SAMPLES) -> "list[tuple[str, Image.Image]]":
+    """Photographs from scikit-image's wheel: (name, RGB image). More than SAMPLES: rocket, brick, ..."""
+    from PIL import Image
+    from skimage import data
+
+    def load(name: str) -> Any:
+        return data.stereo_motorcycle()[0] if name == "motorcycle" else getattr(data, name)()
+
+    return [(name, Image.fromarray(load(name)).convert("RGB")) for name in names]
 
 
-def plan(
-    inputs: Sequence[str],
-    extensions: set[str],
-    out: str | None,
-    suffix: str,
-    replace: bool,
-    others: Counter | None = None,
-) -> list[Job]:
-    """What this process is to make of the inputs, folders for it made. OUT is a folder if it is one, ends in a slash,
-    or has to be one. Failure before anything is made if two inputs would be written to the same file, an input would be
-    written over, or a target is there that may not be replaced. `others` as above.
-    """
-    if out == "" or list(inputs).count("-") > 1:
-        raise Failure("OUT has no name" if out == "" else "stdin can be read once only")
-    into_folder = out not in (None, "-") and (
-        len(inputs) > 1
-        or os.path.isdir(out)
-        or out.endswith((os.sep, os.altsep or os.sep))
-        or any(name != "-" and os.path.isdir(name) for name in inputs)
-    )
-    jobs = []
-    for source, place in expand(inputs, extensions, others):
-        if source == "-" and into_folder:
-            raise Failure("stdin has no name to store it under in a folder: give a file as OUT")
-        if source == "-":
-            target = out or "-"
-        elif into_folder:
-            target = os.path.join(out, os.path.splitext(place)[0] + suffix)
-        else:
-            target = out or os.path.splitext(source)[0] + suffix
-        jobs.append(Job(source, target))
-    if out == "-" and len(jobs) != 1:
-        raise Failure(f"{len(jobs)} inputs do not fit into one stdout")
-    _refuse_collisions(jobs)
-    rank, world = rank_and_world()
-    jobs = jobs[rank::world]
-    _refuse_existing([target for _, target in jobs], replace)
-    if into_folder:
-        for folder in {os.path.dirname(target) for _, target in jobs}:
-            os.makedirs(folder, exist_ok=True)
-    return jobs
+def find_images(folder: Path | str) -> list[Path]:
+    """All image files below a folder, sorted by path; FileNotFoundError if there are none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder")
+    paths = sorted(folder / name for name in below(folder, IMAGES))
+    if not paths:
+        raise FileNotFoundError(f"no images in {folder} ({', '.join(sorted(IMAGES))})")
+    return paths
 
 
-def _refuse_collisions(jobs: list[Job]) -> None:
-    real = functools.lru_cache(os.path.realpath)  # of folders: asked once for all files of one
-
-    def place(name: str) -> str:
-        where = os.path.join(real(os.path.dirname(name)), os.path.basename(name))
-        return where.casefold() if CASELESS else where
-
-    sources = {place(source) for source, _ in jobs if source != "-"}
-    # what a link leads to is an input too; a target that is a link is replaced, and not followed
-    sources |= {place(os.path.realpath(source)) for source, _ in jobs if source != "-" and os.path.islink(source)}
-    source_of: dict[str, str] = {}
-    for source, target in jobs:
-        if target == "-":
-            continue
-        where = place(target)
-        if where in sources:
-            raise Failure(f"{target} is an input, and would be written over: choose another OUT")
-        if where in source_of:
-            raise Failure(f"{source_of[where]} and {source} would both be written to {where}")
-        source_of[where] = source
-
-
-def _refuse_existing(targets: Sequence[str], replace: bool) -> None:
+def refuse_existing(targets: Sequence[str], replace: bool) -> None:
+    """Failure if one of these files is there and may not be replaced, or is no file."""
     existing = [target for target in targets if target != "-" and os.path.lexists(target)]
     for target in existing:
         if os.path.exists(target) and not os.path.isfile(target):
@@ -165,30 +100,7 @@ def _refuse_existing(targets: Sequence[str], replace: bool) -> None:
         raise Failure(f"{existing[0]} exists{more}; -f replaces it")
 
 
-def rank_and_world() -> tuple[int, int]:
-    """The number of this process and how many share the work, as torchrun sets them; (0, 1) without it."""
-    rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-    if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
-        raise Failure(f"RANK={rank} and WORLD_SIZE={world} in the environment: RANK must be in 0..WORLD_SIZE - 1")
-    return int(rank), int(world)
-
-
-def remove_temporaries(jobs: list[Job]) -> None:
-    """Remove what processes that were killed while they wrote these targets have left."""
-    targets = {
-        os.path.join(os.path.dirname(target), _short(os.path.basename(target))) for _, target in jobs if target != "-"
-    }
-    for folder in {os.path.dirname(target) for target in targets}:
-        if not os.path.isdir(folder or os.curdir):
-            continue  # told where the file is written
-        with os.scandir(folder or os.curdir) as entries:
-            left = [match for entry in entries if (match := TEMPORARY.fullmatch(entry.name))]
-        for match in left:
-            if os.path.join(folder, match[1]) in targets:
-                Path(folder, match[0]).unlink(missing_ok=True)
-
-
-def _short(name: str) -> str:
+def shortened(name: str) -> str:
     """A file's name as far as it fits into a temporary one."""
     return os.fsdecode(os.fsencode(name)[:LONGEST])
 
@@ -204,7 +116,7 @@ def read_bytes(source: str) -> bytes:
 def write_bytes(target: str, data: bytes, replace: bool, check: Callable[[bytes], None] | None = None) -> None:
     """Write a whole file or none; Failure if there is one, unless it may be replaced. `check` as below."""
     if target != "-":
-        _refuse_existing([target], replace)
+        refuse_existing([target], replace)
         write_atomically(target, data, check, replace)
         return
     if check is not None:
@@ -224,7 +136,7 @@ def write_atomically(
     Without `replace` Failure if there is a file of that name by then, whoever made it.
     """
     path = Path(path)
-    temporary = path.with_name(f".{_short(path.name)}.{os.urandom(4).hex()}.part")
+    temporary = path.with_name(f".{shortened(path.name)}.{os.urandom(4).hex()}.part")
     try:
         try:
             with open(temporary, "xb") as file:

@@ -33,8 +33,8 @@ def _is_row(row: Any) -> bool:
 
 
 def summary(figures: dict[str, Any]) -> dict[str, float]:
-    """What there is of loss, bpp, mse, psnr and the score trained for, over all rates: means of figures per quality (bpp_q10, bpp_q30, ...),
-    but of the losses the weighted mean `rd_loss` where it is given.
+    """What there is of loss, bpp, mse, psnr and the score trained for, over all rates: means of figures per quality
+    (bpp_q10, bpp_q30, ...), but of the losses the weighted mean `rd_loss` where it is given.
     """
     whole = {}
     for name in ("loss", "bpp", "mse", "psnr", "ssimulacra2", "ms-ssim", "vgg"):

@@ -19,8 +19,8 @@ from typing import IO
 from PIL import Image, ImageFile
 
 import codec
-from codec import bitstream, metadata
-from codec.bitstream import FormatError
+from codec.container import bitstream, metadata
+from codec.container.bitstream import FormatError
 
 FORMAT = "LIC"
 
@@ -48,7 +48,7 @@ class LicImageFile(ImageFile.ImageFile):
 
     def load(self) -> Image.core.PixelAccess | None:
         if self._coded is not None:
-            from codec.checkpoint import ModelError
+            from codec.coding.models import ModelError
 
             try:
                 self.im = codec.decompress(self._coded, max_pixels=sys.maxsize).im
@@ -66,8 +66,8 @@ def _accept(prefix: bytes) -> bool:
 
 
 def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
-    from codec import checkpoint
-    from codec.modes import UnsupportedImage
+    from codec.coding import models as checkpoint
+    from codec.container.modes import UnsupportedImage
 
     options = image.encoderinfo
     model = checkpoint.shared_model(options.get("model") or checkpoint.DEFAULT, device=codec.pick_device("auto"))

@@ -13,13 +13,13 @@ from hypothesis import settings
 from PIL import Image
 
 import entropy
-from codec import evaluate
-from codec.checkpoint import export, load_model
 from codec.cli import main
+from codec.coding.models import export, load_model
 from codec.config import ModelConfig
-from codec.image import to_tensor
-from codec.log import Log
-from codec.model import Codec, build
+from codec.evaluation import evaluate
+from codec.network.model import Codec, build
+from codec.network.pixels import to_tensor
+from codec.training.log import Log
 
 torch.set_num_threads(1)  # the networks here are too small for more
 for number in {"SIGINT", "SIGHUP"} & set(signal.Signals.__members__):  # which a test behind nohup or & would ignore

@@ -22,7 +22,8 @@ import numpy as np
 import safetensors.numpy
 from numpy.random import Generator
 
-from codec import bitstream, checkpoint, metadata
+from codec.coding import models as checkpoint
+from codec.container import bitstream, metadata
 from entropy import rans
 
 BASIC = ("flip", "burst", "truncate", "cut out", "extend", "random")

@@ -29,11 +29,12 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from codec import bitstream, metadata, modes, tiles
-from codec.base import Codec
-from codec.bitstream import FormatError
-from codec.checkpoint import WEIGHTS, ModelError, load_model
-from codec.image import sample_images
+from codec.coding import tiles
+from codec.coding.base import Codec
+from codec.coding.models import WEIGHTS, ModelError, load_model
+from codec.container import bitstream, metadata, modes
+from codec.container.bitstream import FormatError
+from codec.files import sample_images
 from entropy import Decoder, StreamError, Tables, encode, rans
 
 AS_IT_IS, STAMPED, BARE = "as it is", "stamped anew", "bare stream"

@@ -8,8 +8,8 @@ import signal
 import time
 from pathlib import Path
 
-from codec.files import Job
-from codec.jobs import Hopeless
+from codec.batch.jobs import Hopeless
+from codec.batch.plan import Job
 
 
 class Deadly:

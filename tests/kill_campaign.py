@@ -19,7 +19,7 @@ from pathlib import Path
 
 from conftest import equal
 
-from codec.checkpoint import load_checkpoint
+from codec.training.checkpoints import load_checkpoint
 
 PROGRAM = Path(__file__).resolve().parents[1] / "train.py"
 DEFAULTS = "--steps 600 --save_every 20 --val_every 100 --log_every 10 --warmup 20 --device cpu"

@@ -8,9 +8,10 @@ from conftest import equal
 from test_train import CPU, TINY, start
 
 import train
-from codec.checkpoint import export, save_checkpoint
+from codec.coding.models import export
 from codec.config import Config, DataConfig, ModelConfig, TrainConfig
-from codec.model import build
+from codec.network.model import build
+from codec.training.checkpoints import save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("unseen")
 

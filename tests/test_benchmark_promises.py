@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks import jobs, offtrack, portability, training
 from benchmarks.__main__ import main
-from codec.checkpoint import load_model
+from codec.coding.models import load_model
 
 
 @pytest.mark.parametrize("name", ["hyper", "fixed"])

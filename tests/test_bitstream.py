@@ -9,7 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codec.bitstream import KNOWN, LATENT, MAX_PIXELS, MODES, FormatError, Header, Section, beyond, find, read, write
+from codec.container.bitstream import (
+    KNOWN,
+    LATENT,
+    MAX_PIXELS,
+    MODES,
+    FormatError,
+    Header,
+    Section,
+    beyond,
+    find,
+    read,
+    write,
+)
 
 HEADER = Header("0123456789abcdef", 50, "RGB", 300, 7)
 SECTIONS = [Section(LATENT, b"symbols"), Section(200, b"")]

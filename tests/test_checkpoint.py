@@ -15,8 +15,10 @@ from conftest import FACTORIZED, HYPER, tiny_model
 from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
-from codec import FormatError, checkpoint, load
-from codec.checkpoint import WEIGHTS, ModelError, export, find_model, load_checkpoint, load_model, load_weights
+from codec import FormatError, load
+from codec.coding import models as checkpoint
+from codec.coding.models import WEIGHTS, ModelError, export, find_model, load_model
+from codec.training.checkpoints import load_checkpoint, load_weights
 
 
 @pytest.mark.parametrize("prior", [FACTORIZED, HYPER, "scale-hyperprior"])

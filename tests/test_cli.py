@@ -12,9 +12,10 @@ import pytest
 from PIL import Image, features
 
 import entropy
-from codec import bitstream, checkpoint
-from codec.checkpoint import export, load_model
 from codec.cli import main
+from codec.coding import models as checkpoint
+from codec.coding.models import export, load_model
+from codec.container import bitstream
 
 
 @pytest.fixture(autouse=True)

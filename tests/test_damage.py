@@ -18,7 +18,7 @@ import damage_campaign as campaign  # noqa: E402
 import damage_targets as targets  # noqa: E402
 import memory  # noqa: E402
 
-from codec import metadata  # noqa: E402
+from codec.container import metadata  # noqa: E402
 from entropy import Decoder, StreamError, rans  # noqa: E402
 
 

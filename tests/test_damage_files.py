@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from codec import bitstream
-from codec.base import Codec
-from codec.bitstream import HYPER, LATENT, FormatError, Section
-from codec.checkpoint import load_model
-from codec.hyper import REACH
+from codec.coding.base import Codec
+from codec.coding.models import load_model
+from codec.container import bitstream
+from codec.container.bitstream import HYPER, LATENT, FormatError, Section
+from codec.network.hyper import REACH
 
 TAGS = sorted(bitstream.KNOWN | bitstream.METADATA.keys())
 

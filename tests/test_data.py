@@ -12,7 +12,7 @@ from conftest import noise_image
 from PIL import Image
 
 from codec.config import DataConfig
-from codec.data import (
+from codec.training.data import (
     BLOCK,
     Order,
     Patches,

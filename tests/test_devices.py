@@ -13,11 +13,11 @@ import codec
 import train
 from benchmarks.gpu import decode_all, encode_all
 from codec import config as configuration
-from codec.checkpoint import export, load_model
-from codec.codecs import lic_codec
-from codec.distributed import World
-from codec.image import to_tensor
-from codec.validate import validate
+from codec.coding.models import export, load_model
+from codec.evaluation.codecs import lic_codec
+from codec.network.pixels import to_tensor
+from codec.training.distributed import World
+from codec.training.validate import validate
 
 AdamW = torch.optim.AdamW
 PRIORS = ["factorized", "scale-hyperprior", "mean-scale-hyperprior"]

@@ -6,10 +6,10 @@ from torchvision.models import VGG16_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
 from codec.config import Config, ModelConfig, TrainConfig
-from codec.distortion import distortion as configured
-from codec.distortion import mse
-from codec.image import to_tensor
-from codec.metrics import ms_ssim
+from codec.evaluation.metrics import ms_ssim
+from codec.network.pixels import to_tensor
+from codec.training.distortion import distortion as configured
+from codec.training.distortion import mse
 
 CPU = torch.device("cpu")
 
@@ -30,7 +30,7 @@ def test_mse_is_in_squared_grey_levels(photo):
 
 
 def test_ms_ssim_is_that_of_the_evaluation(photo):
-    from codec.image import to_image
+    from codec.network.pixels import to_image
 
     _, x = pair(photo)
     y = (x * 255).round().clamp(0, 255).flip(2) / 255

@@ -11,9 +11,9 @@ import torch
 import torch.multiprocessing as mp
 
 import train
-from codec.checkpoint import load_checkpoint
 from codec.config import Config, DataConfig, ModelConfig, TrainConfig
-from codec.distributed import World, join
+from codec.training.checkpoints import load_checkpoint
+from codec.training.distributed import World, join
 
 CPU = torch.device("cpu")
 STEPS = 20

@@ -10,9 +10,9 @@ from test_evaluate import PHOTOS
 
 import eval as program
 from codec.cli import main
-from codec.codecs import lic_codec, rival_codec
-from codec.metrics import Curve
-from codec.results import Result, Row
+from codec.evaluation.codecs import lic_codec, rival_codec
+from codec.evaluation.metrics import Curve
+from codec.evaluation.results import Result, Row
 
 pytestmark = pytest.mark.usefixtures("threads")
 

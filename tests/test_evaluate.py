@@ -12,16 +12,17 @@ import pytest
 import torch
 from PIL import Image, features
 
-from codec import cost, meta, rivals
-from codec.checkpoint import export, load_model
-from codec.codecs import FileCodec, lic_codec, rival_codec
+from codec import machine as meta
+from codec.coding.models import export, load_model
+from codec.coding.rows import fit_size
 from codec.config import ModelConfig
-from codec.evaluate import load_image, run
-from codec.metrics import block_edge_ratio, decibel, psnr
-from codec.model import FactorizedCodec
-from codec.results import Row, table
-from codec.rivals import RIVALS
-from codec.rows import fit_size
+from codec.evaluation import cost, rivals
+from codec.evaluation.codecs import FileCodec, lic_codec, rival_codec
+from codec.evaluation.evaluate import load_image, run
+from codec.evaluation.metrics import block_edge_ratio, decibel, psnr
+from codec.evaluation.results import Row, table
+from codec.evaluation.rivals import RIVALS
+from codec.network.model import FactorizedCodec
 
 pytestmark = pytest.mark.usefixtures("threads")
 

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 import eval as program
-from codec import compressai_models, evaluate, kodak
-from codec.codecs import make_codec, rival_codec
-from codec.cost import Clock, entropy_clock, time_coding
-from codec.evaluate import Journal, run
-from codec.metrics import ANCHORS, anchors, bd_rate, full_range, read_curve
+from codec.evaluation import compressai_models, evaluate, kodak
+from codec.evaluation.codecs import make_codec, rival_codec
+from codec.evaluation.cost import Clock, entropy_clock, time_coding
+from codec.evaluation.evaluate import Journal, run
+from codec.evaluation.metrics import ANCHORS, anchors, bd_rate, full_range, read_curve
 
 
 @pytest.fixture

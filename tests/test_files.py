@@ -13,7 +13,8 @@ import pytest
 from PIL import Image, PngImagePlugin, features
 
 import codec
-from codec import bitstream, files, metadata
+from codec import files
+from codec.container import bitstream, metadata
 from codec.files import LONGEST, Failure, write_atomically, write_bytes
 from tests.conftest import picture, saved
 

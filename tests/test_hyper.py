@@ -8,15 +8,16 @@ import torch
 import torch.nn.functional as F
 from conftest import HYPER, tiny_model
 
-from codec import bitstream, start
-from codec.bitstream import FormatError, Section
-from codec.checkpoint import load_model
+from codec.coding.models import load_model
+from codec.coding.tiles import Strip, whole
 from codec.config import ModelConfig
-from codec.hyper import HYPER_TRANSFORMS, REACH, BalleHyperSynthesis, Rows, insert_zeros
-from codec.image import to_tensor
-from codec.layers import mirror_pad
-from codec.model import HyperpriorCodec, build
-from codec.tiles import Strip, whole
+from codec.container import bitstream
+from codec.container.bitstream import FormatError, Section
+from codec.network import calibrate as start
+from codec.network.hyper import HYPER_TRANSFORMS, REACH, BalleHyperSynthesis, Rows, insert_zeros
+from codec.network.layers import mirror_pad
+from codec.network.model import HyperpriorCodec, build
+from codec.network.pixels import to_tensor
 from entropy.integer import IntegerConv2d
 
 SIZES = dict(M=12, N=8, K=5)

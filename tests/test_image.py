@@ -5,7 +5,8 @@ import pytest
 import torch
 from conftest import noise_image
 
-from codec.image import crop, denormalise, find_images, normalise, pad, sample_images, to_image, to_tensor, to_uint8
+from codec.files import find_images, sample_images
+from codec.network.pixels import crop, denormalise, normalise, pad, to_image, to_tensor, to_uint8
 
 
 def test_to_uint8_rounds_to_nearest_and_then_clamps():

@@ -15,11 +15,12 @@ from conftest import picture
 from deadly import Deadly
 from PIL import Image
 
-from codec import bitstream, files
-from codec.files import Failure, Job
-from codec.jobs import Hopeless, run
-from codec.verify import Mismatch, Witness
-from codec.workers import work_in_processes
+from codec import files
+from codec.batch.jobs import Hopeless, run, work_in_processes
+from codec.batch.plan import Job
+from codec.coding.verify import Mismatch, Witness
+from codec.container import bitstream
+from codec.files import Failure
 
 COUNT = 20
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codec.layers import (
+from codec.network.layers import (
     GDN,
     Block,
     Conv2d,

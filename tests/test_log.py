@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from codec import journal
 from codec.config import ModelConfig
-from codec.log import Log
-from codec.model import build
+from codec.network.model import build
+from codec.training.log import Log
 
 TRAIN = {"bpp": 0.9, "mse": 6e-4, "loss": 1.4, "psnr": 31.9, "grad_norm": 2.5, "lr": 1e-3, "img_s": 50.0}
 VAL = {"bpp_q10": 0.2, "psnr_q10": 28.0, "loss_q10": 0.4, "bpp_q90": 1.6, "psnr_q90": 38.0, "loss_q90": 2.8}

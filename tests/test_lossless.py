@@ -7,9 +7,9 @@ import pytest
 from conftest import noise_image
 from PIL import Image, ImageDraw
 
-from codec import bitstream, lossless
-from codec.bitstream import LOSSLESS, FormatError, Header, Section
-from codec.image import to_tensor
+from codec.container import bitstream, lossless
+from codec.container.bitstream import LOSSLESS, FormatError, Header, Section
+from codec.network.pixels import to_tensor
 
 
 def drawing(mode: str = "RGB") -> Image.Image:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import codec
-from codec import meta
+from codec import machine as meta
 from codec.config import Config, TrainConfig
 
 
@@ -27,7 +27,7 @@ def checkout(tmp_path, monkeypatch):
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     (tmp_path / "lic/codec").mkdir(parents=True)
-    (tmp_path / "lic/codec/model.py").write_text("M = 1\n")
+    (tmp_path / "lic/codec/network/model.py").write_text("M = 1\n")
     git("init", "-q")
     git("add", ".")
     git("commit", "-q", "-m", "first")
@@ -49,14 +49,14 @@ def test_the_commit_of_the_checkout_and_whether_it_was_changed(checkout):
     folder, git = checkout
     commit = git("rev-parse", "HEAD")
     assert meta.git(folder / "codec") == {"commit": commit, "dirty": False}
-    (folder / "codec/model.py").write_text("M = 2\n")
+    (folder / "codec/network/model.py").write_text("M = 2\n")
     assert meta.git(folder / "codec") == {"commit": commit, "dirty": True}
 
 
 def test_a_package_that_lies_in_the_checkout_of_something_else_has_no_commit(checkout):
     folder, _ = checkout
     (folder / "venv/codec").mkdir(parents=True)
-    (folder / "venv/codec/model.py").write_text("M = 1\n")
+    (folder / "venv/codec/network/model.py").write_text("M = 1\n")
     assert meta.git(folder / "venv/codec") is None
 
 

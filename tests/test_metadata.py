@@ -10,9 +10,9 @@ import pytest
 from conftest import picture, saved
 from PIL import Image, ImageCms, ImageOps, features
 
-from codec import bitstream, lossless, metadata
-from codec.bitstream import ALPHA, DPI, EXIF, ICC, LATENT, LOSSLESS, XMP, FormatError, Header, Section
-from codec.modes import prepare
+from codec.container import bitstream, lossless, metadata
+from codec.container.bitstream import ALPHA, DPI, EXIF, ICC, LATENT, LOSSLESS, XMP, FormatError, Header, Section
+from codec.container.modes import prepare
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 PACKET = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="%d" dc:title="Sea"/></x:xmpmeta>'

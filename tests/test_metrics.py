@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from codec.metrics import (
+from codec.evaluation.metrics import (
     BD_POINTS,
     MS_SSIM_SIDE,
     Curve,

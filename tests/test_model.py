@@ -10,15 +10,16 @@ from conftest import noise_image, tiny_model
 from PIL import Image
 
 import codec
-from codec import bitstream
-from codec.base import step_gain
-from codec.checkpoint import load_model
+from codec.coding.base import step_gain
+from codec.coding.models import load_model
+from codec.coding.tiles import Latent
 from codec.config import ModelConfig
-from codec.image import sample_images, to_tensor, to_uint8
-from codec.latent import Latent
-from codec.layers import Gain
-from codec.metrics import psnr
-from codec.model import build
+from codec.container import bitstream
+from codec.evaluation.metrics import psnr
+from codec.files import sample_images
+from codec.network.layers import Gain
+from codec.network.model import build
+from codec.network.pixels import to_tensor, to_uint8
 
 SIDES = (1, 2, 3, 5, 8, 15, 16, 17, 31, 32, 33, 40)
 

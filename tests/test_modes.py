@@ -10,9 +10,10 @@ from conftest import picture, saved
 from PIL import Image, ImageCms, ImageDraw, features
 
 import codec
-from codec import bitstream, checkpoint, lossless
-from codec.bitstream import LOSSLESS, XMP
-from codec.modes import UnsupportedImage, check, fill, has_more, prepare
+from codec.coding import models as checkpoint
+from codec.container import bitstream, lossless
+from codec.container.bitstream import LOSSLESS, XMP
+from codec.container.modes import UnsupportedImage, check, fill, has_more, prepare
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 BEFORE = bytes.fromhex(

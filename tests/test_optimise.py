@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from codec.config import ModelConfig, TrainConfig
-from codec.model import build
-from codec.optimise import groups, learning_rate, optimizer
+from codec.network.model import build
+from codec.training.optimise import groups, learning_rate, optimizer
 
 TINY = dict(N=8, M=16, blocks=[1, 0], hyper_N=8, hyper_M=4, lmbda=[0.01])
 

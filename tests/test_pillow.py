@@ -11,8 +11,9 @@ from conftest import picture, saved
 from PIL import Image, UnidentifiedImageError
 
 import codec.pillow
-from codec import bitstream, checkpoint
-from codec.bitstream import ALPHA, LATENT, XMP, Section
+from codec.coding import models as checkpoint
+from codec.container import bitstream
+from codec.container.bitstream import ALPHA, LATENT, XMP, Section
 
 TABLES = ("OPEN", "SAVE", "EXTENSION", "MIME", "ID")  # where Pillow keeps what is registered
 

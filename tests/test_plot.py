@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codec import plot
 from codec.cli import main
-from codec.metrics import Curve
+from codec.evaluation import plot
+from codec.evaluation.metrics import Curve
 
 
 def curves(count):

@@ -17,12 +17,12 @@ import pytest
 import torch
 from PIL import Image
 
-from codec import bitstream
-from codec.checkpoint import WEIGHTS, export, find_model, load_model
-from codec.image import sample_images, to_tensor
-from codec.latent import Latent
-from codec.metrics import psnr
-from codec.tiles import Strip, whole
+from codec.coding.models import WEIGHTS, export, find_model, load_model
+from codec.coding.tiles import Latent, Strip, whole
+from codec.container import bitstream
+from codec.evaluation.metrics import psnr
+from codec.files import sample_images
+from codec.network.pixels import to_tensor
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 CELLS = list(itertools.product(DEVICES, (1, 2), (False, True)))  # device, threads, bf16 trunks
@@ -40,8 +40,8 @@ DECODE = """
 import sys
 from pathlib import Path
 import torch
-from codec import bitstream
-from codec.checkpoint import load_model
+from codec.container import bitstream
+from codec.coding.models import load_model
 from test_portability import digest
 torch.set_num_threads(2)
 model = load_model(sys.argv[1])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from codec.quantize import SampleNoise, between, lower_bound, round_ste, uniform
+from codec.network.quantize import SampleNoise, between, lower_bound, round_ste, uniform
 
 
 def test_round_ste_rounds_half_to_even_and_passes_gradients_unchanged():

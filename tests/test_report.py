@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codec import plot, report
-from codec.checkpoint import load_model
-from codec.codecs import lic_codec, rival_codec
-from codec.evaluate import run
-from codec.metrics import BD_METHOD, Curve
-from codec.report import write_report
+from codec.coding.models import load_model
+from codec.evaluation import plot, report
+from codec.evaluation.codecs import lic_codec, rival_codec
+from codec.evaluation.evaluate import run
+from codec.evaluation.metrics import BD_METHOD, Curve
+from codec.evaluation.report import write_report
 
 HOSTILE = "</script><img src=x onerror=\"document.title='broken'\"><!--<script>[[data]]"
 PERCENT = {"lic": -12.34, "jpeg": 0.0, "webp": "its points do not span <b>29..37</b> dB", "avif": -12.0}

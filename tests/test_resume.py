@@ -15,8 +15,8 @@ from test_train import log, start
 
 import train
 from codec import signals
-from codec.checkpoint import load_checkpoint
 from codec.config import DataConfig, TrainConfig
+from codec.training.checkpoints import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("unseen")
 ENDLESS = [

@@ -8,8 +8,8 @@ import torch
 
 from benchmarks import codecs, gpu, latents, measure
 from benchmarks.__main__ import main
-from codec import cost
-from codec.checkpoint import load_model
+from codec.coding.models import load_model
+from codec.evaluation import cost
 
 
 @pytest.mark.parametrize("name", ["tiny", "hyper"])

@@ -16,8 +16,8 @@ from PIL import Image
 from test_train import log, start
 
 import train
-from codec.checkpoint import load_checkpoint
-from codec.log import Log
+from codec.training.checkpoints import load_checkpoint
+from codec.training.log import Log
 
 pytestmark = pytest.mark.usefixtures("unseen")
 FORK = multiprocessing.get_context("forkserver")  # a server that has imported everything forks trainings quickly

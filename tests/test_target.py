@@ -2,7 +2,7 @@
 
 import pytest
 
-from codec.checkpoint import load_model
+from codec.coding.models import load_model
 
 
 @pytest.mark.parametrize("name", ["tiny", "hyper"])

@@ -7,12 +7,13 @@ from PIL import Image
 from torch import nn
 
 import codec
-from codec import bitstream, tiles
-from codec.checkpoint import load_model
-from codec.hyper import HYPER_TRANSFORMS
-from codec.image import sample_images
-from codec.tiles import Box
-from codec.transforms import TRANSFORMS
+from codec.coding import tiles
+from codec.coding.models import load_model
+from codec.coding.tiles import Box
+from codec.container import bitstream
+from codec.files import sample_images
+from codec.network.hyper import HYPER_TRANSFORMS
+from codec.network.transforms import TRANSFORMS
 from entropy.integer import IntegerConv2d
 
 

@@ -13,9 +13,10 @@ from conftest import equal
 from PIL import Image
 
 import train
-from codec.checkpoint import load_checkpoint, load_model
+from codec.coding.models import load_model
 from codec.config import Config, DataConfig, ModelConfig, TrainConfig
-from codec.distortion import distortion
+from codec.training.checkpoints import load_checkpoint
+from codec.training.distortion import distortion
 
 pytestmark = pytest.mark.usefixtures("unseen")
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from codec.transforms import TRANSFORMS, FastAnalysis, FastSynthesis, dct_basis
+from codec.network.transforms import TRANSFORMS, FastAnalysis, FastSynthesis, dct_basis
 
 SMALL = dict(N=8, M=12, blocks=[1, 1], shortcut=True, scale=8.0, conditioned=True, lapped=True)
 

@@ -1,0 +1,205 @@
+"""The same work for many files: in this process with all threads, or in several with one thread each, for `--jobs`.
+What fails is told in one line and does not stop the others.
+
+A worker process has one file at a time, handed out as it gets free. One that dies takes only that file with it: it is
+reported, and another worker goes on with the rest. When the parent stops, by Ctrl-C or SIGTERM too, it stops the
+workers, which remove what they have half written.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from multiprocessing.connection import Connection, wait
+from typing import NamedTuple, Protocol
+
+from codec.batch.plan import Job, rank_and_world, remove_temporaries
+from codec.files import Failure
+from codec.signals import heeded, ignore
+
+DONE, KEPT, FAILED = "done", "kept", "failed"
+
+
+class Hopeless(Failure):
+    """What will go wrong with every file."""
+
+
+class Work(Protocol):
+    """What is done with a file. It goes to worker processes as it was made."""
+
+    announce: bool
+    """Whether to say what concerns all workers."""
+
+    def __call__(self, job: Job) -> str | None:
+        """Lines for the user, the last one about the result; None if the target was complete before."""
+
+
+class Result(NamedTuple):
+    """What became of a file."""
+
+    outcome: str  # DONE, KEPT as it was, or FAILED
+    text: str
+
+
+def say(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def complaint(source: str, text: str) -> str:
+    """A line about a file, which is named once."""
+    return f"lic: {source}: {text.removeprefix(f'{source}: ')}"
+
+
+def explain(error: Exception) -> str:
+    """One line for an exception; one that no check of ours raised is called by its class."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    text = " ".join(str(error).split())
+    return text if isinstance(error, (Failure, OSError, ValueError)) else f"{type(error).__name__}: {text}"
+
+
+def run(jobs: list[Job], work: Work, workers: int, debug: bool) -> int:
+    """Do the work for each job; a failed one is told and does not stop the others. Returns the exit code.
+
+    Hopeless stops everything; in a single process with `debug` so does any exception.
+    """
+    from tqdm import tqdm
+
+    rank, world = rank_and_world()
+    if world > 1:
+        say(f"lic: process {rank} of {world}: {len(jobs)} files are its share")
+    count = {DONE: 0, KEPT: 0, FAILED: 0}
+    many = len(jobs) > 1
+    if min(workers, len(jobs)) > 1:
+        if any("-" in job for job in jobs):
+            raise Failure("stdin and stdout cannot be shared by several processes: leave --jobs out, or - ")
+        results = work_in_processes(jobs, work, min(workers, len(jobs)), debug)
+    else:
+        results = ((job, attempt(work, job, debug)) for job in jobs)
+    bar = tqdm(total=len(jobs), unit="file", disable=not many or rank > 0 or not sys.stderr.isatty())
+    with bar, heeded(_stop, "SIGTERM", "SIGHUP"), contextlib.closing(results):
+        for job, (outcome, text) in results:
+            count[outcome] += 1
+            if outcome == FAILED:
+                tqdm.write(complaint(job.source, text), file=sys.stderr)
+            elif outcome == DONE:
+                tqdm.write(text, file=sys.stderr)
+            bar.update()
+    if many:
+        kept = f", {count[KEPT]} were complete before" if count[KEPT] else ""
+        failed = f", {count[FAILED]} failed" if count[FAILED] else ""
+        say(f"{count[DONE]} of {len(jobs)} files done{kept}{failed}")
+    return 1 if count[FAILED] else 0
+
+
+def _stop(*_) -> None:
+    """SIGTERM, and the SIGHUP of a terminal that is closed, are like Ctrl-C: they go through every `finally`."""
+    raise KeyboardInterrupt
+
+
+def attempt(work: Work, job: Job, debug: bool) -> Result:
+    """Do the work for one job; with `debug` its exception is raised instead of told, Hopeless always."""
+    try:
+        text = work(job)
+    except Hopeless:
+        raise
+    except Exception as error:
+        if debug:
+            raise
+        return Result(FAILED, explain(error))
+    return Result(KEPT, "") if text is None else Result(DONE, text)
+
+
+class _Worker:
+    """A process that works for one pipe, with the job it has."""
+
+    def __init__(self, work: Work, debug: bool, job: Job):
+        context = multiprocessing.get_context("spawn")  # fork would share the threads of torch and numba in any state
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, work, debug), daemon=True)
+        with heeded(signal.SIG_IGN, "SIGINT"):  # inherited: Ctrl-C is for the parent, which tells them
+            self.process.start()
+        theirs.close()
+        self.give(job)
+
+    def give(self, job: Job) -> None:
+        self.job = job
+        with contextlib.suppress(BrokenPipeError):  # it has died, which `result` finds out
+            self.pipe.send(job)
+
+    def result(self) -> Result | Hopeless | None:
+        """What it answers; None if it died instead."""
+        try:
+            return self.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.join()
+            return None
+
+    def epitaph(self) -> str:
+        code = self.process.exitcode
+        ended = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        return f"its process ended {ended}" + (" (out of memory?)" if ended.endswith("SIGKILL") else "")
+
+
+def work_in_processes(jobs: list[Job], work: Work, count: int, debug: bool) -> Iterator[tuple[Job, Result]]:
+    """Each job with its result, in the order in which they end."""
+    todo = iter(jobs)
+    started: list[_Worker] = []
+    workers: list[_Worker] = []  # those that have a job
+
+    def start(job: Job) -> None:
+        started.append(_Worker(work, debug, job))
+        workers.append(started[-1])
+        work.announce = False  # the first one has said it
+
+    try:
+        for _ in range(count):
+            start(next(todo))
+        while workers:
+            ready = wait([worker.pipe for worker in workers])
+            for worker in [worker for worker in workers if worker.pipe in ready]:
+                job, result, following = worker.job, worker.result(), next(todo, None)
+                if isinstance(result, Hopeless):
+                    raise result
+                if result is None or following is None:
+                    workers.remove(worker)
+                    worker.pipe.close()
+                if result is None:
+                    remove_temporaries([job])
+                    result = Result(FAILED, worker.epitaph())
+                    if following is not None:
+                        start(following)
+                elif following is not None:
+                    worker.give(following)
+                yield job, result
+    finally:
+        for worker in started:
+            worker.process.terminate()
+            worker.pipe.close()  # which also ends one that was where Python loses what a signal raises
+        for worker in started:
+            worker.process.join()
+
+
+def _serve(pipe: Connection, work: Work, debug: bool) -> None:
+    """A worker's life: it ends when the parent does, or has no more jobs."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # through every `finally`
+    ignore("SIGHUP")  # as with Ctrl-C, the parent tells
+    os.environ["OMP_NUM_THREADS"] = "1"  # of torch, which is not imported yet, and of the entropy coder
+    while True:
+        try:
+            job = pipe.recv()
+        except EOFError:
+            return
+        try:
+            answer = attempt(work, job, debug)
+        except Hopeless as error:
+            answer = error
+        except Exception:  # with --debug
+            answer = Result(FAILED, traceback.format_exc())
+        try:
+            pipe.send(answer)
+        except BrokenPipeError:
+            return

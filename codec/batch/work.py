@@ -1,0 +1,222 @@
+"""One file compressed, one file decompressed: what `lic compress` and `lic decompress` do with each.
+
+Both are made in the process that reads the command line, and import PyTorch and load a model where the first file that
+needs it is at work (codec/batch/jobs.py).
+"""
+
+import io
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import codec
+from codec.batch.jobs import Hopeless, explain, say
+from codec.batch.plan import Job
+from codec.container import bitstream
+from codec.files import Failure, read_bytes, write_bytes
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from codec.coding.base import Codec
+    from codec.container.modes import Corners
+
+BEGINNINGS = {  # of files, by Pillow's names of formats
+    "PNG": (b"\x89PNG\r\n\x1a\n",), "JPEG": (b"\xff\xd8\xff",), "WEBP": (b"RIFF",), "TIFF": (b"II*\0", b"MM\0*"),
+    "BMP": (b"BM",), "GIF": (b"GIF8",), "AVIF": (b"\0\0\0",),
+}  # fmt: skip
+
+
+def announce_kernels(encode: bool = True, decode: bool = True) -> None:
+    """Say so if the entropy coder's kernels will be compiled in this run, which happens once per machine."""
+    import entropy
+
+    if not entropy.kernels_cached(encode, decode):
+        say("lic: first run on this machine: compiling the entropy coder, some seconds, once ...")
+
+
+def is_complete(target: str, beginnings: tuple[bytes, ...], check: Callable[[bytes], object]) -> bool:
+    """Whether a target is there and intact. A damaged one counts as missing, but Failure if the file is of another kind
+    than one of the `beginnings` tells.
+    """
+    if target == "-" or not os.path.lexists(target):
+        return False
+    data = Path(target).read_bytes()
+    try:
+        check(data)
+    except Exception as error:  # each of Pillow's decoders has classes of its own for damage
+        if not any(data.startswith(beginning[: len(data)]) for beginning in beginnings):
+            raise Failure(f"{target} exists, and is not what would be written there; -f replaces it") from error
+        return False
+    return True
+
+
+def check_image(data: bytes) -> None:
+    """Raises what Pillow raises if an image file is damaged: as far as a PNG's checksums tell, or its pixels."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None
+    with Image.open(io.BytesIO(data)) as image:
+        image.verify() if image.format == "PNG" else image.load()
+
+
+def open_image(source: str, max_pixels: int, strict: bool) -> tuple["Image.Image", bool]:
+    """A loaded PIL image that can be coded, and whether there is more; of several frames or pages it is the first, and
+    they are refused if `strict`.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    from codec.container import modes
+
+    Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow refuses twice that, also of an image inside an icon
+    data = read_bytes(source)
+    if not data:
+        raise Failure("the file is empty")
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of damage that does not matter
+            image = Image.open(io.BytesIO(data))
+            if excess := bitstream.beyond(*image.size, max_pixels):
+                raise Failure(excess)
+            modes.check(image)
+            has_more = modes.has_more(image)
+            modes.load(image)
+    except UnidentifiedImageError:
+        raise Failure("not an image that Pillow can read") from None
+    except Image.DecompressionBombError:
+        raise Failure(f"its pixels are more than the limit of {max_pixels}") from None
+    except (Failure, modes.UnsupportedImage):
+        raise
+    except Exception as error:  # each of Pillow's decoders has classes of its own for damage
+        raise Failure(f"damaged image: {error}") from error
+    if has_more and strict:
+        raise Failure("it has more than one frame or page, which --strict refuses; without it the first is coded")
+    return image, has_more
+
+
+@dataclass
+class Compressor:
+    """An image file -> a .lic file."""
+
+    model: str | None
+    """Name or file; None: the default."""
+    device: str
+    precision: str
+    quality: int | None
+    """None: the default, unless one of the next two is given."""
+    bpp: float | None
+    """Most bits per pixel of the file."""
+    size: float | None
+    """Most bytes."""
+    strict: bool
+    verify: bool
+    """Whether to decode what was written before it gets its name."""
+    replace: bool
+    """Whether an existing file may be replaced."""
+    resume: bool
+    """Whether to leave intact targets as they are."""
+    announce: bool = True
+
+    @cached_property
+    def codec(self) -> "Codec":
+        """The loaded model."""
+        if self.announce:
+            announce_kernels(decode=self.verify)
+        try:
+            model = codec.load(self.model, self.device, self.precision)
+        except Exception as error:  # no file will be better off
+            raise Hopeless(explain(error)) from error
+        asked = [name for name in ("quality", "bpp", "size") if getattr(self, name) is not None]
+        if asked and not model.config.variable_rate:
+            raise Hopeless(f"{self.model} was trained for one lambda: leave --{asked[0]} out")
+        return model
+
+    def __call__(self, job: Job) -> str | None:
+        if self.resume and is_complete(job.target, (bitstream.MAGIC,), bitstream.read):
+            return None
+        image, has_more = open_image(job.source, bitstream.MAX_PIXELS, self.strict)
+        if self.verify:
+            from codec.coding.verify import Witness
+
+            with Witness(self.codec) as witness:
+                data, quality = self._compress(image)
+            check = partial(witness.check, image=image)
+        else:
+            (data, quality), check = self._compress(image), None
+        write_bytes(job.target, data, self.replace or self.resume, check)
+        header, _ = bitstream.read(data)
+        bpp = 8 * len(data) / (image.width * image.height)
+        note = f"lic: {job.source}: it has more than one frame or page, only the first is coded\n" if has_more else ""
+        told = "" if quality is None else f", quality {quality}"
+        told += ", verified" if self.verify else ""
+        size = f"{header.width}x{header.height}, {len(data)} bytes, {bpp:.3f} bpp"
+        return f"{note}{job.source} -> {job.target}: {size}{told}"
+
+    def _compress(self, image: "Image.Image") -> tuple[bytes, int | None]:
+        """The file and its quality."""
+        if self.bpp is not None or self.size is not None:
+            most = self.bpp * image.width * image.height / 8 if self.size is None else self.size
+            return self.codec.compress_to(image, most)
+        default = codec.DEFAULT_QUALITY if self.codec.config.variable_rate else None
+        quality = default if self.quality is None else self.quality
+        return self.codec.compress(image, quality), quality
+
+
+@dataclass
+class Decompressor:
+    """A .lic file -> an image file."""
+
+    model: str | None
+    """Name or file; None: the one with the id in the file."""
+    device: str
+    replace: bool
+    """Whether an existing file may be replaced."""
+    resume: bool
+    """Whether to leave intact targets as they are."""
+    region: tuple[int, int, int, int] | None
+    """Left, top, width and height of what is wanted; None: all of it."""
+    announce: bool = True
+
+    def __call__(self, job: Job) -> str | None:
+        from codec.container import metadata, modes
+
+        if self.resume and is_complete(job.target, BEGINNINGS.get(format_of(job.target), ()), check_image):
+            return None
+        data = read_bytes(job.source)
+        image = modes.decode(data, bitstream.MAX_PIXELS, self.region, self._paint)
+        form = format_of(job.target)
+        packed, lost = metadata.save(image, form)
+        write_bytes(job.target, packed, self.replace or self.resume)
+        note = f"lic: {job.source}: {form} cannot hold {', '.join(lost)}: not kept\n" if lost else ""
+        return f"{note}{job.source} -> {job.target}: {image.width}x{image.height} {image.mode}"
+
+    def _paint(self, header: bitstream.Header, sections: list[bitstream.Section], box: "Corners") -> "Image.Image":
+        """That part of an image, by the model that its file names."""
+        from codec.coding import models as checkpoint
+
+        if self.announce:
+            announce_kernels(encode=False)
+            self.announce = False
+        try:
+            model = checkpoint.shared_model(self.model, header.model, codec.pick_device(self.device))
+        except checkpoint.ModelError as error:
+            if self.model is None:  # the next file may have another
+                raise
+            raise Hopeless(explain(error)) from error
+        return model.paint(header, sections, box)
+
+
+def format_of(target: str) -> str:
+    """Pillow's format name for the extension of the output; PNG for stdout."""
+    from PIL import Image
+
+    if target == "-":
+        return "PNG"
+    extension = Path(target).suffix.lower()
+    name = Image.registered_extensions().get(extension)
+    if name not in Image.SAVE:
+        raise Failure(f"{target}: no image format that can be written has the extension {extension!r}; use .png")
+    return name

@@ -1,0 +1,184 @@
+"""Exported models on disk (safetensors, no pickle): made, found by name or id, and loaded.
+
+An exported model is one file that decodes for ever: weights, the configuration, and the integer tables, made once here
+and never rebuilt. Its id is the SHA-256 of all of that, cut to 8 bytes; every .lic file carries the id of its model.
+A model is the file given, or is looked for by name or id in the package, then in the folders of the environment
+variable LIC_MODELS.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import safe_open
+
+from codec.coding.base import Codec
+from codec.config import from_dict
+from codec.files import write_atomically
+from codec.machine import keep_freed_memory
+from codec.network.model import build
+
+FORMAT = "lic-model-1"
+WEIGHTS = Path(__file__).parents[1] / "weights"
+DEFAULT = "fast"
+OLDEST = {"prior": "factorized", "lapped": False}  # what models have whose configuration does not say
+
+
+class ModelError(ValueError):
+    """A model file is damaged, of another kind, or nowhere to be found."""
+
+
+def _compact(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Weights of the transforms in half precision: they are most of the file, and nothing exact depends on them."""
+    large = name.startswith(("g_a.", "g_s.", "h_a.", "h_s.mean.")) and tensor.numel() >= 1024
+    return tensor.half() if large else tensor
+
+
+def export(model: Codec, path: Path | str, about: dict[str, str] | None = None) -> str:
+    """Write a model as one .safetensors file and give it its id (16 hex digits), which is also returned.
+
+    Weights are rounded as they are stored before the tables are made, so that what is in the file is what the tables
+    belong to. `about` holds free text for the model card (command, steps).
+    """
+    state = {name: _compact(name, t.detach().cpu().contiguous()) for name, t in model.state_dict().items()}
+    model.load_state_dict({name: tensor.to(torch.float32) for name, tensor in state.items()})
+    model.build_tables()
+    state |= model.tables()
+    config = json.dumps(vars(model.config), sort_keys=True)
+    model.id = _identify(config, {name: t.numpy() for name, t in state.items()})
+    metadata = {"format": FORMAT, "config": config, "id": model.id, **(about or {})}
+    write_atomically(path, safetensors.torch.save(state, metadata))
+    return model.id
+
+
+def _identify(config: str, tensors: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(f"{FORMAT}\n{config}\n".encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype.str} {tensors[name].shape}\n".encode())
+        digest.update(np.ascontiguousarray(tensors[name]).data)
+    return digest.hexdigest()[:16]
+
+
+def about(path: Path | str) -> dict[str, str]:
+    """The metadata of an exported model, read without its tensors; ModelError if the file is not one."""
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError:
+        raise ModelError(f"no such model file: {path}") from None
+    except Exception as error:  # safetensors has one class of its own for every kind of damage
+        raise ModelError(f"{path} is not an exported model: {_one_line(error)}") from error
+    if metadata.get("format") != FORMAT or not {"config", "id"} <= metadata.keys():
+        raise ModelError(f"{path} is not an exported model of format {FORMAT}")
+    return metadata
+
+
+def read_model(path: Path | str) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Metadata and tensors of an exported model, whose id is that of its content; ModelError otherwise."""
+    metadata = about(path)
+    try:
+        with safe_open(path, framework="np") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:  # a type that NumPy does not have, too
+        raise ModelError(f"{path} is not an exported model: {_one_line(error)}") from error
+    if _identify(metadata["config"], tensors) != metadata["id"]:
+        raise ModelError(f"{path} is damaged: its content does not have the id {metadata['id']!r}")
+    return metadata, tensors
+
+
+def load_model(path: Path | str, device: str | torch.device = "cpu", precision: str = "auto") -> Codec:
+    """An exported model, ready to compress and decompress. Sets two things for the whole process: `keep_freed_memory`,
+    and that convolutions in float32 are not computed in TF32 on a GPU, where a hundredth of an image's samples would
+    be another grey level than on a CPU.
+    """
+    keep_freed_memory()
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    metadata, tensors = read_model(path)
+    try:  # the id says that nothing was changed since; not who made the file, or with what program
+        model = _assemble(metadata["config"], tensors)
+        model.eval().to(device).use_bf16(precision).load_tables(tensors)
+    except ValueError as error:
+        raise ModelError(f"{path} is not a model that can be used: {_one_line(error)}") from error
+    model.id = metadata["id"]
+    return model
+
+
+def _assemble(text: str, tensors: dict[str, np.ndarray]) -> Codec:
+    """The network of a configuration with its weights; ValueError if they do not go together, or nowhere."""
+    try:
+        values = json.loads(text)
+    except RecursionError:
+        raise ValueError("its configuration is nested too deeply") from None
+    if not isinstance(values, dict):
+        raise ValueError("its configuration is not a table")
+    config = from_dict({"model": OLDEST | values}).model
+    weights = {name: t for name, t in tensors.items() if not name.startswith("tables.")}
+    for name, t in weights.items():
+        if t.dtype not in (np.float16, np.float32) or not np.isfinite(t).all():
+            raise ValueError(f"{name} is {t.dtype}, or not finite; float16 or float32 is needed")
+    if config.least_weights > sum(t.size for t in weights.values()):  # before there is memory for them
+        raise ValueError("its configuration has more weights than the file")
+    model = build(config)
+    needed, given = ({name: tuple(t.shape) for name, t in some.items()} for some in (model.state_dict(), weights))
+    if needed != given:
+        name = min(name for name in needed | given if needed.get(name) != given.get(name))
+        raise ValueError(f"{name} is {given.get(name, 'missing')}; its configuration wants {needed.get(name, 'none')}")
+    model.load_state_dict({name: torch.from_numpy(t.astype(np.float32)) for name, t in weights.items()})
+    return model
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _folders() -> list[Path]:
+    """Where models are looked for."""
+    return [WEIGHTS, *(Path(p) for p in os.environ.get("LIC_MODELS", "").split(os.pathsep) if p)]
+
+
+def shipped() -> Iterator[Path]:
+    """Every exported model in the package and in the folders of LIC_MODELS, in the order in which they are searched."""
+    for folder in _folders():
+        yield from sorted(folder.glob("*.safetensors"))
+
+
+def _id(path: Path) -> str | None:
+    """The id of an exported model, None for another kind of file."""
+    try:
+        return about(path)["id"]
+    except ModelError:
+        return None
+
+
+def find_model(name: str | None = None, id: str | None = None) -> Path:
+    """The file of a model given by name (or path), or by the id in a .lic file; ModelError says what was looked for."""
+    if name is not None and Path(name).suffix == ".safetensors":
+        return Path(name)
+    known = list(shipped())
+    for path in known:
+        if path.stem == name if name is not None else _id(path) == id:
+            return path
+    wanted = f"named {name!r}" if name is not None else f"with id {id}"
+    raise ModelError(
+        f"no model {wanted} in {', '.join(map(str, _folders()))}; there are: "
+        f"{', '.join(path.stem for path in known) or 'none'}. "
+        "Give its .safetensors file with -m, or put its folder into LIC_MODELS"
+    )
+
+
+_shared: dict[tuple[str, str], Codec] = {}  # by id and device
+
+
+def shared_model(name: str | None = None, id: str | None = None, device: str = "cpu") -> Codec:
+    """The model that `find_model` finds, loaded once per process and device; it is not to be changed."""
+    if name is not None or (id, device) not in _shared:
+        path = find_model(name, id)
+        id = about(path)["id"]
+        if (id, device) not in _shared:
+            _shared[id, device] = load_model(path, device)
+    return _shared[id, device]

@@ -1,0 +1,244 @@
+"""Any PIL image -> what is coded of it, and back. Nothing is lost silently: what has no place in a file is refused.
+
+| mode of the image | what is coded | what decompress gives |
+|---|---|---|
+| RGB, L | as it is | RGB, L |
+| RGBA, LA; RGB, L with one transparent colour | colours, and beside them alpha without loss | RGBA, LA |
+| P, PA | as RGB; as L if all colours are gray and no profile says RGB; alpha as above | RGB, L, RGBA, LA |
+| 1 | as L | L |
+| YCbCr | as RGB | RGB |
+| CMYK, LAB, HSV, I;16, I, F and any other; more than 8 bits a sample | refused: UnsupportedImage | |
+
+Colours under fully transparent pixels are not kept, except where the whole image is kept without loss: before coding
+they become the average of what is near them (`fill`), which takes few bits. The orientation of EXIF is applied, once;
+codec/container/metadata.py has what is kept beside the pixels. Of an animation the frame at hand is coded.
+
+Pillow reads samples of 16 bits in colour as 8 bits without a word. Until the image is loaded its file can tell, and
+`check` asks it: give `compress` what Image.open returned, or let `lic compress` open the file.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from codec.container import bitstream, lossless, metadata
+from codec.container.bitstream import FormatError, Header, Section
+
+Corners = tuple[int, int, int, int]  # left, top, right, bottom
+Paint = Callable[[Header, list[Section], Corners], Image.Image]
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+CODED = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr"}
+TO_SRGB = "ImageCms.profileToProfile(image, {}, ImageCms.createProfile('sRGB'), outputMode='RGB')"
+DEEP = (
+    "more than 8 bits a sample, of which 8 would be kept: to give up the others, run `magick IN -depth 8 OUT.png`, "
+    "or for one channel Image.fromarray((numpy.asarray(image) >> 8).astype('uint8'))"
+)
+UNSCALED = "samples without a defined range: scale them to 0..255, then image.convert('L')"
+REASONS = {
+    "LAB": "the way to RGB needs a profile: " + TO_SRGB.format("ImageCms.createProfile('LAB')"),
+    "HSV": "the way to RGB rounds: take it yourself with image.convert('RGB')",
+    "I": UNSCALED,
+    "F": UNSCALED,
+}
+CMYK = "its colours depend on the inks: "
+CMYK_WITH_PROFILE = CMYK + "convert by the embedded profile, " + TO_SRGB.format("io.BytesIO(image.info['icc_profile'])")
+CMYK_WITHOUT = CMYK + "no profile is embedded, so convert by that of the printer, or roughly by image.convert('RGB')"
+DEEP_RAW_MODE = re.compile(r";(16|32)[LBN]$")  # Pillow's names for samples of that many bits; RGB;16 is 5 + 6 + 5
+BITS_PER_SAMPLE = 258  # a tag of TIFF
+GRAY_UNITS = {"L;2": 85, "L;4": 17}  # a level of a gray PNG of few bits, by Pillow's name for it, as one of 255
+HEAD = 1 << 16  # bytes of a file in which its depth is looked for
+
+
+class UnsupportedImage(ValueError):
+    """An image that is not coded: the reason, and the conversion to use."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image as it is coded."""
+
+    image: Image.Image  # upright, of a mode in bitstream.MODES
+    info: dict[str, Any]  # its metadata
+
+    @cached_property
+    def colours(self) -> Image.Image:
+        """RGB or L: what the network sees."""
+        return fill(self.image) if self.has_alpha else self.image
+
+    @property
+    def has_alpha(self) -> bool:
+        return self.image.mode in ("LA", "RGBA")
+
+    @cached_property
+    def metadata(self) -> list[Section]:
+        """Ancillary sections."""
+        return metadata.pack(self.info)
+
+    @cached_property
+    def exact(self) -> list[Section]:
+        """The sections of a file that keeps the whole image without loss; none if it does not look drawn."""
+        if not lossless.looks_drawn(self.image):
+            return []
+        return [Section(bitstream.LOSSLESS, lossless.encode(self.image)), *self.metadata]
+
+    @cached_property
+    def beside(self) -> list[Section]:
+        """The sections that go with the learned ones."""
+        alpha = [Section(bitstream.ALPHA, lossless.encode_plane(self.image.getchannel("A")))] if self.has_alpha else []
+        return alpha + self.metadata
+
+
+def prepare(image: Image.Image) -> Source:
+    """What is coded of an image; UnsupportedImage if it is none of the modes that are."""
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"a PIL image is wanted, not {type(image).__name__}: Image.open(path), Image.fromarray(array)")
+    check(image)
+    load(image)
+    info = metadata.of(image)
+    if (turn := metadata.orientation(info)) in TURNS:
+        image, info = image.transpose(TURNS[turn]), metadata.without_orientation(info)
+    return Source(_convert(image), info)
+
+
+def decode(data: bytes, max_pixels: int, region: tuple[int, int, int, int] | None, paint: Paint) -> Image.Image:
+    """The image of a file, or the region (left, top, width, height) of it. `paint` makes the colours of what was not
+    kept without loss, and needs a model. FormatError if the file is damaged, ValueError if there is no such region.
+    """
+    header, sections = bitstream.read(data, max_pixels)
+    left, top, width, height = region or (0, 0, header.width, header.height)
+    if min(left, top, width - 1, height - 1, header.width - left - width, header.height - top - height) < 0:
+        size = f"{header.width}x{header.height}"
+        raise ValueError(f"the region {left},{top},{width},{height} (left, top, width, height) is not inside {size}")
+    image, alpha, info = unpack(header, sections)
+    corners = left, top, left + width, top + height
+    if image is None:
+        image = paint(header, sections, corners)
+        if alpha is not None:
+            image.putalpha(alpha.crop(corners) if region else alpha)
+    elif region:
+        image = image.crop(corners)
+    image.info = info
+    return image
+
+
+def unpack(header: Header, sections: list[Section]) -> tuple[Image.Image | None, Image.Image | None, dict[str, Any]]:
+    """The parts of a file that need no model: image where it was kept without loss, or alpha plane (L), and metadata.
+
+    FormatError if one is damaged, or not as the header's mode wants it.
+    """
+    info, tags, size = metadata.unpack(sections), [section.tag for section in sections], (header.width, header.height)
+    if bitstream.LOSSLESS in tags:
+        if sum(tag < 128 for tag in tags) != 1:
+            raise FormatError("damaged: a lossless section is not alone")
+        return lossless.decode(bitstream.find(sections, bitstream.LOSSLESS), size, header.mode), None, info
+    if header.mode in ("LA", "RGBA"):
+        return None, lossless.decode_plane(bitstream.find(sections, bitstream.ALPHA), size), info
+    if bitstream.ALPHA in tags:
+        raise FormatError(f"an alpha plane, which mode {header.mode} does not have")
+    return None, None, info
+
+
+def check(image: Image.Image) -> None:
+    """UnsupportedImage with the reason if the image cannot be coded; best before it is loaded."""
+    if 0 in image.size:
+        raise UnsupportedImage("the image has no pixels")
+    if image.mode == "CMYK":
+        raise UnsupportedImage(f"mode CMYK: {CMYK_WITH_PROFILE if image.info.get('icc_profile') else CMYK_WITHOUT}")
+    if image.mode.startswith("I;16"):
+        raise UnsupportedImage(f"mode {image.mode}: {DEEP}")
+    if image.mode not in CODED:
+        reason = REASONS.get(image.mode, "convert it first, with image.convert('RGB') or image.convert('RGBA')")
+        raise UnsupportedImage(f"mode {image.mode}: {reason}")
+    if _is_deep(image):
+        raise UnsupportedImage(f"mode {image.mode}: {DEEP}")
+
+
+def load(image: Image.Image) -> None:
+    """Load the pixels of an image. Pillow scales a gray PNG of 2 or 4 bits to 8, but not its transparent colour."""
+    unit = next((GRAY_UNITS.get(str(tile.args), 1) for tile in getattr(image, "tile", ())), 1)
+    image.load()
+    if image.format == "PNG" and isinstance(image.info.get("transparency"), int):
+        image.info["transparency"] *= unit
+
+
+def has_more(image: Image.Image) -> bool:
+    """Whether an image file is an animation or has several pages."""
+    return getattr(image, "is_animated", False)
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether the file of an image that is not loaded has more than 8 bits a sample, as far as Pillow or it says."""
+    tiles = getattr(image, "tile", ())
+    if tiles and hasattr(image, "tag_v2") and np.max(image.tag_v2.get(BITS_PER_SAMPLE, 8)) > 8:
+        return True
+    for tile in tiles:
+        raw_mode, *more = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+        of_netpbm = tile.codec_name.startswith("ppm") and more and more[-1] > 255  # its largest value
+        if of_netpbm or tile.codec_name == "SGI16" or DEEP_RAW_MODE.search(str(raw_mode)):
+            return True
+    if image.format not in ("AVIF", "JPEG2000") or not tiles:
+        return False
+    place = image.fp.tell()
+    image.fp.seek(0)
+    head = image.fp.read(HEAD)
+    image.fp.seek(place)
+    if image.format == "AVIF":  # AV1 codec configuration: the second bit of its third byte is high_bitdepth
+        return any(record[2] & 0x40 for record in head.split(b"av1C")[1:] if len(record) > 2)
+    _, _, size = head.partition(b"\xff\x4f\xff\x51")  # markers SOC and SIZ; 38 bytes, then 3 for each component
+    return any((depth & 0x7F) + 1 > 8 for depth in size[38 : 38 + 3 * int.from_bytes(size[36:38], "big") : 3])
+
+
+def _convert(image: Image.Image) -> Image.Image:
+    """A loaded image in one of the modes of a file."""
+    transparent = image.has_transparency_data
+    match image.mode:
+        case "RGBA" | "LA":
+            return image
+        case "P" | "PA":
+            image = image.convert("RGBA" if transparent else "RGB")
+            return _as_gray(image) if _is_gray(image) else image
+        case "1" | "L":
+            mode = "LA" if transparent else "L"
+        case _:
+            mode = "RGBA" if transparent else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _is_gray(image: Image.Image) -> bool:
+    """Whether the channels are equal, and no profile of RGB colours goes with them."""
+    if image.info.get("icc_profile", b"")[16:20] == b"RGB ":
+        return False
+    red = image.getchannel("R").tobytes()
+    return red == image.getchannel("G").tobytes() and red == image.getchannel("B").tobytes()
+
+
+def _as_gray(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image.getchannel("R")
+    return Image.merge("LA", (image.getchannel("R"), image.getchannel("A")))
+
+
+def fill(image: Image.Image) -> Image.Image:
+    """The colours (RGB or L) of an RGBA or LA image, smooth ones where it is fully transparent.
+
+    Every hidden pixel takes the average of what is seen in the smallest square of 2^n pixels around it that shows
+    something, interpolated: the pull-push algorithm of Gortler, Grzeszczuk, Szeliski and Cohen, "The Lumigraph" (1996).
+    """
+    seen = image.getchannel("A").point(lambda alpha: 255 if alpha else 0)
+    if seen.getextrema() == (255, 255) or max(image.size) == 1:
+        return image.convert(image.mode.removesuffix("A"))
+    known = image.copy()
+    known.putalpha(seen)
+    known = known.reduce(2)  # averages by alpha: half the size, and fewer holes
+    filled = fill(known).resize(image.size, Image.Resampling.BILINEAR)
+    filled.paste(image, mask=seen)
+    return filled

@@ -1,0 +1,66 @@
+"""`lic demo`: compress real photographs with the model we ship, beside JPEG, WebP and AVIF, and show the result.
+
+The photographs come inside scikit-image's wheel. Every file is written to disk and decoded from there; the rates are
+file sizes and the PSNR is that of the decoded 8-bit image.
+"""
+
+from pathlib import Path
+
+from PIL import Image
+
+import codec
+from codec.coding.rows import fit_size
+from codec.evaluation import plot
+from codec.evaluation.codecs import FileCodec, lic_codec, rival_codec
+from codec.evaluation.evaluate import run
+from codec.evaluation.metrics import psnr
+from codec.evaluation.results import table
+from codec.files import sample_images
+
+QUALITIES = {
+    "lic": (10, 25, 40, 55, 70, 85),
+    "jpeg": (10, 25, 45, 65, 80, 90),
+    "webp": (5, 20, 40, 60, 80, 90),
+    "avif": (20, 35, 45, 55, 65, 75),
+}
+CROP = {"astronaut": (150, 0), "coffee": (150, 60), "chelsea": (130, 60), "motorcycle": (250, 150)}  # left, top
+CROP_SIDE = 224
+CROP_QUALITY = 30  # the sizes of the crops' files are that of ours at this quality
+
+
+def compare_crops(codecs: list[FileCodec], images: list[tuple[str, Image.Image]], path: Path) -> None:
+    """Crops of every image, as it is and as each codec shows it at a file no larger than ours."""
+    rows = []
+    for name, image in images:
+        left, top = CROP[name]
+        box = (left, top, left + CROP_SIDE, top + CROP_SIDE)
+        row = [(f"{name}\noriginal", image.crop(box))]
+        ours = codecs[0].encode(image, CROP_QUALITY)
+        for contender in codecs:
+            data = ours if contender is codecs[0] else fit_size(contender.encode, image, len(ours))[0]
+            decoded = contender.decode(data)
+            row.append((f"{contender.name}\n{len(data)} bytes, {psnr(image, decoded):.2f} dB", decoded.crop(box)))
+        rows.append(row)
+    plot.crops(rows, path, "Crops at equal file size")
+
+
+def run_demo(out: Path, device: str) -> int:
+    """Write files, table and plots to `out`, which must be new or empty; returns the exit code."""
+    if out.exists() and any(out.iterdir()):
+        raise FileExistsError(f"{out} is not empty: choose another folder with --out")
+    model = codec.load(device=device)
+    images = sample_images()
+    codecs = [lic_codec(model, QUALITIES["lic"])]
+    codecs += [rival_codec(name, QUALITIES[name]) for name in ("jpeg", "webp", "avif")]
+    results = run(codecs, images, out)
+    text = table(results)
+    print(text)
+    (out / "table.txt").write_text(text)
+    for result in results:
+        (out / f"{result.name}.json").write_text(result.to_json())
+    plot.rd_curves([result.curve() for result in results], out / "rd.png", "Four photographs from scikit-image")
+    compare_crops(codecs, images, out / "crops.png")
+    print(f"rate-distortion plot  {out / 'rd.png'}")
+    print(f"crops at equal size   {out / 'crops.png'}")
+    print(f"all files             {out / 'files'}")
+    return 1 if any(result.failures for result in results) else 0

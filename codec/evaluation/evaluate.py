@@ -1,0 +1,282 @@
+"""Codecs x images -> real files, and the numbers read from them.
+
+Every image is written as a file at every quality of every codec, and what is reported comes from that file: its rate
+is the size on disk, its PSNR and MS-SSIM are those of the 8-bit image decoded from it.
+
+    codecs = [lic_codec(model), rival_codec("jpeg")]
+    results = run(codecs, [("kodim01", Path("kodim01.png"))], Path("results"))
+    print(table(results))
+
+Files may be made by several processes at once, one thread each. Times are taken after that, alone: the first few images
+once more, between memory and memory, one after another, after an unmeasured turn per image size, with all threads.
+
+Every number goes into rows.jsonl of the folder at once, under a key that hashes all it depends on: codec, settings,
+model, pixels, versions, our source. A second run with the same key takes the number from there if the file is still as
+it was, so that a run that was stopped goes on, and one more codec costs no more than itself.
+
+eval.py is the program around it.
+"""
+
+import concurrent.futures
+import functools
+import hashlib
+import json
+import math
+import multiprocessing
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from codec.evaluation import metrics
+from codec.evaluation.codecs import FileCodec, check_unique, make_codec
+from codec.evaluation.cost import peak_memory, time_coding
+from codec.evaluation.results import Result, Row, versions
+from codec.files import write_atomically
+from codec.machine import device_name
+
+TIMED = 4  # images
+Source = Image.Image | Path
+
+
+class Journal:
+    """rows.jsonl of an output folder: {"key": ..., ...} line by line. A last line without its end does not count."""
+
+    NAME = "rows.jsonl"
+
+    def __init__(self, folder: Path):
+        self.path, self.entries = folder / self.NAME, {}
+        if self.path.exists():
+            text = self.path.read_text(encoding="utf-8")
+            whole, _, torn = text.rpartition("\n")
+            if torn:
+                write_atomically(self.path, (whole + "\n" * bool(whole)).encode())
+            for number, line in enumerate(whole.splitlines(), 1):
+                try:
+                    entry = json.loads(line)
+                    self.entries[entry.pop("key")] = entry
+                except (ValueError, KeyError, AttributeError):
+                    raise ValueError(f"{self.path}: line {number} is damaged: {line[:40]!r}; remove it") from None
+
+    def add(self, key: str, **entry) -> None:
+        self.entries[key] = entry
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": key, **entry}) + "\n")
+
+
+def run(
+    codecs: Sequence[FileCodec], images: Sequence[tuple[str, Source]], folder: Path, ms_ssim: bool = True, jobs: int = 1
+) -> list[Result]:
+    """Code every image with every codec at each of its qualities into files under `folder`; one Result per codec.
+
+    Images are (name, PIL image or path) with different names; they are taken as 8-bit RGB or L, without metadata. A
+    file is `folder`/files/CODEC/IMAGE_qQUALITY.SUFFIX. What cannot be read or coded becomes a failure in the results,
+    with its reason, and does not stop the run. With `jobs` above 1 that many processes make the files; each codec must
+    then come from make_codec. The memory of such codecs is measured, too. Raises ValueError if names repeat, or if a
+    process dies.
+    """
+    for codec in codecs:
+        if jobs > 1 and codec.text is None:
+            raise ValueError(f"{codec.name} was not made by make_codec: it cannot be made in another process")
+    check_unique("codec", [codec.name for codec in codecs])
+    check_unique("image", [name for name, _ in images])
+    journal, environment = Journal(folder), versions()
+    results = [
+        Result(
+            codec.name, codec.description, device_name(codec.device), environment, [],
+            dtype=codec.dtype, parameters=codec.parameters, kmac_per_pixel=codec.kmac,
+        )
+        for codec in codecs
+    ]  # fmt: skip
+
+    sources, about = dict(images), {}
+    for name, source in images:
+        try:
+            image = load_image(source)
+        except Exception as error:
+            for result in results:
+                result.failures.append(_failure(name, None, f"{type(error).__name__}: {error}"))
+        else:
+            sha256 = hashlib.sha256(image.tobytes()).hexdigest()
+            about[name] = {"name": name, "width": image.width, "height": image.height, "sha256": sha256}
+
+    def key(what: str, codec: FileCodec, *facts) -> str:
+        everything = [what, codec.name, codec.description, codec.suffix, device_name(codec.device), environment, *facts]
+        return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+
+    tasks, files = [], {}  # what is left to do; (name of codec, image, quality) -> its entry, or the error
+    keys = {}
+    for name in about:
+        for codec in codecs:
+            levels = []
+            for quality in codec.qualities:
+                k = keys[codec.name, name, quality] = key("file", codec, about[name], quality, ms_ssim)
+                entry = journal.entries.get(k)
+                if entry and _sha256(folder / entry["row"]["file"]) == entry["sha256"]:
+                    files[codec.name, name, quality] = entry
+                else:
+                    levels.append(quality)
+            if levels:
+                tasks.append((codec, name, sources[name], levels, folder, ms_ssim))
+    with tqdm(total=len(keys), initial=len(files), unit="file", disable=None) as bar:  # None: only on a terminal
+        for codec, name, outcomes in _work(tasks, jobs):
+            for quality, outcome in outcomes:
+                if isinstance(outcome, dict):
+                    journal.add(keys[codec.name, name, quality], **outcome)
+                files[codec.name, name, quality] = outcome
+            bar.set_postfix_str(f"{codec.name} {name}", refresh=False)
+            bar.update(len(outcomes))
+
+    for codec, result in zip(codecs, results, strict=True):
+        for name, image in about.items():
+            outcomes = [(quality, files[codec.name, name, quality]) for quality in codec.qualities]
+            failures = [_failure(name, quality, error) for quality, error in outcomes if isinstance(error, str)]
+            result.rows += [Row(**outcome["row"]) for _, outcome in outcomes if isinstance(outcome, dict)]
+            result.failures += failures
+            if not failures:
+                result.images.append(image)
+        first = [image["name"] for image in result.images[:TIMED]]
+        timed = [(row, key("times", codec, about[row.image], row.quality)) for row in result.rows if row.image in first]
+        _time(codec, timed, sources, journal)
+        if first and codec.text:
+            quality = codec.qualities[len(codec.qualities) // 2]
+            k = key("memory", codec, about[first[0]], quality)
+            if k not in journal.entries:
+                with _processes(1) as pool:
+                    memory = pool.submit(_memory, codec.text, codec.device, sources[first[0]], quality)
+                    try:
+                        journal.add(k, **memory.result())
+                    except BrokenProcessPool:
+                        tqdm.write(f"{codec.name}: no figure for its memory: that process was killed", file=sys.stderr)
+            result.peak_memory = journal.entries.get(k)
+    return results
+
+
+def _work(tasks: list[tuple], jobs: int) -> Iterator[tuple[FileCodec, str, list[tuple[int | None, Any]]]]:
+    """Do tasks (codec, *arguments of _code_image) here or, with several jobs, elsewhere, in the order they are done."""
+    if jobs == 1 or not tasks:
+        for codec, name, *rest in tasks:
+            yield codec, name, _code_image(codec, name, *rest)
+        return
+    with _processes(min(jobs, len(tasks))) as pool:
+        futures = {pool.submit(_code_elsewhere, task[0].text, task[0].device, *task[1:]): task for task in tasks}
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                codec, name, *_ = futures[future]
+                yield codec, name, future.result()
+        except BrokenProcessPool:
+            raise ValueError(
+                "a process that made files has died, perhaps for want of memory; what is done is kept: "
+                "run the same again with fewer --jobs"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _processes(count: int) -> concurrent.futures.ProcessPoolExecutor:
+    """Fresh processes: a fork would inherit the locks of threads that it does not have."""
+    return concurrent.futures.ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
+
+
+_make_once = functools.cache(make_codec)
+
+
+def _code_elsewhere(text: str, device: str, *arguments) -> list[tuple[int | None, Any]]:
+    torch.set_num_threads(1)
+    return _code_image(_make_once(text, device), *arguments)
+
+
+def _code_image(
+    codec: FileCodec, name: str, source: Source, levels: list[int | None], folder: Path, ms_ssim: bool
+) -> list[tuple[int | None, Any]]:
+    """Per quality the row and the hash of its file, or the error as text."""
+    image, outcomes = load_image(source), []
+    for quality in levels:
+        level = "" if quality is None else f"_q{quality:02d}"
+        file = folder / "files" / codec.name / f"{name}{level}{codec.suffix}"
+        try:
+            numbers = _code(codec, image, quality, file, ms_ssim)
+        except Exception as error:  # whatever happens to one file, the others are still worth measuring
+            file.unlink(missing_ok=True)
+            outcomes.append((quality, f"{type(error).__name__}: {error}"))
+        else:
+            row = Row(name, quality, file.relative_to(folder).as_posix(), **numbers)
+            outcomes.append((quality, {"sha256": _sha256(file), "row": asdict(row)}))
+    return outcomes
+
+
+def _code(codec: FileCodec, image: Image.Image, quality: int | None, file: Path, ms_ssim: bool) -> dict[str, Any]:
+    file.parent.mkdir(parents=True, exist_ok=True)  # an image name may hold folders
+    file.write_bytes(codec.encode(image, quality))
+    decoded = codec.decode(file.read_bytes())
+    if decoded.size != image.size:
+        raise ValueError(f"decoded to {decoded.size} instead of {image.size}")
+    original, decoded = image.convert("RGB"), decoded.convert("RGB")
+    size = file.stat().st_size
+    similarity = metrics.ms_ssim(original, decoded) if ms_ssim else math.nan
+    numbers = {
+        "bytes": size,
+        "bpp": metrics.bpp(size, *image.size),
+        "psnr": metrics.psnr(original, decoded),
+        "ms_ssim": similarity,
+        "ms_ssim_db": metrics.decibel(similarity),
+        "block_edges": metrics.block_edge_ratio(decoded),
+    }
+    return numbers | (codec.estimate(image, quality) if codec.estimate else {})
+
+
+def _time(codec: FileCodec, rows: list[tuple[Row, str]], sources: dict[str, Source], journal: Journal) -> None:
+    """Give rows, each with its key, the times of this process, which must have nothing beside it."""
+    warm, loaded = set(), ("", None)
+    for row, k in tqdm(rows, desc=f"timing {codec.name}", unit="file", disable=None, leave=False):
+        if k not in journal.entries:
+            if loaded[0] != row.image:
+                loaded = row.image, load_image(sources[row.image])
+            image = loaded[1]
+            if image.size not in warm:
+                time_coding(codec.encode, codec.decode, image, row.quality)
+                warm.add(image.size)
+            journal.add(k, **time_coding(codec.encode, codec.decode, image, row.quality)._asdict())
+        times = journal.entries[k]
+        row.encoding_time, row.decoding_time = times["encoding"], times["decoding"]
+        if codec.estimate:
+            row.encoding_entropy_time = times["encoding_entropy"]
+            row.decoding_entropy_time = times["decoding_entropy"]
+
+
+def _memory(text: str, device: str, source: Source, quality: int | None) -> dict[str, int]:
+    codec, image = make_codec(text, device), load_image(source)
+    codec.decode(codec.encode(image, quality))
+    gpu = {"gpu": torch.cuda.max_memory_allocated()} if torch.device(device).type == "cuda" else {}
+    return {"process": peak_memory()} | gpu
+
+
+def load_image(source: Source) -> Image.Image:
+    """Return an image as its pixels alone, 8-bit L or RGB: without alpha, without metadata, which some codecs store.
+
+    Raises OSError where the file is missing or no image, ValueError where it has more than 8 bits.
+    """
+    if not isinstance(source, Image.Image):
+        with Image.open(source) as opened:
+            return load_image(opened)
+    if source.mode.startswith(("I", "F")):
+        raise ValueError(f"images are evaluated at 8 bits; this one has mode {source.mode}: convert it first")
+    image = source if source.mode in ("L", "RGB") else source.convert("RGB")
+    return Image.fromarray(np.array(image))
+
+
+def _failure(image: str, quality: int | None, error: str) -> dict[str, Any]:
+    return {"image": image, "quality": quality, "error": error}
+
+
+def _sha256(file: Path) -> str | None:
+    """Of what is in a file; None where there is none."""
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else None

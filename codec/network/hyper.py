@@ -1,0 +1,182 @@
+"""The hyper-transforms h_a (latent -> hyper-latent) and h_s (hyper-latent -> table index and mean of each symbol).
+
+    z = h_a(v, level)             v (B, M, h, w), the latent times its gain -> z (B, K, ceil(h/4), ceil(w/4))
+    index, mean = h_s(z_q, rows)  integers z_q -> index (B, M, 4h', 4w') float64, mean (B, M, 4h', 4w') float32
+
+Ballé, Minnen, Singh, Hwang and Johnston (2018), section 3, and with a mean Minnen, Ballé and Toderici (2018). Whatever
+decides an index is exact (entropy/integer.py): the first layers of h_s, and the one that ends in the index. The mean is
+added after decoding, so it is an ordinary float and comes from the exact features through ordinary layers. `halo` is
+how many cells of z, 64x64 pixels, to each side a transform sees.
+"""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from codec.network.layers import Block, Conv2d, FoldConv2d, Knots, mirror_pad
+from codec.network.quantize import between
+from entropy.integer import ACTIVATION_BITS, LARGEST, IntegerConv2d, rectify, shift, to_grid
+
+REACH = 127  # hyper-symbols are -127..127; a decoded one outside is a FormatError
+INDEX_BITS = 3  # h_s speaks of the logarithm of the scale; a table index is about 1/8 of that (64 from 0.11 to 256)
+
+
+class Rows(NamedTuple):
+    """What depends on the quality in the exact path: integers in float64, (B, C, 1, 1) each. Stored at export."""
+
+    step: Tensor  # (B, K, 1, 1) a hyper-symbol of 1 in steps of 2**-8
+    inner: Tensor  # (B, N, 1, 1) added after the first layer
+    outer: Tensor  # (B, M, 1, 1) added before the index
+
+
+class FastHyperAnalysis(nn.Module):
+    """h_a of the fast family: 1x1 convolutions and one block at 1/32, by folding from 1/16 to 1/64 resolution."""
+
+    halo = 1  # half a cell
+
+    def __init__(self, M: int, N: int, K: int, mean: bool):
+        super().__init__()
+        self.stem = Conv2d(M, N, 1)
+        self.condition = Knots(2 * N)
+        self.down = FoldConv2d(N, N)
+        self.block = Block(N)
+        self.head = nn.Sequential(FoldConv2d(N, N), nn.GELU(), Conv2d(N, K, 1))
+
+    def forward(self, v: Tensor, level: Tensor) -> Tensor:
+        v = mirror_pad(v, 0, -v.shape[-1] % 4, 0, -v.shape[-2] % 4)
+        v = torch.copysign(torch.log(v.abs() + torch.sqrt(v * v + 1)), v)  # asinh: symbols reach hundreds at high rates
+        h = self.stem(v.contiguous(memory_format=torch.channels_last))
+        gamma, beta = self.condition(level).chunk(2, dim=1)
+        h = F.gelu(h * (1 + gamma).to(h.dtype) + beta.to(h.dtype))
+        h = self.block(self.down(h))
+        return self.head(h).float()
+
+
+class BalleHyperAnalysis(nn.Module):
+    """h_a of Ballé et al. 2018: 3x3, then two 5x5 of stride 2, ReLU between them; fed with |v| if there is no mean."""
+
+    halo = 2  # 1 + 2 + 4 samples of v: 1.75 cells
+
+    def __init__(self, M: int, N: int, K: int, mean: bool):
+        super().__init__()
+        self.mean = mean
+        self.layers = nn.Sequential(Conv2d(M, N, 3), nn.ReLU(), Conv2d(N, N, 5, 2), nn.ReLU(), Conv2d(N, K, 5, 2))
+
+    def forward(self, v: Tensor, level: Tensor) -> Tensor:
+        v = mirror_pad(v, 0, -v.shape[-1] % 4, 0, -v.shape[-2] % 4)
+        return self.layers(v if self.mean else v.abs()).float()
+
+
+class HyperSynthesis(nn.Module, ABC):
+    """h_s: a family's exact `features` (B, C, 4h', 4w'), the exact layer that ends in the index, the mean's layers."""
+
+    halo = 2  # of both families: 1 + 1/2 + 1/4 cells
+    scale: IntegerConv2d
+    mean: nn.Module | None  # None: the mean is 0 everywhere
+
+    def __init__(self, M: int, inner: int):
+        super().__init__()
+        self.inner = Knots(inner)
+        self.outer = Knots(M)
+
+    @abstractmethod
+    def features(self, z: Tensor, inner: Tensor) -> Tensor: ...
+
+    def forward(self, z_q: Tensor, rows: Rows, levels: int) -> tuple[Tensor, Tensor]:
+        """z_q (B, K, h', w') integers of any dtype; the index is in 0..levels-1 and carries a gradient in training."""
+        h = self.features(z_q.double() * rows.step, rows.inner)
+        half = 2 ** (ACTIVATION_BITS - 1)  # for the nearest index
+        offset = shift(rows.outer + half, INDEX_BITS)
+        index = self.scale(same(h, self.scale), offset, drop=ACTIVATION_BITS - INDEX_BITS)
+        index = between(index, 0.0, levels - 1.0) if torch.is_grad_enabled() else index.clamp_(0, levels - 1)
+        if self.mean is None:
+            return index, torch.zeros_like(index, dtype=torch.float32)
+        return index, self.mean((h * 2.0**-ACTIVATION_BITS).float())
+
+    def rows(self, level: Tensor, gain: Tensor) -> Rows:
+        """The exact path's rows for level (B,) and the gain (B, K, 1, 1) of z."""
+        inner, outer = self.inner(level), self.outer(level)
+        return Rows(
+            to_grid(1 / gain, ACTIVATION_BITS),
+            to_grid(inner, ACTIVATION_BITS),
+            to_grid(outer, ACTIVATION_BITS + INDEX_BITS),
+        )
+
+    def check_bounds(self, rows: Rows) -> None:
+        """ValueError unless the path is exact for every hyper-symbol in -REACH..REACH and these rows, within int32."""
+        first, *others = [layer for layer in self.modules() if isinstance(layer, IntegerConv2d)]
+        first.check_bound(REACH * rows.step.abs().max().item())
+        for layer in others:
+            layer.check_bound(LARGEST, offset=rows.outer.abs().max().item() if layer is self.scale else 0.0)
+
+
+def same(x: Tensor, layer: IntegerConv2d) -> Tensor:
+    """x mirrored at its borders so that the layer's output is as large as x."""
+    p = layer.kernel_size // 2
+    return mirror_pad(x, p, p, p, p) if p else x
+
+
+def insert_zeros(x: Tensor) -> Tensor:
+    """Between and after the samples of x (B, C, H, W), and around them as a mirrored transposed 5x5 convolution of
+    stride 2 needs: (B, C, 2H + 4, 2W + 4).
+    """
+    x = mirror_pad(x, 1, 1, 1, 1)
+    B, C, H, W = x.shape
+    wide = x.new_zeros(B, C, H, 2, W, 2)
+    wide[:, :, :, 0, :, 0] = x
+    return wide.view(B, C, 2 * H, 2 * W)
+
+
+class FastHyperSynthesis(HyperSynthesis):
+    """h_s of the fast family: exact 3x3 at 1/64 and 1/32 and 1x1 at 1/16; the mean takes one block more, in floats."""
+
+    def __init__(self, M: int, N: int, K: int, mean: bool):
+        super().__init__(M, N)
+        self.layers = nn.ModuleList(
+            [IntegerConv2d(K, N, 3), IntegerConv2d(N, 4 * N), IntegerConv2d(N, N, 3), IntegerConv2d(N, 4 * N)]
+        )
+        self.scale = IntegerConv2d(N, M)
+        self.mean = nn.Sequential(Block(N), Conv2d(N, M, 1)) if mean else None
+        start_at_zero(self.scale, *([self.mean[1]] if mean else []))
+
+    def features(self, z: Tensor, inner: Tensor) -> Tensor:
+        one, up_one, two, up_two = self.layers
+        h = rectify(one(same(z, one)) + inner)  # (B, N, h', w')
+        h = F.pixel_shuffle(rectify(up_one(h)), 2)
+        h = rectify(two(same(h, two)))  # (B, N, 2h', 2w')
+        return F.pixel_shuffle(rectify(up_two(h)), 2)  # (B, N, 4h', 4w')
+
+
+class BalleHyperSynthesis(HyperSynthesis):
+    """h_s of Ballé et al. 2018 (channels N, N), or with `mean` that of Minnen et al. 2018 (M, 3/2 M): two transposed
+    5x5 of stride 2 and a 3x3. ReLU throughout, where Minnen et al. have a leaky one.
+    """
+
+    def __init__(self, M: int, N: int, K: int, mean: bool):
+        one, two = (M, M * 3 // 2) if mean else (N, N)
+        super().__init__(M, one)
+        self.layers = nn.ModuleList([IntegerConv2d(K, one, 5), IntegerConv2d(one, two, 5)])
+        self.scale = IntegerConv2d(two, M, 3)
+        self.mean = Conv2d(two, M, 3) if mean else None
+        start_at_zero(self.scale, *([self.mean] if mean else []))
+
+    def features(self, z: Tensor, inner: Tensor) -> Tensor:
+        one, two = self.layers
+        h = rectify(one(insert_zeros(z)) + inner)  # (B, C, 2h', 2w')
+        return rectify(two(insert_zeros(h)))  # (B, C', 4h', 4w')
+
+
+def start_at_zero(*layers: nn.Module) -> None:
+    """Zero weights and biases: at step 0 the index depends on nothing but rows.outer, and the mean is 0."""
+    for layer in layers:
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+
+
+HYPER_TRANSFORMS = {
+    "bmshj2018": (BalleHyperAnalysis, BalleHyperSynthesis),
+    "fast": (FastHyperAnalysis, FastHyperSynthesis),
+}

@@ -1,0 +1,69 @@
+"""Training checkpoints on disk, and beginning with the weights of a checkpoint or of an exported model."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from codec.coding.base import Codec
+from codec.coding.models import ModelError, read_model
+from codec.files import write_atomically
+
+
+def save_checkpoint(path: Path | str, state: dict[str, Any]) -> None:
+    """A training state as one file, written atomically."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getbuffer())
+
+
+STATE = {"version": int, "config": dict, "step": int, "model": dict, "average": dict, "optimizer": dict}
+
+
+def load_checkpoint(path: Path | str) -> dict[str, Any]:
+    """A training state; only tensors and plain values are read, so a foreign file cannot run code. ModelError for such
+    a file, and for a damaged one.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch has a class of its own for every kind of damage
+        raise ModelError(f"{path} is not an intact training checkpoint") from error
+    if not isinstance(state, dict) or any(not isinstance(state.get(part), kind) for part, kind in STATE.items()):
+        raise ModelError(f"{path} is not a training checkpoint, which has {', '.join(STATE)}")
+    return state
+
+
+def load_weights(path: Path | str) -> dict[str, torch.Tensor]:
+    """The weights, by name, of an exported model or (the averaged ones) of a training checkpoint; ModelError if the
+    file is neither.
+    """
+    if Path(path).suffix == ".safetensors":
+        _, tensors = read_model(path)
+        return {name: torch.from_numpy(t).float() for name, t in tensors.items() if not name.startswith("tables.")}
+    return load_checkpoint(path)["average"]
+
+
+def take_weights(model: Codec, path: Path | str) -> tuple[set[str], str]:
+    """Begin with the weights of a file that have the name and shape of the model's own: which, and a line that says
+    what was taken, what is new and what was left out. ValueError if its latent has another unit.
+    """
+    own, given = model.state_dict(), load_weights(path)
+    own_parts, given_parts = ({name.split(".")[0] for name in names} for names in (own, given))
+    if (of_all_rates := "gain" in given_parts) != model.config.variable_rate:
+        theirs, ours = ("all rates", "one lambda") if of_all_rates else ("one lambda", "all rates")
+        raise ValueError(f"{path} is of {theirs}, and its latent has other units than one of {ours}: change lmbda")
+    kept = {name: t for name, t in given.items() if name in own and t.shape == own[name].shape}
+    if ("h_a" in own_parts) != ("h_a" in given_parts):  # a prior of z is not one of y
+        kept = {name: t for name, t in kept.items() if not name.startswith("prior.")}
+    model.load_state_dict(kept, strict=False)
+    partly = {name.split(".")[0] for name in kept}  # of these the part of the part is named
+
+    def shown(names: set[str]) -> str:
+        parts = {".".join(name.split(".")[: 1 + (name.split(".")[0] in partly)]) for name in names}
+        return ", ".join(sorted(parts)) or "none"
+
+    said = f"{len(kept)} of {len(own)} tensors from {path}; new: {shown(own.keys() - kept.keys())}"
+    return set(kept), f"{said}; left out: {shown(given.keys() - kept.keys())}"

@@ -1,0 +1,150 @@
+"""What a training compares images by: a measure, and beside it a share of squared error.
+
+The distortion D of the loss, bpp + D, is in bits per pixel:
+
+    D = (1 - mix) * price(lmbda) * measure(x_hat, x) + mix * lmbda * 255^2 * mse(x_hat, x)
+
+so that one lmbda stands for about the same rate with each measure. Squared error alone has no mix.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from codec.config import Config
+from codec.evaluation.metrics import MS_SSIM_SIDE
+from codec.training import ssimulacra2
+
+# CompressAI trains the models that it numbers alike with lambda 0.0018 ... 0.18 for MSE, and with 2.4 ... 220 for
+# MS-SSIM, 1333 ... 1222 times as much (its documentation, "Model zoo").
+MS_SSIM_SCALE = 1333.0
+VGG_SCALE = 100.0  # a guess at equal footing with the squared error beside it
+VGG_LAYERS = (3, 8, 15, 22, 29)  # the last ReLU before each pooling
+# Bits per pixel that a model for squared error spends on one point of SSIMULACRA 2 more: the slope of the curve of
+# `fast` on the validation images is 0.0045 at lmbda = 0.0009, and 24 times that at 0.18.
+POINT_PRICE, POINT_LMBDA, POINT_EXPONENT = 0.0045, 0.0009, 0.6
+RATE_FLOOR = 0.3  # bpp added to the rate by which a sample's loss is divided: flat patches cost nearly nothing
+
+
+def mse(x_hat: Tensor, x: Tensor) -> Tensor:
+    """Mean squared error in grey levels (B,), 255^2 times that of [0, 1] pixels."""
+    return 255**2 * (x_hat - x).square().mean(dim=(1, 2, 3))
+
+
+def ms_ssim(x_hat: Tensor, x: Tensor) -> Tensor:
+    """1 - MS-SSIM (Wang, Simoncelli and Bovik, 2003), (B,); ValueError below 161x161 pixels."""
+    from pytorch_msssim import ms_ssim as similarity
+
+    if min(x.shape[-2:]) < MS_SSIM_SIDE:
+        raise ValueError(
+            f"MS-SSIM needs images of at least {MS_SSIM_SIDE} pixels a side, not {x.shape[-1]}x{x.shape[-2]}: "
+            "choose --patch 176 or more, and larger validation images"
+        )
+    return 1 - similarity(x_hat, x, data_range=1.0, size_average=False)
+
+
+def point_price(lmbda):
+    """Bits per pixel that a point of SSIMULACRA 2 is worth at lmbda, a number or a tensor."""
+    return POINT_PRICE * (lmbda / POINT_LMBDA) ** POINT_EXPONENT
+
+
+class VGG(nn.Module):
+    """The distance (B,) between features of VGG-16, each normalised over its channels (as in Zhang, Isola, Efros,
+    Shechtman and Wang, "The unreasonable effectiveness of deep features", 2018, without learned weights).
+
+    Takes torchvision's ImageNet weights from where torchvision keeps them; it does not download them.
+    """
+
+    def __init__(self):
+        super().__init__()
+        from torchvision.models import VGG16_Weights
+        from torchvision.models.vgg import cfgs, make_layers
+
+        weights = VGG16_Weights.IMAGENET1K_V1
+        path = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[1]
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"no weights of VGG-16 at {path}: where there is a network, run\n"
+                "  python -c \"import torchvision; torchvision.models.vgg16(weights='IMAGENET1K_V1')\"\n"
+                f"or download {weights.url} to there"
+            )
+        state = weights.get_state_dict(progress=False)
+        self.features = make_layers(cfgs["D"])
+        prefix = "features."
+        self.features.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))  # of ImageNet, as in training
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
+        self.requires_grad_(False).eval()
+
+    def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
+        distance = torch.zeros(len(x), device=x.device)
+        h = (torch.cat((x_hat, x)) - self.mean) / self.std
+        for i, layer in enumerate(self.features[: VGG_LAYERS[-1] + 1]):
+            h = layer(h)
+            if i in VGG_LAYERS:
+                a, b = F.normalize(h, dim=1).chunk(2)
+                distance = distance + (a - b).square().sum(dim=1).mean(dim=(1, 2))
+        return distance
+
+
+def proportional(lmbda, factor: float):
+    """The price of a measure that is `factor` times as dear as a squared grey level."""
+    return factor * lmbda
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """The distortion of a training."""
+
+    name: str  # as the configuration has it
+    measure: Callable[
+        [Tensor, Tensor], Tensor
+    ]  # of x_hat and x (B, 3, H, W) around [0, 1]: (B,), 0 where they are equal
+    price: Callable  # lmbda -> bits per pixel that one unit of the measure is worth
+    perfect: float  # the score of equal images, from which the measure counts down
+    mix: float  # share of squared error
+    unit: float = 1.0  # the weights of samples are lmbda^-1/2 times this
+
+    def __call__(self, x_hat: Tensor, x: Tensor, lmbda: Tensor) -> Tensor:
+        """D (B,) in bits per pixel of images (B, 3, H, W) at lmbda (B,)."""
+        return self.blend(self.measure(x_hat, x), mse(x_hat, x), lmbda)
+
+    def blend(self, distance, squared, lmbda):
+        """D, given the measure and the squared error in grey levels: numbers or tensors."""
+        return (1 - self.mix) * self.price(lmbda) * distance + self.mix * lmbda * squared
+
+    def weights(self, lmbda: Tensor, bpp: Tensor) -> Tensor:
+        """What the losses (B,) of samples are multiplied by, so that low rates are not drowned by the high ones: for
+        squared error lmbda^-1/2; else the inverse of the sample's rate, so that every rate counts alike.
+        """
+        return self.unit * lmbda.rsqrt() if self.name == "mse" else 1 / (RATE_FLOOR + bpp.detach())
+
+    def mean(self, losses: list[float], lmbdas: list[float]) -> float:
+        """One figure for losses at several lmbda: their mean weighted by lmbda^-1/2 for squared error; else the
+        geometric mean, in which a percent at one rate is a percent at another.
+        """
+        losses, lmbdas = torch.tensor(losses, dtype=torch.float64), torch.tensor(lmbdas, dtype=torch.float64)
+        if self.name == "mse":
+            return float((losses * lmbdas.rsqrt()).sum() / lmbdas.rsqrt().sum())
+        return float(losses.log().mean().exp())
+
+
+def distortion(config: Config, device: torch.device) -> Distortion:
+    """The one that a configuration asks for."""
+    c, lmbda = config.train, config.model.lmbda
+    if c.distortion == "mse":
+        span = math.log(lmbda[-1] / lmbda[0]) / 2  # of ln lmbda^-1/2 over the qualities
+        unit = math.sqrt(lmbda[0]) * (span / -math.expm1(-span) if span else 1.0)  # makes the mean weight 1
+        return Distortion("mse", mse, partial(proportional, factor=1.0), 0.0, 0.0, unit)
+    measure, price, perfect = {
+        "ssimulacra2": lambda: (ssimulacra2.distance, point_price, 100.0),
+        "ms-ssim": lambda: (ms_ssim, partial(proportional, factor=MS_SSIM_SCALE), 1.0),
+        "vgg": lambda: (VGG().to(device), partial(proportional, factor=VGG_SCALE), 0.0),
+    }[c.distortion]()
+    return Distortion(c.distortion, measure, price, perfect, c.mix)

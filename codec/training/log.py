@@ -1,0 +1,207 @@
+"""Where the figures of a training go: log.jsonl, TensorBoard, and the terminal.
+
+The board has two runs, train and val, whose loss, bpp, mse and PSNR lie on the same axes: of an all-rates model over
+all rates, as `journal.summary` has them; each quality on its own is below `bpp_by_quality` and the like.
+"""
+
+import contextlib
+import io
+import json
+import math
+import os
+import platform
+import re
+import time
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+import codec
+from codec import journal, machine
+from codec.coding.base import Codec
+from codec.config import Config, TrainConfig
+from codec.files import write_atomically
+from codec.network.pixels import to_tensor, to_uint8
+from codec.training.distributed import World
+from codec.training.optimise import learning_rate
+
+PACKAGES = ("torch", "torchvision", "numpy", "pillow")
+DIVERGED = 100.0  # a mean loss so many times that of the first line of the log
+SHOWN = {
+    "loss": ".4f",
+    "bpp": ".4f",
+    "psnr": ".2f",
+    "ssimulacra2": ".2f",
+    "ms-ssim": ".4f",
+    "vgg": ".3f",
+    "lr": ".2e",
+    "grad_norm": ".2f",
+    "img_s": ".1f",
+}
+
+
+def meta(config: Config, data: dict[str, Any]) -> dict[str, Any]:
+    """The facts of a training that begins now, ready for JSON; `data` (number of images, hash) is taken in as it is."""
+    gpu = torch.cuda.is_available()
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git": machine.git(Path(__file__).parent),
+        "versions": {"lic": codec.__version__, "python": platform.python_version()}
+        | {name: machine.version(name) for name in PACKAGES}
+        | {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version() if gpu else None},
+        "system": platform.platform(),
+        "processor": machine.processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if gpu else [],
+        "seed": config.train.seed,
+        "data": data,
+    }
+
+
+class Log:
+    """The figures of a run that goes on after `step` of `steps`: what its log holds beyond that step is dropped first.
+
+    Without a folder, in the processes of a training that are not the first, nothing is written and nothing is shown.
+    """
+
+    def __init__(self, folder: Path | None, step: int, steps: int):
+        self.folder, self.steps = folder, steps
+        hidden = None if folder else True  # None: shown on a terminal only
+        self.bar = tqdm(initial=step, total=steps, unit="step", dynamic_ncols=True, disable=hidden)
+        if folder is None:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        first = step + 1 if step else 0  # of the steps whose figures are written; validation at step 0 is one of them
+        path = folder / "log.jsonl"
+        kept = [row for row in journal.read(path) if row["step"] < first] if path.exists() else []
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        self.file = open(path, "a", buffering=1)
+        self.boards = {
+            kind: SummaryWriter(folder / "tb" / kind, purge_step=first, flush_secs=10) for kind in ("train", "val")
+        }
+
+    def numbers(self, kind: str, step: int, values: dict[str, float]) -> None:
+        """Write figures of one kind (train, val): all to the file, to the board by topic, the main ones in one line."""
+        if self.folder is None:
+            return
+        self.file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        whole = journal.summary(values)
+        for name, value in whole.items():
+            self.boards[kind].add_scalar(f"rate_distortion/{name}", value, step)
+        for name, value in values.items():
+            if match := re.fullmatch(r"([\w-]+)_(q\d+)", name):
+                self.boards[kind].add_scalar(f"{match[1]}_by_quality/{match[2]}", value, step)
+            elif name not in whole and name != "rd_loss":
+                self.boards[kind].add_scalar(f"training/{name}", value, step)
+        shown = {**values, **whole}
+        figures = "  ".join(f"{name} {shown[name]:{form}}" for name, form in SHOWN.items() if name in shown)
+        self.say(f"{kind:5} {step:{len(str(self.steps))}}/{self.steps}  {figures}")
+
+    @torch.no_grad()
+    def picture(self, model: Codec, step: int, image: Image.Image) -> None:
+        """Input and reconstruction of an image, at quality 50, and histograms of weights and latent."""
+        if self.folder is None:
+            return
+        x = to_tensor(image)[..., :512, :512].to(model.device)
+        quality = 50 if model.config.variable_rate else None
+        latent = model.latent(x, quality)
+        x_hat = model.reconstruct(latent, x.shape[-2:], quality)
+        self.boards["val"].add_images("input_and_reconstruction", to_uint8(torch.cat((x, x_hat))), step)
+        self._histograms("val", "latent", {"y": latent.y, "z": latent.z}, step)
+        self._histograms("val", "weights", dict(model.named_parameters()), step)
+
+    def gradients(self, model: torch.nn.Module, step: int) -> None:
+        """Histograms of the gradients that the parameters hold."""
+        self._histograms("train", "gradients", {name: p.grad for name, p in model.named_parameters()}, step)
+
+    def _histograms(self, kind: str, group: str, tensors: dict, step: int) -> None:
+        """Of what is finite in the tensors or arrays that are there."""
+        if self.folder is None:
+            return
+        for name, values in tensors.items():
+            if values is None:
+                continue
+            values = torch.as_tensor(values).detach().float()
+            values = values[values.isfinite()]
+            if len(values):
+                self.boards[kind].add_histogram(f"{group}/{name}", values, step)
+
+    def graph(self, model: Codec) -> None:
+        """The operations of a model in evaluation mode, traced on an image of 64x64; a line says so if that fails."""
+        if self.folder is None:
+            return
+        x = torch.full((1, 3, 64, 64), 0.5, device=model.device)
+        inputs: tuple[Tensor, ...] = (x, torch.full((1,), 50.0, device=model.device))[: 1 + model.config.variable_rate]
+        modes = {module: module.training for module in model.modules()}
+        model.eval()
+        try:
+            with torch.no_grad(), warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
+                self.boards["val"].add_graph(model, inputs, use_strict_trace=False)
+        except Exception as error:  # tracing has no class of its own for what it cannot do
+            reason = str(error).strip().partition("\n")[0]
+            self.say(f"no graph of the model on the board: {type(error).__name__}: {reason}")
+        finally:
+            for module, training in modes.items():
+                module.training = training
+
+    def say(self, text: str) -> None:
+        if self.folder is not None:
+            tqdm.write(text)
+
+    def close(self) -> None:
+        self.bar.close()
+        if self.folder is not None:
+            self.file.close()
+            for board in self.boards.values():
+                board.close()
+
+
+class Diverged(ValueError):
+    """A training that makes no sense any more."""
+
+
+class Meter:
+    """Means of figures since the last line of the log, over steps and processes; steps that were skipped left out."""
+
+    def __init__(self, step: int, c: TrainConfig, world: World):
+        self.c, self.world = c, world
+        self.first = math.inf
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.good: Tensor | float = 0.0
+        self.since, self.step = time.monotonic(), step
+
+    def add(self, means: dict[str, Tensor]) -> None:
+        good = torch.isfinite(means["grad_norm"])
+        self.good = self.good + good
+        self.sums = {name: self.sums.get(name, 0.0) + torch.where(good, m, 0.0) for name, m in means.items()}
+
+    def read(self, step: int, patch: int) -> dict[str, float]:
+        """The figures, and a new start; Diverged if the loss has gone to where no training comes back from."""
+        c = self.c
+        count = step - self.step  # fewer than log_every after a resume
+        totals = self.world.total(torch.stack([*self.sums.values(), self.good.to(self.sums["loss"].dtype)])).tolist()
+        figures = {name: total / max(1, totals[-1]) for name, total in zip(self.sums, totals, strict=False)}
+        if totals[-1] == 0 or figures["loss"] > DIVERGED * self.first:
+            what = "no step had a finite gradient" if totals[-1] == 0 else f"the mean loss was {figures['loss']:.4g}"
+            raise Diverged(
+                f"diverged: over the {count} steps to step {step} {what}, {self.first:.4g} at first. "
+                f"best.pt is intact. Try a lower --lr than {c.lr:g}, a longer --warmup than {c.warmup}, a smaller "
+                f"--clip than {c.clip:g}, or --precision fp32"
+            )
+        self.first = figures["loss"] if math.isinf(self.first) else self.first
+        figures["lr"] = learning_rate(step, c)
+        speed = count / (time.monotonic() - self.since)
+        figures |= {"steps_s": speed, "img_s": speed * c.batch, "mpx_s": speed * c.batch * patch**2 / 1e6}
+        self.restart(step)
+        return figures
