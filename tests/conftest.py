@@ -216,5 +216,5 @@ def saved(image: Image.Image, form: str, **options) -> bytes:
 
 @pytest.fixture
 def threads(monkeypatch):
-    """Threads instead of processes, which take seconds to begin; tests/test_evaluate_again.py has those."""
+    """Threads instead of processes, which take seconds to begin; tests/evaluation/test_evaluate_again.py has those."""
     monkeypatch.setattr(evaluate, "_processes", ThreadPoolExecutor)

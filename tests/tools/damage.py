@@ -6,7 +6,7 @@
     stamp(data)                              the file with right checksums
     damage_model(rng, path)                  an exported model of other content, its id right
 
-Nothing here looks at what the damage leads to; tests/damage_targets.py does.
+Nothing here looks at what the damage leads to; tests/tools/damage_targets.py does.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """Files decode everywhere: whatever thread count, precision, batch, device or process wrote them, and for ever.
 
 Floats may differ from machine to machine, and so may the encoder's symbols and, by a grey level, the decoder's image.
-What the decoder reads may not. tests/golden/ holds files that were written once: `python tests/test_portability.py`
+What the decoder reads may not. tests/golden/ holds files that were written once: `python tests/coding/test_portability.py`
 makes them anew and prints their hashes, which is right only after a deliberate change of the format or the weights.
 """
 
@@ -26,7 +26,7 @@ from codec.network.pixels import to_tensor
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 CELLS = list(itertools.product(DEVICES, (1, 2), (False, True)))  # device, threads, bf16 trunks
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 HASHES = {  # of what the golden files hold
     "hyper": "a86b42ca4d22867072ccc32c73acaad205b6106b7c071816c4dadc7982c01eeb",
     "fast-factorized": "f42e75e7f96568b4bc7c68c09c1503db530f0e4126db0a4e4708e608d835da4f",

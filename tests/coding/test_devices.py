@@ -1,4 +1,4 @@
-"""What runs on a GPU keeps its devices apart and waits for nothing, seen without one (tests/pretend_gpu.py)."""
+"""What runs on a GPU keeps its devices apart and waits for nothing, seen without one (tests/tools/pretend_gpu.py)."""
 
 from concurrent.futures import Executor, Future
 

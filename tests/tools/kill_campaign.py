@@ -1,7 +1,7 @@
 """Kill -9 a training at random moments, resume it each time, and compare it with one that was never killed.
 
-    python tests/kill_campaign.py                                            the default model, 600 steps, 10 kills
-    python tests/kill_campaign.py --kills 30 -- --data DIR --steps 2000      anything after -- goes to train.py
+    python tests/tools/kill_campaign.py                                            the default model, 600 steps, 10 kills
+    python tests/tools/kill_campaign.py --kills 30 -- --data DIR --steps 2000      anything after -- goes to train.py
 
 Both trainings run on one CPU thread. Exit code 0: weights, averaged weights, optimiser and best value are the same, bit
 for bit.
@@ -21,7 +21,7 @@ from conftest import equal
 
 from codec.training.checkpoints import load_checkpoint
 
-PROGRAM = Path(__file__).resolve().parents[1] / "train.py"
+PROGRAM = Path(__file__).resolve().parents[2] / "train.py"
 DEFAULTS = "--steps 600 --save_every 20 --val_every 100 --log_every 10 --warmup 20 --device cpu"
 PARTS = ("step", "model", "average", "optimizer", "best", "first")
 

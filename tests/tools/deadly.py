@@ -1,4 +1,4 @@
-"""Work for tests/test_jobs.py that dies, fails or succeeds as the source file says; imported by workers, so nothing
+"""Work for tests/batch/test_jobs.py that dies, fails or succeeds as the source file says; imported by workers, so nothing
 heavy is imported here.
 """
 

@@ -1,4 +1,4 @@
-"""What the damage campaign (tests/damage_campaign.py) and the fuzzer (tests/fuzz.py) attack: four targets.
+"""What the damage campaign (tests/tools/damage_campaign.py) and the fuzzer (tests/tools/fuzz.py) attack: four targets.
 
     streams     entropy.Decoder, with streams bare and in files, of many shapes
     parser      what reads a .lic file and needs no model: bitstream.read and modes.unpack (metadata, WebP, alpha)
@@ -42,7 +42,7 @@ REFUSED, IDENTICAL, DIFFERENT = 1, 2, 3
 
 MAX_PIXELS = 1 << 18  # of a file whose size was forged
 LARGEST = 1 << 20  # bytes of one piece of metadata; the real limit takes ten times as long to inflate
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 MODELS = {"hyper": GOLDEN / "hyper.safetensors", "fast-factorized": WEIGHTS / "fast-factorized.safetensors"}
 
 

@@ -1,13 +1,13 @@
 """The fuzzer: damage that reaches code not reached before is damaged further (libFuzzer, by way of atheris).
 
     pip install -e '.[fuzz]'
-    python tests/fuzz.py parser  -runs=1000000        what needs no model: header, sections, metadata, alpha, WebP
-    python tests/fuzz.py decoder -runs=20000          Codec.decompress
-    python tests/fuzz.py parser CORPUS -runs=0        the files of a folder, and what was found in an earlier run
+    python tests/tools/fuzz.py parser  -runs=1000000        what needs no model: header, sections, metadata, alpha, WebP
+    python tests/tools/fuzz.py decoder -runs=20000          Codec.decompress
+    python tests/tools/fuzz.py parser CORPUS -runs=0        the files of a folder, and what was found in an earlier run
 
 Options after the target, and folders with inputs, are libFuzzer's (`-help=1`); -seed=1 is the same run again, on one
 machine. Half of the inputs are stamped anew with right checksums. It begins with the intact files of the damage
-campaign and holds its laws (tests/damage_targets.py) but that of files as they are, which needs to know the intact one.
+campaign and holds its laws (tests/tools/damage_targets.py) but that of files as they are, which needs to know the intact one.
 Exit code 0: no law broken; otherwise the input is written to crash-... or timeout-..., and the traceback shown.
 """
 

@@ -10,13 +10,13 @@ import warnings
 from pathlib import Path
 
 import pytest
+from conftest import picture, saved
 from PIL import Image, PngImagePlugin, features
 
 import codec
 from codec import files
 from codec.container import bitstream, metadata
 from codec.files import LONGEST, Failure, write_atomically, write_bytes
-from tests.conftest import picture, saved
 
 TINY = ("-m", "tiny")
 

@@ -1,5 +1,5 @@
 """Damaged files of a hyperprior model, decoded to the end: each kind of damage in all its places, and laws of any bytes
-(the campaign of tests/damage_campaign.py, in short in test_damage.py, knows more kinds and what they cost).
+(the campaign of tests/tools/damage_campaign.py, in short in test_damage.py, knows more kinds and what they cost).
 """
 
 from pathlib import Path
