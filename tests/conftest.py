@@ -1,6 +1,5 @@
-"""What the tests share: photographs, and four tiny models that are not trivial."""
+"""Fixtures of all tests: photographs, four tiny models that are not trivial, and folders to work in."""
 
-import io
 import pickle
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -11,14 +10,13 @@ import pytest
 import torch
 from hypothesis import settings
 from PIL import Image
+from shared import ALL_RATES, FACTORIZED, HYPER, ONE_LAMBDA, tiny_network
 
 import entropy
 from codec.cli import main
+from codec.coding.base import Codec
 from codec.coding.models import export, load_model
-from codec.config import ModelConfig
 from codec.evaluation import evaluate
-from codec.network.model import Codec, build
-from codec.network.pixels import to_tensor
 from codec.training.log import Log
 
 torch.set_num_threads(1)  # the networks here are too small for more
@@ -44,36 +42,15 @@ def photo(photos) -> Image.Image:
     return photos[0]
 
 
-FACTORIZED, HYPER = "factorized", "mean-scale-hyperprior"
-
-
-def tiny_model(photo: Image.Image, lmbda: list[float], prior: str = FACTORIZED, **options) -> Codec:
-    """An untrained small codec, moved off its start so that no weight is zero and every layer has an effect."""
-    torch.manual_seed(7)
-    sizes = dict(N=16, M=24, blocks=[1, 1], hyper_N=12, hyper_M=10)
-    model = build(ModelConfig(**sizes | options, lmbda=lmbda, prior=prior))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += torch.randn_like(parameter) * (0.1 * parameter.std() if parameter.any() else 0.001)
-        if prior != FACTORIZED:  # an index and a mean that listen to the hyper-latent
-            model.h_s.scale.weight.normal_(std=0.1)
-            model.h_s.inner.values.normal_(std=0.1)
-            model.centroid.normal_(std=0.05)
-            for parameter in () if model.h_s.mean is None else model.h_s.mean.parameters():
-                parameter += 0.05 * torch.randn_like(parameter)
-        model.fit(to_tensor(photo).expand(5, -1, -1, -1))  # at five qualities
-    return model
-
-
 @pytest.fixture(scope="session")
 def models(photo, tmp_path_factory) -> Path:
     """A folder with four exported models: of all rates tiny and hyper, of one lambda fixed and hyper_fixed."""
     folder = tmp_path_factory.mktemp("models")
     for name, lmbda, prior in (
-        ("tiny", [0.0009, 0.18], FACTORIZED), ("fixed", [0.013], FACTORIZED),
-        ("hyper", [0.0009, 0.18], HYPER), ("hyper_fixed", [0.013], HYPER),
+        ("tiny", ALL_RATES, FACTORIZED), ("fixed", ONE_LAMBDA, FACTORIZED),
+        ("hyper", ALL_RATES, HYPER), ("hyper_fixed", ONE_LAMBDA, HYPER),
     ):  # fmt: skip
-        export(tiny_model(photo, lmbda, prior), folder / f"{name}.safetensors")
+        export(tiny_network(photo, lmbda, prior), folder / f"{name}.safetensors")
     return folder
 
 
@@ -136,21 +113,6 @@ def cifar10(tmp_path, monkeypatch):
     return folder
 
 
-def noise_image(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
-    """An image of random pixels."""
-    shape = (height, width, 3) if mode == "RGB" else (height, width)
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
-
-
-def equal(a, b) -> bool:
-    """Equality of nested states, bit for bit."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, list):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-
-
 @pytest.fixture
 def here(tmp_path, monkeypatch, photos):
     """An empty folder to work in, on the CPU, with training images in data/ and one of 64x64 in val/."""
@@ -198,20 +160,6 @@ def lic(capsys, shell):
         return code, out, err.splitlines()
 
     return run
-
-
-def picture(photo: Image.Image, width: int, height: int) -> Image.Image:
-    """An RGBA picture of any size: partly transparent, opaque and in between."""
-    image = photo.resize((width, height)).convert("RGBA")
-    image.putalpha(photo.convert("L").resize((width, height)).point(lambda level: min(max(3 * level - 300, 0), 255)))
-    return image
-
-
-def saved(image: Image.Image, form: str, **options) -> bytes:
-    """The bytes of an image file of Pillow's format `form`."""
-    packed = io.BytesIO()
-    image.save(packed, form, **options)
-    return packed.getvalue()
 
 
 @pytest.fixture

@@ -1,14 +1,12 @@
 """The Pillow plugin: opens and saves .lic files once registered, as Pillow's own formats do, and only then."""
 
 import io
-import subprocess
-import sys
 import warnings
 
 import numpy as np
 import pytest
-from conftest import picture, saved
 from PIL import Image, UnidentifiedImageError
+from shared import in_fresh_python, picture, saved
 
 import codec.pillow
 from codec.coding import models as checkpoint
@@ -28,26 +26,23 @@ def registered(shell, monkeypatch):
     codec.pillow.register()
 
 
-def run(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-
-
 def test_only_register_changes_pillow():
     code = "import codec, codec.cli, codec.pillow; from PIL import Image; Image.init(); "
     code += f"tables = lambda: [str(getattr(Image, name)) for name in {TABLES}]; before = tables(); "
     code += "assert '.lic' not in Image.registered_extensions() and 'LIC' not in str(before); "
-    assert run(code + "codec.pillow.register(); print(Image.registered_extensions()['.lic'])") == "LIC\n"
+    code += "codec.pillow.register(); print(Image.registered_extensions()['.lic'])"
+    assert in_fresh_python(code).stdout == "LIC\n"
 
 
 def test_a_file_is_opened_without_decoding_and_without_torch(tiny, photo):
     photo = photo.copy()
     photo.info = {"icc_profile": b"a profile", "xmp": b"<x/>", "dpi": (72.0, 144.0)}
     open("a.lic", "wb").write(tiny.compress(photo, 30))
-    told = run(
+    told = in_fresh_python(
         "import sys, codec.pillow; from PIL import Image; codec.pillow.register(); image = Image.open('a.lic'); "
         "print(image.format, image.size, image.mode, image.info, image.get_format_mimetype()); "
         "assert not {'torch', 'numba', 'entropy'} & sys.modules.keys()"
-    )
+    ).stdout
     assert told == f"LIC (96, 64) RGB {photo.info} image/x-lic\n"
 
 

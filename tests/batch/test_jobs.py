@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import picture
 from deadly import Deadly
 from PIL import Image
+from shared import picture
 
 from codec import files
 from codec.batch.jobs import Hopeless, run, work_in_processes
-from codec.batch.plan import Job
+from codec.batch.plan import Job, expand, plan, remove_temporaries
 from codec.coding.verify import Mismatch, Witness
 from codec.container import bitstream
 from codec.files import Failure
@@ -252,8 +252,8 @@ def test_planning_visits_every_folder_and_file_a_fixed_number_of_times(monkeypat
         with monkeypatch.context() as patch:
             for name in ("lstat", "stat", "scandir", "mkdir"):
                 patch.setattr(os, name, counted(getattr(os, name)))
-            jobs = files.plan([str(count)], files.IMAGES, f"{count} out", ".lic", replace=False)
-            files.remove_temporaries(jobs)
+            jobs = plan([str(count)], files.IMAGES, f"{count} out", ".lic", replace=False)
+            remove_temporaries(jobs)
         assert len(jobs) == count and jobs == sorted(jobs)
         return seen
 
@@ -346,7 +346,7 @@ def test_a_folder_that_cannot_be_listed_is_an_error_and_does_not_stop_the_others
     with pytest.raises(OSError):
         list(files.below(here / "gone", files.IMAGES))
     with pytest.raises(Failure, match="no files in"):
-        list(files.expand(["in"], {".lic"}))
+        list(expand(["in"], {".lic"}))
     scandir = os.scandir
 
     def locked(path):

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import picture
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from shared import picture
 
 from codec.coding.base import Codec
 from codec.coding.models import load_model

@@ -1,12 +1,13 @@
 """What runs on a GPU keeps its devices apart and waits for nothing, seen without one (tests/tools/pretend_gpu.py)."""
 
+import contextlib
 from concurrent.futures import Executor, Future
 
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
-from pretend_gpu import GPU, OnGPU, gpu  # noqa: F401 (a fixture)
+from pretend_gpu import GPU, OnGPU, PretendGPU
+from shared import tiny_network
 
 import benchmarks.gpu
 import codec
@@ -21,6 +22,15 @@ from codec.training.validate import validate
 
 AdamW = torch.optim.AdamW
 PRIORS = ["factorized", "scale-hyperprior", "mean-scale-hyperprior"]
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A PretendGPU, entered."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    monkeypatch.setattr(torch, "inference_mode", torch.no_grad)  # its tensors cannot be made here
+    with PretendGPU() as PretendGPU.active:
+        yield PretendGPU.active
 
 
 class NoiseOfCPU(train.SampleNoise):
@@ -70,7 +80,7 @@ def test_the_pretended_gpu_is_strict():
 @pytest.mark.parametrize("transform", ["fast", "bmshj2018"])
 @pytest.mark.parametrize("prior", PRIORS)
 @pytest.mark.parametrize("lmbda", [[0.0009, 0.18], [0.013]], ids=["all rates", "one lambda"])
-def test_a_training_step_mixes_no_devices_and_reads_nothing_back(gpu, transform, prior, lmbda, photos, monkeypatch):  # noqa: F811
+def test_a_training_step_mixes_no_devices_and_reads_nothing_back(gpu, transform, prior, lmbda, photos, monkeypatch):
     monkeypatch.setattr(train, "SampleNoise", NoiseOfCPU)
     monkeypatch.setattr(torch.optim, "AdamW", PlainAdamW)
     model = dict(transform=transform, prior=prior, lmbda=lmbda, N=8, M=16, blocks=[1, 1], hyper_N=8, hyper_M=4)
@@ -94,7 +104,7 @@ def test_a_gpu_exports_codes_and_decodes(prior, photos, tmp_path, monkeypatch):
     """In float32 the pretended GPU, which is known to one thread only, computes what the CPU does."""
     monkeypatch.setattr(benchmarks.gpu, "ThreadPoolExecutor", InThisThread)
     path = tmp_path / "model.safetensors"
-    export(tiny_model(photos[0], [0.0009, 0.18], prior).to(GPU), path)
+    export(tiny_network(photos[0], [0.0009, 0.18], prior).to(GPU), path)
     here, there = load_model(path, str(GPU), "fp32"), load_model(path, "cpu", "fp32")
     assert here.device == GPU
     files = [here.compress(photo, 60) for photo in photos]
@@ -129,7 +139,7 @@ def test_each_process_of_torchrun_has_a_gpu_of_its_own(two_gpus, monkeypatch):
 
 def test_an_evaluation_names_devices_as_its_processes_take_them(two_gpus, models, monkeypatch):
     model = load_model(models / "tiny.safetensors")
-    monkeypatch.setattr(codec.base.Codec, "device", torch.device("cuda", 0))
-    monkeypatch.setattr(codec.base.Codec, "kmac", lambda _: (1.0, 1.0))
+    monkeypatch.setattr(codec.coding.base.Codec, "device", torch.device("cuda", 0))
+    monkeypatch.setattr(codec.coding.base.Codec, "kmac", lambda _: (1.0, 1.0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
     assert codec.pick_device(lic_codec(model).device) == "cuda"

@@ -6,19 +6,17 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import noise_image, tiny_model
 from PIL import Image
+from shared import codec_of, noise_image, tiny_network, untrained
 
 import codec
 from codec.coding.base import step_gain
 from codec.coding.models import load_model
 from codec.coding.tiles import Latent
-from codec.config import ModelConfig
 from codec.container import bitstream
 from codec.evaluation.metrics import psnr
 from codec.files import sample_images
 from codec.network.layers import Gain
-from codec.network.model import build
 from codec.network.pixels import to_tensor, to_uint8
 
 SIDES = (1, 2, 3, 5, 8, 15, 16, 17, 31, 32, 33, 40)
@@ -44,11 +42,11 @@ def test_every_size_comes_back_with_its_size_mode_and_symbols(model, mode, heigh
 
 @pytest.mark.parametrize("prior", ["factorized", "scale-hyperprior", "mean-scale-hyperprior"])
 def test_the_bmshj2018_family_codes_every_size_too(photo, prior):
-    model = tiny_model(photo, [0.01], prior, transform="bmshj2018", N=8, M=8)
+    model = tiny_network(photo, [0.01], prior, transform="bmshj2018", N=8, M=8)
     with torch.no_grad():
         model.g_a.layers[-1].weight *= 300  # away from the all-zero latent that it starts with
         model.fit(to_tensor(photo))
-    model.build_tables()
+    model = codec_of(model)
     for width, height in zip(SIDES, SIDES[::-1], strict=True):
         image = noise_image(width, height)
         data = model.compress(image)
@@ -168,7 +166,7 @@ def test_the_file_of_another_model_is_refused_with_both_ids(tiny, model_fixed, p
 @pytest.mark.parametrize("prior", ["factorized", "mean-scale-hyperprior"])
 def test_a_model_without_tables_says_how_to_get_them(photo, prior):
     with pytest.raises(ValueError, match="export"):
-        build(ModelConfig(N=8, M=8, prior=prior, lmbda=[0.01])).compress(photo)
+        untrained(N=8, M=8, prior=prior, lmbda=[0.01]).compress(photo)
 
 
 def test_a_damaged_stream_with_a_right_checksum_is_still_found(model, photo):
@@ -201,8 +199,7 @@ def test_the_loss_has_a_gradient_for_every_parameter(models, name, quality):
 
 def test_kmac_counts_every_convolution():
     """The encoder of Ballé et al. 2018 by hand: four convolutions and three GDN, per pixel."""
-    model = build(ModelConfig(transform="bmshj2018", N=16, M=24, prior="factorized", lmbda=[0.01]))
-    model.build_tables()
+    model = codec_of(untrained(transform="bmshj2018", N=16, M=24, prior="factorized", lmbda=[0.01]))
     convolutions = 25 * (3 * 16 / 4 + 16 * 16 / 16 + 16 * 16 / 64 + 16 * 24 / 256)
     gdn = 16 * 16 * (1 / 4 + 1 / 16 + 1 / 64)
     encoder, decoder = model.kmac()
@@ -216,9 +213,7 @@ def test_kmac_counts_the_hyper_transforms():
     config = dict(N=16, M=M, blocks=[1, 1], hyper_N=N, hyper_M=K, lmbda=[0.01])
     total = {}
     for prior in ("factorized", "mean-scale-hyperprior"):
-        model = build(ModelConfig(**config, prior=prior))
-        model.build_tables()
-        total[prior] = model.kmac()
+        total[prior] = codec_of(untrained(**config, prior=prior)).kmac()
     block = 6 * N * N + 9 * N
     h_a = M * N / 256 + (4 * N * N + block) / 1024 + (4 * N * N + N * K) / 4096
     h_s = (9 * K * N + 4 * N * N) / 4096 + (9 * N * N + 4 * N * N) / 1024 + (2 * N * M + block) / 256

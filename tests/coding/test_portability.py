@@ -1,24 +1,21 @@
 """Files decode everywhere: whatever thread count, precision, batch, device or process wrote them, and for ever.
 
 Floats may differ from machine to machine, and so may the encoder's symbols and, by a grey level, the decoder's image.
-What the decoder reads may not. tests/golden/ holds files that were written once: `python tests/coding/test_portability.py`
+What the decoder reads may not. tests/golden/ holds files that were written once: `python tests/tools/make_golden.py`
 makes them anew and prints their hashes, which is right only after a deliberate change of the format or the weights.
 """
 
-import hashlib
 import itertools
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from shared import GOLDEN, GOLDEN_MODELS, digest, in_fresh_python
 
-from codec.coding.models import WEIGHTS, export, find_model, load_model
-from codec.coding.tiles import Latent, Strip, whole
+from codec.coding.models import find_model, load_model
+from codec.coding.tiles import Strip, whole
 from codec.container import bitstream
 from codec.evaluation.metrics import psnr
 from codec.files import sample_images
@@ -26,36 +23,25 @@ from codec.network.pixels import to_tensor
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 CELLS = list(itertools.product(DEVICES, (1, 2), (False, True)))  # device, threads, bf16 trunks
-GOLDEN = Path(__file__).parents[1] / "golden"
 HASHES = {  # of what the golden files hold
     "hyper": "a86b42ca4d22867072ccc32c73acaad205b6106b7c071816c4dadc7982c01eeb",
     "fast-factorized": "f42e75e7f96568b4bc7c68c09c1503db530f0e4126db0a4e4708e608d835da4f",
     "fast": "4509a47352fcc84cc175db310cff53b185b9a12f72677c92ed4544d3da8aaae2",
-}
-MODELS = {"hyper": GOLDEN / "hyper.safetensors"} | {
-    name: WEIGHTS / f"{name}.safetensors" for name in ("fast-factorized", "fast")
 }
 
 DECODE = """
 import sys
 from pathlib import Path
 import torch
-from codec.container import bitstream
 from codec.coding.models import load_model
-from test_portability import digest
+from codec.container import bitstream
+from shared import digest
 torch.set_num_threads(2)
-model = load_model(sys.argv[1])
-for path in sys.argv[2:]:
-    print(digest(model.decode(*bitstream.read(Path(path).read_bytes()))))
+for folder in map(Path, sys.argv[1:]):
+    model = load_model((folder / "model").read_text())
+    for path in sorted(folder.glob("*.lic")):
+        print(digest(model.decode(*bitstream.read(path.read_bytes()))))
 """
-
-
-def digest(latent: Latent) -> str:
-    """SHA-256 of everything about a latent that is exact, the same on every machine."""
-    sha = hashlib.sha256()
-    for part in (latent.y, latent.z, latent.index):
-        sha.update(b"none" if part is None else f"{part.shape}".encode() + part.astype("<i4").tobytes())
-    return sha.hexdigest()
 
 
 def set_up(model, device: str, threads: int, bf16: bool) -> None:
@@ -69,10 +55,13 @@ def one_thread_afterwards():
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="module", params=["tiny", "hyper"])
-def written(request, models, photos):
-    """Path of a model, and the different files that it wrote in all cells: name -> (bytes, the encoder's latent)."""
-    path = models / f"{request.param}.safetensors"
+@pytest.fixture(scope="module")
+def all_written(models, photos):
+    """Of two models their path, and the different files that they wrote in all cells: name -> (bytes, latent)."""
+    return {name: write(models / f"{name}.safetensors", photos[:2]) for name in ("tiny", "hyper")}
+
+
+def write(path, photos):
     model = load_model(path)
     x = torch.cat([to_tensor(photo) for photo in photos])
     files = {}
@@ -87,6 +76,11 @@ def written(request, models, photos):
             data = model.encode(latents[i], 70, "RGB", (64, 96))
             files[data] = f"{device}-threads{threads}-{model.precision}-{way}{i}", latents[i]
     return path, {name: (data, latent) for data, (name, latent) in files.items()}
+
+
+@pytest.fixture(params=["tiny", "hyper"])
+def written(request, all_written):
+    return all_written[request.param]
 
 
 @pytest.mark.parametrize("device, threads, bf16", CELLS)
@@ -112,14 +106,16 @@ def test_in_a_batch_every_symbol_of_z_leads_to_the_same_table(written, device, t
     assert np.array_equal(index.cpu().numpy(), np.concatenate([latent.index for latent in latents]))
 
 
-def test_another_process_decodes_the_same_symbols(written, tmp_path):
-    path, files = written
-    for name, (data, _) in files.items():
-        (tmp_path / name).write_bytes(data)
-    command = [sys.executable, "-c", DECODE, path, *(tmp_path / name for name in files)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [digest(latent) for _, latent in files.values()]
+def test_another_process_decodes_the_same_symbols(all_written, tmp_path):
+    expected = []
+    for name, (path, files) in all_written.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model").write_text(str(path))
+        for i, (data, latent) in enumerate(files.values()):
+            (tmp_path / name / f"{i:02}.lic").write_bytes(data)
+            expected.append(digest(latent))
+    done = in_fresh_python(DECODE, *(tmp_path / name for name in all_written))
+    assert done.stdout.split() == expected
 
 
 def test_images_of_fp32_cells_differ_by_a_grey_level_at_most_and_hardly_ever(written):
@@ -135,7 +131,7 @@ def test_images_of_fp32_cells_differ_by_a_grey_level_at_most_and_hardly_ever(wri
 
 @pytest.mark.parametrize("quality", [10, 50, 90])
 def test_bf16_trunks_of_the_shipped_model_cost_at_most_two_hundredths_of_a_decibel(quality):
-    model = load_model(MODELS["fast-factorized"], precision="fp32")
+    model = load_model(GOLDEN_MODELS["fast-factorized"], precision="fp32")
     cells = {}
     for name, photo in sample_images():
         photo = photo.crop((100, 50, 356, 242))
@@ -172,7 +168,7 @@ def test_bf16_trunks_of_the_default_model_change_little(quality):
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("name", HASHES)
 def test_golden_files_decode_for_ever(name, bf16, device):
-    model = load_model(MODELS[name], device, precision="fp32")
+    model = load_model(GOLDEN_MODELS[name], device, precision="fp32")
     model.bf16 = bf16
     data = (GOLDEN / f"{name}.lic").read_bytes()
     latent = model.decode(*bitstream.read(data))
@@ -183,24 +179,3 @@ def test_golden_files_decode_for_ever(name, bf16, device):
     assert decoded.shape == expected.shape == (96, 128, 3)
     if not bf16:
         assert np.abs(decoded - expected).max() <= 1
-
-
-def make_golden() -> None:
-    """Write tests/golden/ and print the hashes."""
-    from conftest import HYPER, tiny_model
-
-    face = dict(sample_images())["astronaut"].crop((160, 60, 288, 156))
-    GOLDEN.mkdir(exist_ok=True)
-    model = tiny_model(face, [0.0009, 0.18], HYPER, N=8, M=8, blocks=[1, 0], hyper_N=8, hyper_M=5)
-    model.prior.scale *= 0.1  # narrow tables: a small file, and some symbols are escaped
-    export(model, MODELS["hyper"])
-    for name, quality in (("hyper", 60), ("fast-factorized", 50), ("fast", 75)):
-        model = load_model(MODELS[name], precision="fp32")
-        data = model.compress(face, quality)
-        (GOLDEN / f"{name}.lic").write_bytes(data)
-        model.decompress(data).save(GOLDEN / f"{name}.png", optimize=True)
-        print(f'    "{name}": "{digest(model.decode(*bitstream.read(data)))}",')
-
-
-if __name__ == "__main__":
-    make_golden()

@@ -1,13 +1,12 @@
 """The file format: what is written is read, what is damaged or forged is refused."""
 
-import subprocess
-import sys
 import zlib
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shared import in_fresh_python
 
 from codec.container.bitstream import (
     KNOWN,
@@ -161,5 +160,5 @@ def test_a_file_of_too_many_pixels_is_refused_unless_they_are_allowed(tiny):
 
 
 def test_reading_the_format_imports_no_torch():
-    code = "import sys, codec, codec.bitstream, codec.cli; assert not {'torch', 'numba', 'PIL'} & sys.modules.keys()"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    modules = "codec, codec.container.bitstream, codec.cli"
+    in_fresh_python(f"import sys, {modules}; assert not {{'torch', 'numba', 'PIL'}} & sys.modules.keys()")

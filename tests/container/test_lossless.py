@@ -4,8 +4,8 @@ import io
 
 import numpy as np
 import pytest
-from conftest import noise_image
 from PIL import Image, ImageDraw
+from shared import noise_image
 
 from codec.container import bitstream, lossless
 from codec.container.bitstream import LOSSLESS, FormatError, Header, Section

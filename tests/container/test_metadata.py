@@ -7,8 +7,8 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import picture, saved
 from PIL import Image, ImageCms, ImageOps, features
+from shared import picture, saved
 
 from codec.container import bitstream, lossless, metadata
 from codec.container.bitstream import ALPHA, DPI, EXIF, ICC, LATENT, LOSSLESS, XMP, FormatError, Header, Section

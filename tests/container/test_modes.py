@@ -6,8 +6,8 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import picture, saved
 from PIL import Image, ImageCms, ImageDraw, features
+from shared import picture, saved
 
 import codec
 from codec.coding import models as checkpoint

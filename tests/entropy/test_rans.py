@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared import INT32, decoded, in_plain_python, verdict
 
-from entropy import Decoder, StreamError, Tables, encode, rans, substream
+from entropy import Decoder, Tables, encode, rans, substream
 
 patient = settings(deadline=None)  # the first example waits for the compiler
-INT32 = np.iinfo(np.int32)
 
 
 def random_tables(rng, count, most=4096):
@@ -39,13 +39,6 @@ def random_step(rng, shape, tables):
     return values, index, tables
 
 
-def decode(data, steps, threads=None):
-    decoder = Decoder(data, threads)
-    decoded = [decoder.decode(index, tables, values.shape) for values, index, tables in steps]
-    decoder.finish()
-    return decoded
-
-
 def same(decoded, steps):
     return all(np.array_equal(d, values) for d, (values, _, _) in zip(decoded, steps, strict=True))
 
@@ -61,16 +54,10 @@ def stages(draw, longest=3000, counts=(1, 2, 3, 4, 5)):
     return steps
 
 
-def in_plain_python(function, *arguments):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(substream, "numba_or_none", lambda: None)
-        return function(*arguments)
-
-
 @given(stages(counts=(1, 3, 300)), st.integers(1, 64))
 @patient
 def test_decoding_undoes_encoding(steps, lanes):
-    assert same(decode(encode(steps, lanes), steps), steps)
+    assert same(decoded(encode(steps, lanes), steps), steps)
 
 
 @given(stages(longest=300, counts=(1, 3, 300)), st.integers(1, 64))
@@ -78,7 +65,7 @@ def test_decoding_undoes_encoding(steps, lanes):
 def test_plain_python_writes_and_reads_the_same_bytes(steps, lanes):
     data = encode(steps, lanes)
     assert in_plain_python(encode, steps, lanes) == data
-    assert same(in_plain_python(decode, data, steps), steps)
+    assert same(in_plain_python(decoded, data, steps), steps)
 
 
 @given(st.integers(0, 2**32), st.floats(0, 6), st.integers(1, 64), st.sampled_from([1000, 77_777, rans.SUBSTREAM]))
@@ -92,7 +79,7 @@ def test_any_length_and_staging_gives_the_same_bytes_compiled_and_plain(seed, di
         patch.setattr(rans, "SUBSTREAM", substream)
         data = encode(steps, lanes)
         assert in_plain_python(encode, steps, lanes) == data
-        assert same(decode(data, steps), steps) and same(in_plain_python(decode, data, steps), steps)
+        assert same(decoded(data, steps), steps) and same(in_plain_python(decoded, data, steps), steps)
 
 
 @given(stages(), st.integers(1, 64))
@@ -109,7 +96,7 @@ def test_any_length_goes_with_any_number_of_lanes(symbols):
     rng = np.random.default_rng(symbols)
     steps = [random_step(rng, (symbols,), random_tables(rng, 3))]
     for lanes in (None, 1, 2, 3, 7, 8, 64):
-        assert same(decode(encode(steps, lanes), steps), steps)
+        assert same(decoded(encode(steps, lanes), steps), steps)
 
 
 @given(st.lists(st.integers(INT32.min, INT32.max) | st.sampled_from([INT32.min, INT32.max])), st.integers(0, 4))
@@ -122,8 +109,8 @@ def test_every_int32_can_be_coded(values, row):
     )
     steps = [(np.array(values, np.int32), np.uint8(row), tables)]
     data = encode(steps)
-    assert same(decode(data, steps), steps)
-    assert in_plain_python(encode, steps) == data and same(in_plain_python(decode, data, steps), steps)
+    assert same(decoded(data, steps), steps)
+    assert in_plain_python(encode, steps) == data and same(in_plain_python(decoded, data, steps), steps)
 
 
 def gaussian_image(rng, shape):
@@ -161,7 +148,7 @@ def test_threads_do_not_change_the_bytes(lanes):
     steps = long_steps()
     data = encode(steps, lanes, threads=1)
     assert encode(steps, lanes, threads=2) == data
-    assert same(decode(data, steps, threads=1), steps) and same(decode(data, steps, threads=3), steps)
+    assert same(decoded(data, steps, threads=1), steps) and same(decoded(data, steps, threads=3), steps)
 
 
 def test_plain_python_cuts_at_the_same_symbols(monkeypatch):
@@ -171,7 +158,7 @@ def test_plain_python_cuts_at_the_same_symbols(monkeypatch):
     steps = [random_step(rng, (n,), tables) for n in (99, 100, 101, 450)]
     data = encode(steps, 3)
     assert in_plain_python(encode, steps, 3) == data
-    assert same(in_plain_python(decode, data, steps), steps) and same(decode(data, steps), steps)
+    assert same(in_plain_python(decoded, data, steps), steps) and same(decoded(data, steps), steps)
 
 
 def test_long_streams_cost_little_more_than_ideal():
@@ -192,13 +179,6 @@ def test_the_layout_of_arrays_does_not_matter():
     for same_data in (bytearray(data), memoryview(data), np.frombuffer(data, np.uint8)):
         assert np.array_equal(Decoder(same_data).decode(np.asfortranarray(index), tables), values)
     assert len(substream._encode_kernel.compiled.signatures) == len(substream._decode_kernel.compiled.signatures) == 2
-
-
-def verdict(data, steps):
-    try:
-        return [d.tolist() for d in decode(data, steps)]
-    except StreamError:
-        return None
 
 
 @st.composite
@@ -271,7 +251,7 @@ def test_truncated_substreams_are_refused(monkeypatch):
     rng = np.random.default_rng(8)
     steps = [random_step(rng, (n,), random_tables(rng, 3)) for n in (120, 60)]
     data = encode(steps, 2)
-    assert same(decode(data, steps, threads=2), steps)
+    assert same(decoded(data, steps, threads=2), steps)
     for length in range(len(data)):
         assert verdict(data[:length], steps) is None
 
@@ -332,11 +312,11 @@ LONG_GOLDEN = "19d958f2c04fba4a06a7f34d51937e57f9c839f4b56d54f4fa13f737a358b629"
 @pytest.mark.parametrize("run", [lambda function, *arguments: function(*arguments), in_plain_python])
 def test_streams_never_change(run):
     assert run(encode, golden_steps(), 3).hex() == GOLDEN
-    assert same(run(decode, bytes.fromhex(GOLDEN), golden_steps()), golden_steps())
+    assert same(run(decoded, bytes.fromhex(GOLDEN), golden_steps()), golden_steps())
     assert run(encode, []) == b"\x00"
     data = run(encode, long_golden_steps())
     assert hashlib.sha256(data).hexdigest() == LONG_GOLDEN
-    assert same(run(decode, data, long_golden_steps()), long_golden_steps())
+    assert same(run(decoded, data, long_golden_steps()), long_golden_steps())
 
 
 def test_examples():

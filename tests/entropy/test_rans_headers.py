@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from test_rans import INT32, in_plain_python, verdict
+from shared import INT32, in_plain_python, verdict
 
 from entropy import Decoder, StreamError, Tables, encode, rans
 

@@ -2,16 +2,14 @@
 
 import doctest
 import math
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared import in_fresh_python
 
 import entropy.tables
 from entropy import Tables
@@ -265,13 +263,6 @@ def test_an_error_in_a_kernel_is_not_taken_for_a_broken_cache():
         Kernel(wrong, "int64(int64)")(1)
 
 
-def fresh_process(program, root=Path(entropy.__file__).parents[1], **environment):
-    """What a new interpreter prints that finds entropy in `root`."""
-    run = [sys.executable, "-W", "always", "-c", program]
-    environment = os.environ | {name: str(value) for name, value in environment.items()}
-    return subprocess.run(run, cwd=root, env=environment, check=True, capture_output=True, text=True)
-
-
 CODE_AND_PRINT = """
 import numpy as np
 from entropy import Decoder, Tables, encode
@@ -285,25 +276,25 @@ print(data.hex())
 
 def test_importing_the_coder_does_not_import_torch():
     program = CODE_AND_PRINT + "import sys; print([m for m in ('torch', 'codec', 'compressai') if m in sys.modules])"
-    assert fresh_process(program).stdout.split()[1] == "[]"
+    assert in_fresh_python(program).stdout.split()[1] == "[]"
 
 
 def test_without_numba_there_is_one_warning_and_the_same_bytes():
-    without = fresh_process("import sys; sys.modules['numba'] = None\n" + CODE_AND_PRINT)
+    without = in_fresh_python("import sys; sys.modules['numba'] = None\n" + CODE_AND_PRINT)
     assert without.stderr.count("Warning") == without.stderr.count("numba cannot be imported") == 1
-    switched_off = fresh_process(CODE_AND_PRINT, NUMBA_DISABLE_JIT=1)
+    switched_off = in_fresh_python(CODE_AND_PRINT, NUMBA_DISABLE_JIT=1)
     assert switched_off.stderr == ""
-    assert without.stdout == switched_off.stdout == fresh_process(CODE_AND_PRINT).stdout
+    assert without.stdout == switched_off.stdout == in_fresh_python(CODE_AND_PRINT).stdout
 
 
 def test_the_cache_is_announced_and_may_be_damaged(tmp_path):
     program = f"import entropy; print(entropy.kernels_cached())\n{CODE_AND_PRINT}\nprint(entropy.kernels_cached())"
-    first = fresh_process(program, NUMBA_CACHE_DIR=tmp_path).stdout.split()
+    first = in_fresh_python(program, NUMBA_CACHE_DIR=tmp_path).stdout.split()
     assert first[0] == "False" and first[2] == "True"
-    assert fresh_process(program, NUMBA_CACHE_DIR=tmp_path).stdout.split() == ["True", first[1], "True"]
+    assert in_fresh_python(program, NUMBA_CACHE_DIR=tmp_path).stdout.split() == ["True", first[1], "True"]
     for file in tmp_path.rglob("*.nb?"):
         file.write_bytes(b"damaged")
-    assert fresh_process(program, NUMBA_CACHE_DIR=tmp_path).stdout.split()[1] == first[1]
+    assert in_fresh_python(program, NUMBA_CACHE_DIR=tmp_path).stdout.split()[1] == first[1]
 
 
 def test_no_folder_at_all_for_the_cache_changes_nothing(tmp_path):
@@ -314,10 +305,10 @@ def test_no_folder_at_all_for_the_cache_changes_nothing(tmp_path):
     program = f"import entropy; print(entropy.__file__, entropy.kernels_cached()){CODE_AND_PRINT}"
     program += "print(entropy.substream._encode_kernel.compiled.stats)"
     places = {"HOME": nowhere, "XDG_CACHE_HOME": nowhere, "NUMBA_CACHE_DIR": nowhere, "LOCALAPPDATA": nowhere}
-    process = fresh_process(program, tmp_path, **places)
+    process = in_fresh_python(program, root=tmp_path, **places)
     file, cached, data, stats = process.stdout.split(maxsplit=3)
     assert Path(file).parent == copy and cached == "False" and "cache_path=None" in stats and process.stderr == ""
-    assert data == fresh_process(CODE_AND_PRINT).stdout.strip()
+    assert data == in_fresh_python(CODE_AND_PRINT).stdout.strip()
     assert not any(path.suffix.startswith(".nb") for path in tmp_path.rglob("*"))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from test_evaluate import PHOTOS
+from shared import SMOOTH
 
 import eval as program
 from codec.cli import main
@@ -20,8 +20,8 @@ pytestmark = pytest.mark.usefixtures("threads")
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "photos" / "more").mkdir(parents=True)
-    PHOTOS[0][1].save(tmp_path / "photos" / "first.png")
-    PHOTOS[1][1].save(tmp_path / "photos" / "more" / "second.png")
+    SMOOTH[0][1].save(tmp_path / "photos" / "first.png")
+    SMOOTH[1][1].save(tmp_path / "photos" / "more" / "second.png")
     return tmp_path
 
 
@@ -75,7 +75,7 @@ def test_without_arguments_it_runs_our_model_beside_the_rivals_on_the_sample_pho
     monkeypatch.chdir(tmp_path)
     seen = []
     monkeypatch.setattr(program, "make_codec", lambda text, device: seen.append(text) or rival_codec("jpeg", [5]))
-    monkeypatch.setattr(program, "sample_images", lambda: PHOTOS)
+    monkeypatch.setattr(program, "sample_images", lambda: SMOOTH)
     assert program.main(["--jobs", "1"]) == 1
     assert seen == ["lic", "jpeg", "webp", "avif"] and "'jpeg' is there twice" in capsys.readouterr().err
     (tmp_path / "runs/eval-001").mkdir(parents=True)

@@ -11,29 +11,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, features
+from shared import SMOOTH, codec_of, smooth_image, untrained
 
 from codec import machine as meta
 from codec.coding.models import export, load_model
 from codec.coding.rows import fit_size
-from codec.config import ModelConfig
 from codec.evaluation import cost, rivals
 from codec.evaluation.codecs import FileCodec, lic_codec, rival_codec
 from codec.evaluation.evaluate import load_image, run
 from codec.evaluation.metrics import block_edge_ratio, decibel, psnr
 from codec.evaluation.results import Row, table
 from codec.evaluation.rivals import RIVALS
-from codec.network.model import FactorizedCodec
 
 pytestmark = pytest.mark.usefixtures("threads")
-
-
-def photo(width=72, height=56, seed=0):
-    """A smooth random RGB image."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-
-
-PHOTOS = [("first", photo()), ("second", photo(40, 64, seed=1))]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +31,7 @@ def model_path(tmp_path_factory):
     """An untrained all-rates model of 8 channels: with the shortcut it is a block DCT coder."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    export(FactorizedCodec(ModelConfig(N=8, M=8, blocks=[0, 0], prior="factorized")), path)
+    export(untrained(N=8, M=8, blocks=[0, 0], prior="factorized"), path)
     return path
 
 
@@ -73,7 +63,7 @@ def test_rivals_are_pillow_at_their_settings(name):
         "jxl": ("JXL", {"quality": 40}, {"effort": 7}),
     }[name]
     options = {name: options}
-    image, file = photo(), io.BytesIO()
+    image, file = smooth_image(), io.BytesIO()
     image.save(file, form, **level, **options[name])
     data = RIVALS[name].encode(image, 40)
     assert data == file.getvalue()
@@ -106,20 +96,20 @@ def test_a_rival_whose_plugin_is_missing_says_what_to_install(monkeypatch):
 @pytest.mark.parametrize("name", RIVALS)
 def test_the_rate_of_a_rival_grows_with_its_quality(name):
     needs(name)
-    image = photo(192, 160)
+    image = smooth_image(192, 160)
     sizes = [len(RIVALS[name].encode(image, quality)) for quality in RIVALS[name].qualities]
     assert sizes == sorted(sizes) and sizes[-1] > 2 * sizes[0]
-    assert RIVALS[name].decode(RIVALS[name].encode(photo().convert("L"), 50)).size == photo().size
+    assert RIVALS[name].decode(RIVALS[name].encode(smooth_image().convert("L"), 50)).size == smooth_image().size
 
 
 def test_results_are_what_the_files_say(tmp_path):
     codecs = [rival_codec("jpeg", [10, 50, 90]), rival_codec("webp", [60, 20])]
-    results = run(codecs, PHOTOS, tmp_path)
+    results = run(codecs, SMOOTH, tmp_path)
     for codec, result in zip(codecs, results, strict=True):
         assert result.failures == []
         assert [row.quality for row in result.rows] == [*codec.qualities, *codec.qualities]
         for row in result.rows:
-            original, file = dict(PHOTOS)[row.image], tmp_path / row.file
+            original, file = dict(SMOOTH)[row.image], tmp_path / row.file
             decoded = np.asarray(Image.open(file).convert("RGB"), dtype=float)
             assert row.bytes == file.stat().st_size
             assert row.bpp == 8 * row.bytes / (original.width * original.height)
@@ -138,12 +128,12 @@ def test_results_are_what_the_files_say(tmp_path):
     assert document["results"]["ms-ssim-rgb"] == [None] * 3
     about = document["images"][1]
     assert (about["name"], about["width"], about["height"]) == ("second", 40, 64)
-    assert about["sha256"] == hashlib.sha256(PHOTOS[1][1].tobytes()).hexdigest()
+    assert about["sha256"] == hashlib.sha256(SMOOTH[1][1].tobytes()).hexdigest()
     assert "50" in table(results)
 
 
 def test_ms_ssim_is_measured_on_large_images(tmp_path):
-    images = [("large", photo(180, 170))]
+    images = [("large", smooth_image(180, 170))]
     row = run([rival_codec("jpeg", [50])], images, tmp_path)[0].rows[0]
     assert 0.5 < row.ms_ssim < 1 and row.ms_ssim_db == pytest.approx(-10 * math.log10(1 - row.ms_ssim))
     assert decibel(1) == math.inf and math.isnan(decibel(math.nan))
@@ -151,19 +141,19 @@ def test_ms_ssim_is_measured_on_large_images(tmp_path):
 
 
 def test_metadata_costs_no_codec_bytes(tmp_path):
-    photo().save(tmp_path / "plain.png")
-    photo().save(tmp_path / "profile.png", icc_profile=b"x" * 500)
+    smooth_image().save(tmp_path / "plain.png")
+    smooth_image().save(tmp_path / "profile.png", icc_profile=b"x" * 500)
     images = [(name, tmp_path / f"{name}.png") for name in ("plain", "profile")]
     plain, profile = run([rival_codec("avif", [50])], images, tmp_path)[0].rows
     assert plain.bytes == profile.bytes
 
 
 def test_images_are_taken_as_8_bit_pixels(tmp_path):
-    assert load_image(photo().convert("RGBA")).mode == load_image(photo().convert("P")).mode == "RGB"
-    assert load_image(photo().convert("L")).mode == "L"
+    assert load_image(smooth_image().convert("RGBA")).mode == load_image(smooth_image().convert("P")).mode == "RGB"
+    assert load_image(smooth_image().convert("L")).mode == "L"
     with pytest.raises(ValueError, match="8 bits"):
         load_image(Image.fromarray(np.full((4, 4), 40000, dtype=np.uint16)))
-    (row,) = run([rival_codec("jpeg", [100])], [("gray", photo().convert("L"))], tmp_path)[0].rows
+    (row,) = run([rival_codec("jpeg", [100])], [("gray", smooth_image().convert("L"))], tmp_path)[0].rows
     assert row.psnr > 40
 
 
@@ -178,7 +168,7 @@ def test_what_fails_is_reported_and_does_not_stop_the_run(tmp_path):
     fragile = dataclasses.replace(jpeg, name="fragile", encode=encode)
     cropped = dataclasses.replace(jpeg, name="cropped", decode=lambda data: jpeg.decode(data).crop((0, 0, 9, 9)))
     (tmp_path / "broken.png").write_bytes(b"no image")
-    images = [("broken", tmp_path / "broken.png"), *PHOTOS]
+    images = [("broken", tmp_path / "broken.png"), *SMOOTH]
     good, bad, wrong = run([jpeg, fragile, cropped], images, tmp_path)
     assert [(f["image"], f["quality"]) for f in good.failures] == [("broken", None)]
     assert [(f["image"], f["quality"]) for f in bad.failures] == [("broken", None), ("second", 60)]
@@ -194,34 +184,34 @@ def test_what_fails_is_reported_and_does_not_stop_the_run(tmp_path):
 
 def test_names_must_differ(tmp_path):
     with pytest.raises(ValueError, match="codec 'jpeg'"):
-        run([rival_codec("jpeg"), rival_codec("jpeg")], PHOTOS, tmp_path)
+        run([rival_codec("jpeg"), rival_codec("jpeg")], SMOOTH, tmp_path)
     with pytest.raises(ValueError, match="image 'first'"):
-        run([rival_codec("jpeg")], [*PHOTOS, PHOTOS[0]], tmp_path)
+        run([rival_codec("jpeg")], [*SMOOTH, SMOOTH[0]], tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_fit_size_finds_the_best_quality_that_fits():
     jpeg = rival_codec("jpeg")
-    sizes = [len(jpeg.encode(photo(), quality)) for quality in range(101)]
-    data, quality = fit_size(jpeg.encode, photo(), sizes[40] + 1)
+    sizes = [len(jpeg.encode(smooth_image(), quality)) for quality in range(101)]
+    data, quality = fit_size(jpeg.encode, smooth_image(), sizes[40] + 1)
     assert len(data) == sizes[quality] <= sizes[40] + 1 < sizes[quality + 1]
-    assert fit_size(jpeg.encode, photo(), 1) == (jpeg.encode(photo(), 0), 0)
-    assert fit_size(jpeg.encode, photo(), 10**9)[1] == 100
+    assert fit_size(jpeg.encode, smooth_image(), 1) == (jpeg.encode(smooth_image(), 0), 0)
+    assert fit_size(jpeg.encode, smooth_image(), 10**9)[1] == 100
     calls = []
     for n_bytes in range(-1, 101):  # whatever the answer is, seven files are enough
         calls.clear()
         encode = lambda image, quality: calls.append(quality) or bytes(quality)  # noqa: E731
-        assert fit_size(encode, photo(), n_bytes)[1] == max(n_bytes, 0) and len(calls) <= 7
+        assert fit_size(encode, smooth_image(), n_bytes)[1] == max(n_bytes, 0) and len(calls) <= 7
 
 
 @pytest.mark.parametrize("kind", ["factorized", "hyperprior"])
 def test_our_codec_is_measured_with_its_estimates(kind, model, hyper, tmp_path):
     model = model if kind == "factorized" else hyper
     codec = lic_codec(model, [0, 50, 100])
-    (result,) = run([codec], PHOTOS, tmp_path)
+    (result,) = run([codec], SMOOTH, tmp_path)
     assert result.failures == []
     for row in result.rows:
-        original, data = dict(PHOTOS)[row.image], (tmp_path / row.file).read_bytes()
+        original, data = dict(SMOOTH)[row.image], (tmp_path / row.file).read_bytes()
         assert row.file.endswith(f"_q{row.quality:02d}.lic") and row.bytes == len(data)
         assert data == model.compress(original, row.quality)
         assert row.psnr == psnr(original, model.decompress(data))
@@ -237,9 +227,8 @@ def test_our_codec_is_measured_with_its_estimates(kind, model, hyper, tmp_path):
 
 
 def test_a_fixed_lambda_model_has_one_point(tmp_path):
-    model = FactorizedCodec(ModelConfig(N=8, M=8, blocks=[0, 0], prior="factorized", lmbda=[0.01])).eval()
-    model.build_tables()
-    (result,) = run([lic_codec(model)], PHOTOS, tmp_path)
+    model = codec_of(untrained(N=8, M=8, blocks=[0, 0], prior="factorized", lmbda=[0.01]))
+    (result,) = run([lic_codec(model)], SMOOTH, tmp_path)
     assert [row.file for row in result.rows] == ["files/lic/first.lic", "files/lic/second.lic"]
     assert len(result.means()) == 1 and table([result])
     with pytest.raises(ValueError, match="fixed lambda"):
@@ -276,8 +265,8 @@ def test_the_gpus_queue_is_awaited_and_the_device_named(monkeypatch):
 
 def test_a_codec_needs_only_functions(tmp_path):
     raw = FileCodec(
-        "raw", "no compression", ".raw", (None,), lambda image, quality: image.tobytes(), lambda data: photo()
+        "raw", "no compression", ".raw", (None,), lambda image, quality: image.tobytes(), lambda data: smooth_image()
     )
-    (result,) = run([raw], PHOTOS[:1], tmp_path)
+    (result,) = run([raw], SMOOTH[:1], tmp_path)
     assert result.means()[0]["bpp"] == 24 and result.means()[0]["psnr"] == math.inf
     assert json.loads(result.to_json())["results"]["psnr-rgb"] == [None]

@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import HYPER, tiny_model
+from shared import HYPER, codec_of, tiny_codec, tiny_network, untrained
 
 from codec.coding.models import load_model
 from codec.coding.tiles import Strip, whole
-from codec.config import ModelConfig
 from codec.container import bitstream
 from codec.container.bitstream import FormatError, Section
 from codec.network import calibrate as start
 from codec.network.hyper import HYPER_TRANSFORMS, REACH, BalleHyperSynthesis, Rows, insert_zeros
 from codec.network.layers import mirror_pad
-from codec.network.model import HyperpriorCodec, build
+from codec.network.model import HyperpriorCodec
 from codec.network.pixels import to_tensor
 from entropy.integer import IntegerConv2d
 
 SIZES = dict(M=12, N=8, K=5)
+SMALL = dict(N=8, M=16, blocks=[0, 0], hyper_N=8, hyper_M=4)
 LEVELS = 64
 KINDS = [(family, mean) for family in HYPER_TRANSFORMS for mean in (False, True)]
 
@@ -63,8 +63,7 @@ def test_shapes_fit_for_every_size_of_the_latent(family, mean):
 @pytest.mark.parametrize("transform", HYPER_TRANSFORMS)
 @pytest.mark.parametrize("prior", ["scale-hyperprior", HYPER])
 def test_index_and_mean_are_as_large_as_the_latent(photo, prior, transform):
-    model = tiny_model(photo, [0.01], prior, transform=transform, N=8)
-    model.build_tables()
+    model = tiny_codec(photo, [0.01], prior, transform=transform, N=8)
     for height in range(1, 10):
         latent = model.latent(torch.rand(2, 3, 16 * height, 16 * 3))
         assert latent.y.shape == latent.index.shape == latent.mean.shape == (2, 24, height, 3)
@@ -162,8 +161,7 @@ def test_the_channels_of_h_s_are_the_published_ones():
 
 @pytest.mark.parametrize("lmbda", [[0.0009, 0.18], [0.013]])
 def test_stored_rows_and_tables_are_taken_over_exactly(photo, lmbda):
-    model = tiny_model(photo, lmbda, HYPER)
-    model.build_tables()
+    model = tiny_codec(photo, lmbda, HYPER)
     stored = {name: tensor.numpy() for name, tensor in model.tables().items()}
     other = HyperpriorCodec(model.config)
     other.load_tables(stored)
@@ -188,15 +186,15 @@ def test_coding_reads_the_stored_rows_and_not_the_weights_that_they_were_made_fr
 
 
 def test_a_model_whose_sums_could_be_inexact_is_not_exported(photo):
-    model = tiny_model(photo, [0.013], HYPER)
+    model = tiny_network(photo, [0.013], HYPER)
     with torch.no_grad():
         model.h_s.layers[2].weight[3] = 1e7
     with pytest.raises(ValueError, match=r"channel 3 .* 2\*\*53"):
-        model.build_tables()
+        codec_of(model)
 
 
 def test_hyper_symbols_are_kept_within_reach_with_a_gradient_that_leads_back(photo):
-    model = tiny_model(photo, [0.013], HYPER)
+    model = tiny_network(photo, [0.013], HYPER)
     with torch.no_grad():
         list(model.h_a.parameters())[-2].mul_(1000)
     z = model.latent(to_tensor(photo)).z
@@ -247,7 +245,7 @@ def test_the_files_of_both_priors_are_not_mixed_up(hyper, tiny, photo):
 @pytest.mark.parametrize("lmbda", [[0.0009, 0.18], [0.013]])
 def test_fit_makes_the_first_indices_those_of_the_latents_deviations(photos, lmbda, density):
     torch.manual_seed(0)
-    model = build(ModelConfig(N=8, M=16, blocks=[0, 0], hyper_N=8, hyper_M=4, lmbda=lmbda, density=density))
+    model = untrained(**SMALL, lmbda=lmbda, density=density)
     x = torch.cat([to_tensor(photo) for photo in photos])
     model.fit(x)
     quality = model.qualities[-1]
@@ -264,7 +262,7 @@ def test_fit_makes_the_first_indices_those_of_the_latents_deviations(photos, lmb
 @pytest.mark.parametrize("lmbda", [[0.0009, 0.18], [0.013]])
 def test_every_channel_of_z_has_something_to_say_at_step_0(photos, transform, lmbda):
     torch.manual_seed(0)
-    model = build(ModelConfig(transform=transform, N=8, M=16, blocks=[0, 0], hyper_N=8, hyper_M=4, lmbda=lmbda))
+    model = untrained(**SMALL, transform=transform, lmbda=lmbda)
     x = torch.cat([to_tensor(photo) for photo in photos])
     model.fit(x)
     w, _ = start.hyper_latents(model, x)  # at low and high qualities
@@ -275,7 +273,7 @@ def test_every_channel_of_z_has_something_to_say_at_step_0(photos, transform, lm
 @pytest.mark.parametrize("lmbda", [[0.0009, 0.18], [0.013]])
 def test_channels_of_z_that_are_asleep_are_woken_and_the_others_left_alone(photos, lmbda):
     torch.manual_seed(0)
-    model = build(ModelConfig(N=8, M=16, blocks=[0, 0], hyper_N=8, hyper_M=4, lmbda=lmbda))
+    model = untrained(**SMALL, lmbda=lmbda)
     x = torch.cat([to_tensor(photo) for photo in photos])
     model.fit(x)
     assert start.wake(model, x) == 0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import noise_image
+from shared import noise_image
 
 from codec.files import find_images, sample_images
 from codec.network.pixels import crop, denormalise, normalise, pad, to_image, to_tensor, to_uint8

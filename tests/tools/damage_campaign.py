@@ -3,7 +3,7 @@
     python tests/tools/damage_campaign.py                                  all four targets, 46 minutes on a busy core
     python tests/tools/damage_campaign.py parser --trials 50000 --seed 1   one target, fewer trials, other damage
 
-The targets are in tests/tools/damage_targets.py, the damage in tests/tools/damage.py; tests/tools/fuzz.py finds other damage by coverage.
+The targets are in damage_targets.py, the damage in damage.py; fuzz.py finds other damage by coverage.
 The same seed makes the same damage. No trial may crash, take more than a second of processor time, raise another error
 than the documented ones or one whose message is not one line, take more memory than the size of the input and the
 pixels that it claims account for, or accept a damaged file whose checksums were not stamped anew.

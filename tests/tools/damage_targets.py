@@ -28,10 +28,11 @@ from memory import resident_at_most, traced_at_most
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from shared import GOLDEN, GOLDEN_MODELS
 
 from codec.coding import tiles
 from codec.coding.base import Codec
-from codec.coding.models import WEIGHTS, ModelError, load_model
+from codec.coding.models import ModelError, load_model
 from codec.container import bitstream, metadata, modes
 from codec.container.bitstream import FormatError
 from codec.files import sample_images
@@ -42,8 +43,7 @@ REFUSED, IDENTICAL, DIFFERENT = 1, 2, 3
 
 MAX_PIXELS = 1 << 18  # of a file whose size was forged
 LARGEST = 1 << 20  # bytes of one piece of metadata; the real limit takes ten times as long to inflate
-GOLDEN = Path(__file__).parents[1] / "golden"
-MODELS = {"hyper": GOLDEN / "hyper.safetensors", "fast-factorized": WEIGHTS / "fast-factorized.safetensors"}
+MODELS = {name: GOLDEN_MODELS[name] for name in ("hyper", "fast-factorized")}
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
-"""Work for tests/batch/test_jobs.py that dies, fails or succeeds as the source file says; imported by workers, so nothing
-heavy is imported here.
+"""Work for tests/batch/test_jobs.py that dies, fails or succeeds as the source file says; imported by workers, so that
+nothing heavy is imported here.
 """
 
 import contextlib

@@ -7,7 +7,7 @@
 
 Options after the target, and folders with inputs, are libFuzzer's (`-help=1`); -seed=1 is the same run again, on one
 machine. Half of the inputs are stamped anew with right checksums. It begins with the intact files of the damage
-campaign and holds its laws (tests/tools/damage_targets.py) but that of files as they are, which needs to know the intact one.
+campaign and holds its laws (damage_targets.py) but that of files as they are, which needs to know the intact one.
 Exit code 0: no law broken; otherwise the input is written to crash-... or timeout-..., and the traceback shown.
 """
 

@@ -1,7 +1,7 @@
 """Kill -9 a training at random moments, resume it each time, and compare it with one that was never killed.
 
-    python tests/tools/kill_campaign.py                                            the default model, 600 steps, 10 kills
-    python tests/tools/kill_campaign.py --kills 30 -- --data DIR --steps 2000      anything after -- goes to train.py
+    python tests/tools/kill_campaign.py                                         the default model, 600 steps, 10 kills
+    python tests/tools/kill_campaign.py --kills 30 -- --data DIR --steps 2000   anything after -- goes to train.py
 
 Both trainings run on one CPU thread. Exit code 0: weights, averaged weights, optimiser and best value are the same, bit
 for bit.
@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from conftest import equal
+from shared import equal
 
 from codec.training.checkpoints import load_checkpoint
 

@@ -6,9 +6,6 @@ values read back are counted, since a GPU would wait for everything before them.
 autocast, graphs, its own random generators, and how kernels of a GPU round.
 """
 
-import contextlib
-
-import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
@@ -86,12 +83,3 @@ class PretendGPU(TorchDispatchMode):
                 self.sent += [tensor.shape for tensor in tensors if not isinstance(tensor, OnGPU)]
             out = tree_map(lambda leaf: OnGPU(leaf) if isinstance(leaf, Tensor) else leaf, out)
         return return_and_correct_aliasing(function, args, kwargs, out) if here and on_gpu else out
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    """A PretendGPU, entered."""
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
-    monkeypatch.setattr(torch, "inference_mode", torch.no_grad)  # its tensors cannot be made here
-    with PretendGPU() as PretendGPU.active:
-        yield PretendGPU.active

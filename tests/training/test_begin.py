@@ -4,15 +4,14 @@ import re
 
 import pytest
 import torch
-from conftest import equal
-from test_train import CPU, TINY, start
+from shared import TINY, equal, start, untrained
 
 import train
 from codec.coding.models import export
 from codec.config import Config, DataConfig, ModelConfig, TrainConfig
-from codec.network.model import build
 from codec.training.checkpoints import save_checkpoint
 
+CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("unseen")
 
 
@@ -37,7 +36,7 @@ def trained(path: str, **options) -> dict[str, torch.Tensor]:
 def test_a_run_begins_with_the_weights_of_a_checkpoint_or_of_an_exported_model(tmp_path):
     checkpoint, exported = str(tmp_path / "a.pt"), str(tmp_path / "a.safetensors")
     given = trained(checkpoint, seed=1)
-    model = build(ModelConfig(**TINY, lmbda=[0.01]))
+    model = untrained(**TINY, lmbda=[0.01])
     model.load_state_dict(given)
     export(model, exported)  # which rounds
     for path, state in ((checkpoint, given), (exported, model.state_dict())):

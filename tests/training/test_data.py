@@ -8,8 +8,8 @@ import tarfile
 import numpy as np
 import pytest
 import torch
-from conftest import noise_image
 from PIL import Image
+from shared import noise_image
 
 from codec.config import DataConfig
 from codec.training.data import (

@@ -4,19 +4,20 @@ import io
 import json
 import re
 import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
 
 import numpy as np
 import pytest
 import torch
-from conftest import FACTORIZED, HYPER, tiny_model
 from PIL import Image
+from shared import FACTORIZED, HYPER, tiny_network, untrained
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tqdm import tqdm
 
+import codec
 from codec import journal
-from codec.config import ModelConfig
-from codec.network.model import build
-from codec.training.log import Log
+from codec.config import Config, TrainConfig
+from codec.training.log import Log, meta
 
 TRAIN = {"bpp": 0.9, "mse": 6e-4, "loss": 1.4, "psnr": 31.9, "grad_norm": 2.5, "lr": 1e-3, "img_s": 50.0}
 VAL = {"bpp_q10": 0.2, "psnr_q10": 28.0, "loss_q10": 0.4, "bpp_q90": 1.6, "psnr_q90": 38.0, "loss_q90": 2.8}
@@ -160,10 +161,7 @@ def test_gradients_are_those_there_are_and_finite_in_part(tmp_path):
     ],
 )  # fmt: skip
 def test_the_graph_is_drawn_and_changes_nothing(tmp_path, capsys, transform, prior, lmbda):
-    config = ModelConfig(
-        transform=transform, N=16, M=24, blocks=[1, 1], hyper_N=12, hyper_M=10, prior=prior, lmbda=lmbda
-    )
-    model = build(config)
+    model = untrained(transform=transform, N=16, M=24, blocks=[1, 1], hyper_N=12, hyper_M=10, prior=prior, lmbda=lmbda)
     model.g_a.eval()  # a mixture of modes
     modes = [module.training for module in model.modules()]
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -180,7 +178,7 @@ def test_the_graph_is_drawn_and_changes_nothing(tmp_path, capsys, transform, pri
 
 
 def test_a_model_without_a_graph_is_told_in_one_line(tmp_path, capsys, photo, monkeypatch):
-    model = tiny_model(photo, [0.013])
+    model = tiny_network(photo, [0.013])
 
     def forward(*args):
         raise RuntimeError("cannot be traced\nfor many reasons")
@@ -193,7 +191,21 @@ def test_a_model_without_a_graph_is_told_in_one_line(tmp_path, capsys, photo, mo
     assert all(module.training for module in model.modules())
 
 
-def test_a_bar_is_closed_with_the_log(tmp_path):
-    before = len(tqdm._instances)
-    write(tmp_path, 0, 1)
-    assert len(tqdm._instances) == before
+# ---- meta.json ----
+
+
+def test_it_holds_what_a_run_depended_on_and_is_json():
+    about = {"images": 3, "sha256": "00"}
+    found = meta(Config(train=TrainConfig(seed=5)), about)
+    assert json.loads(json.dumps(found)) == found
+    assert (found["seed"], found["data"], found["threads"]) == (5, about, torch.get_num_threads())
+    assert found["versions"]["lic"] == codec.__version__ and found["versions"]["numpy"] == version("numpy")
+    assert found["processor"] and found["system"] and found["cores"] >= 1 and isinstance(found["gpus"], list)
+    age = datetime.now(UTC) - datetime.fromisoformat(found["started"])
+    assert 0 <= age.total_seconds() < 60
+
+
+def test_a_run_without_a_gpu_has_none_and_is_described_all_the_same(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = meta(Config(), {})
+    assert found["versions"]["cudnn"] is None and found["gpus"] == []

@@ -5,16 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from shared import TINY, untrained
 
-from codec.config import ModelConfig, TrainConfig
-from codec.network.model import build
+from codec.config import TrainConfig
 from codec.training.optimise import groups, learning_rate, optimizer
-
-TINY = dict(N=8, M=16, blocks=[1, 0], hyper_N=8, hyper_M=4, lmbda=[0.01])
 
 
 def model():
-    return build(ModelConfig(**TINY))
+    return untrained(**TINY, lmbda=[0.01])
 
 
 def test_learning_rate_rises_stays_and_falls():

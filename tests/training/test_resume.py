@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_train import log, start
+from shared import log, start
 
 import train
 from codec import signals

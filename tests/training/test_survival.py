@@ -11,9 +11,8 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import equal
 from PIL import Image
-from test_train import log, start
+from shared import equal, log, start
 
 import train
 from codec.training.checkpoints import load_checkpoint

@@ -1,6 +1,5 @@
 """Training: what a run leaves behind, and that a run stopped and resumed is the run that never stopped."""
 
-import json
 import math
 import tomllib
 from functools import partial
@@ -9,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import equal
 from PIL import Image
+from shared import TINY, equal, log, start
 
 import train
 from codec.coding.models import load_model
@@ -20,20 +19,7 @@ from codec.training.distortion import distortion
 
 pytestmark = pytest.mark.usefixtures("unseen")
 CPU = torch.device("cpu")
-TINY = dict(N=8, M=16, blocks=[1, 0], hyper_N=8, hyper_M=4)
 SPEEDS = dict.fromkeys(("img_s", "steps_s", "mpx_s"), 0)
-
-
-def start(out: str, *options) -> int:
-    """Train a tiny fixed-lambda model, unless the options say otherwise, for 4 steps with a validation after 2."""
-    model = "--N 8 --M 16 --blocks 1 0 --hyper_N 8 --hyper_M 4 --lmbda 0.013"
-    setup = "--data data --val val --patch 32 --batch 2 --steps 4 --warmup 0 --val_every 2 --log_every 1"
-    return train.main([*model.split(), *setup.split(), "--out", out, *map(str, options)])
-
-
-def log(out: str, kind: str) -> list[dict]:
-    rows = [json.loads(line) for line in open(f"{out}/log.jsonl")]
-    return [row for row in rows if row["kind"] == kind]
 
 
 @pytest.mark.parametrize("prior", ["factorized", "mean-scale-hyperprior"])

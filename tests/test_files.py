@@ -10,8 +10,8 @@ import warnings
 from pathlib import Path
 
 import pytest
-from conftest import picture, saved
 from PIL import Image, PngImagePlugin, features
+from shared import picture, saved
 
 import codec
 from codec import files
@@ -124,6 +124,24 @@ def test_a_disk_that_fills_is_told_by_the_name_of_the_file(monkeypatch):
     with pytest.raises(OSError, match="No space") as error:
         write_atomically("b.lic", b"mine")
     assert error.value.filename == "b.lic" and os.listdir() == ["a.png"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(monkeypatch):
+    write_atomically("b", b"old")
+
+    def fail(*_):
+        raise OSError("no space")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        write_atomically("b", b"new")
+    assert Path("b").read_bytes() == b"old" and sorted(os.listdir()) == ["a.png", "b"]
+
+
+def test_a_written_file_has_the_permissions_of_any_new_file():
+    Path("plain").write_bytes(b"")
+    write_atomically("ours", b"")
+    assert Path("ours").stat().st_mode == Path("plain").stat().st_mode
 
 
 @pytest.mark.parametrize("name", ["b.jpg", "b.webp", "b.tif", "b.bmp", "b.gif"])

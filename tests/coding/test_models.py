@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -11,20 +10,19 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import FACTORIZED, HYPER, tiny_model
 from safetensors import safe_open
 from safetensors.numpy import load_file, save
+from shared import ALL_RATES, FACTORIZED, HYPER, ONE_LAMBDA, SCALE, tiny_network
 
 from codec import FormatError, load
 from codec.coding import models as checkpoint
 from codec.coding.models import WEIGHTS, ModelError, export, find_model, load_model
-from codec.training.checkpoints import load_checkpoint, load_weights
 
 
-@pytest.mark.parametrize("prior", [FACTORIZED, HYPER, "scale-hyperprior"])
-@pytest.mark.parametrize("lmbda, quality", [([0.0009, 0.18], 60), ([0.013], None)])
+@pytest.mark.parametrize("prior", [FACTORIZED, HYPER, SCALE])
+@pytest.mark.parametrize("lmbda, quality", [(ALL_RATES, 60), (ONE_LAMBDA, None)])
 def test_the_loaded_model_is_the_exported_one(photo, tmp_path, lmbda, quality, prior):
-    model = tiny_model(photo, lmbda, prior)
+    model = tiny_network(photo, lmbda, prior)
     id = export(model, tmp_path / "a.safetensors", {"command": "python train.py"})
     loaded = load_model(tmp_path / "a.safetensors", precision="fp32")
     assert loaded.id == model.id == id and loaded.config == model.config
@@ -34,7 +32,7 @@ def test_the_loaded_model_is_the_exported_one(photo, tmp_path, lmbda, quality, p
 
 
 def test_the_id_belongs_to_weights_and_tables(photo, tmp_path, fixed):
-    model = tiny_model(photo, [0.013])
+    model = tiny_network(photo, ONE_LAMBDA)
     assert export(model, tmp_path / "a.safetensors") == fixed.id
     with torch.no_grad():
         model.g_s.stem.bias[0] += 0.01
@@ -56,25 +54,6 @@ def test_a_model_from_before_there_were_hyperpriors_is_factorized_and_not_lapped
     assert (config.prior, config.lapped) == ("factorized", False)
 
 
-def test_weights_are_read_from_exported_models_and_from_checkpoints(models, tmp_path):
-    exported = load_weights(models / "hyper.safetensors")
-    own = load_model(models / "hyper.safetensors").state_dict()
-    assert exported.keys() == own.keys() and all(torch.equal(exported[name], own[name]) for name in own)
-    state = {"version": 3, "config": {}, "step": 0, "model": {}, "average": own, "optimizer": {}}
-    checkpoint.save_checkpoint(tmp_path / "a.pt", state)
-    assert load_weights(tmp_path / "a.pt").keys() == own.keys()
-
-
-def test_what_holds_no_weights_is_an_error(tmp_path):
-    (tmp_path / "text.safetensors").write_text("not a model")
-    (tmp_path / "text.pt").write_text("not a checkpoint")
-    checkpoint.save_checkpoint(tmp_path / "other.pt", {"model": {}})
-    torch.save(torch.zeros(3), tmp_path / "tensor.pt")
-    for name in ("text.safetensors", "text.pt", "other.pt", "tensor.pt"):
-        with pytest.raises(ModelError, match=name):
-            load_weights(tmp_path / name)
-
-
 def test_every_flipped_bit_and_truncation_of_a_model_is_an_error(models, tmp_path):
     data = (models / "fixed.safetensors").read_bytes()
     header = 8 + int.from_bytes(data[:8], "little")
@@ -86,9 +65,8 @@ def test_every_flipped_bit_and_truncation_of_a_model_is_an_error(models, tmp_pat
         damaged = bytearray(data)
         damaged[place] ^= 1 << rng.randrange(8)
         path.write_bytes(damaged)
-        for read in (load_model, load_weights):
-            with pytest.raises(ModelError, match="damaged.safetensors"):
-                read(path)
+        with pytest.raises(ModelError, match="damaged.safetensors"):
+            load_model(path)
     for length in (0, 7, 100, header, len(data) - 1):
         path.write_bytes(data[:length])
         with pytest.raises(ModelError, match="damaged.safetensors"):
@@ -192,60 +170,3 @@ def test_models_are_found_by_name_and_by_id_in_the_folders_of_LIC_MODELS(models,
         find_model(id=tiny.id)
     with pytest.raises(ModelError, match="'fixed'.*LIC_MODELS"):
         load("fixed")
-
-
-def test_a_checkpoint_returns_what_was_saved(tmp_path):
-    parts = {"version": 3, "config": {"a": ["b"]}, "average": {}, "optimizer": {}}
-    state = {"step": 3, "best": float("inf"), "model": {"w": torch.randn(2, 2)}, **parts}
-    checkpoint.save_checkpoint(tmp_path / "a.pt", state)
-    loaded = load_checkpoint(tmp_path / "a.pt")
-    assert torch.equal(loaded["model"].pop("w"), state["model"].pop("w")) and loaded == state
-    assert os.listdir(tmp_path) == ["a.pt"]
-
-
-class Trap:
-    """Unpickling it makes a folder."""
-
-    def __init__(self, folder):
-        self.folder = str(folder)
-
-    def __reduce__(self):
-        return os.mkdir, (self.folder,)
-
-
-def test_loading_a_checkpoint_runs_no_foreign_code(tmp_path):
-    sprung = tmp_path / "sprung"
-    torch.save({"model": Trap(sprung)}, tmp_path / "zip.pt")
-    (tmp_path / "pickle.pt").write_bytes(pickle.dumps(Trap(sprung), protocol=2))
-    for name in ("zip.pt", "pickle.pt"):
-        with pytest.raises(ModelError, match=name):
-            load_checkpoint(tmp_path / name)
-    assert not sprung.exists()
-    pickle.loads((tmp_path / "pickle.pt").read_bytes())
-    assert sprung.exists()  # the trap does work
-
-
-@pytest.mark.parametrize("state", [[1, 2], {"version": 3}, {"average": [1, 2]}])
-def test_another_file_of_torch_is_not_a_checkpoint(tmp_path, state):
-    torch.save(state, tmp_path / "a.pt")
-    with pytest.raises(ModelError, match="a.pt is not a training checkpoint"):
-        load_checkpoint(tmp_path / "a.pt")
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = tmp_path / "a"
-    checkpoint.write_atomically(path, b"old")
-
-    def fail(*_):
-        raise OSError("no space")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="no space"):
-        checkpoint.write_atomically(path, b"new")
-    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a"]
-
-
-def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path):
-    (tmp_path / "plain").write_bytes(b"")
-    checkpoint.write_atomically(tmp_path / "ours", b"")
-    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode

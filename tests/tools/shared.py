@@ -1,0 +1,189 @@
+"""What several test files share: tiny models, small images, equality, a tiny training, and fresh processes.
+
+Models for tests are made here alone:
+
+    untrained(**config)                       a network as training begins with it
+    tiny_network(photo, lmbda, prior)         a small one that is not trivial
+    codec_of(network)                         the codec of a network, with its tables
+    tiny_codec(photo, lmbda, prior)           both
+"""
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from PIL import Image
+
+from codec.coding.base import Codec
+from codec.coding.models import WEIGHTS
+from codec.coding.tiles import Latent
+from codec.config import ModelConfig
+from codec.network.model import build
+from codec.network.pixels import to_tensor
+from entropy import Decoder, StreamError, substream
+
+ROOT = Path(__file__).resolve().parents[2]
+FACTORIZED, SCALE, HYPER = "factorized", "scale-hyperprior", "mean-scale-hyperprior"
+ALL_RATES, ONE_LAMBDA = [0.0009, 0.18], [0.013]
+TINY = dict(N=8, M=16, blocks=[1, 0], hyper_N=8, hyper_M=4)  # what tests train
+GOLDEN = ROOT / "tests/golden"
+GOLDEN_MODELS = {"hyper": GOLDEN / "hyper.safetensors"} | {
+    name: WEIGHTS / f"{name}.safetensors" for name in ("fast-factorized", "fast")
+}
+INT32 = np.iinfo(np.int32)
+
+
+# ---- models ----
+
+
+def untrained(**config) -> Codec:
+    """The network of a configuration as training begins with it."""
+    return build(ModelConfig(**config))
+
+
+def tiny_network(photo: Image.Image, lmbda: list[float], prior: str = FACTORIZED, **options) -> Codec:
+    """An untrained small network, moved off its start so that no weight is zero and every layer has an effect."""
+    torch.manual_seed(7)
+    sizes = dict(N=16, M=24, blocks=[1, 1], hyper_N=12, hyper_M=10)
+    network = untrained(**sizes | options, lmbda=lmbda, prior=prior)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += torch.randn_like(parameter) * (0.1 * parameter.std() if parameter.any() else 0.001)
+        if prior != FACTORIZED:  # an index and a mean that listen to the hyper-latent
+            network.h_s.scale.weight.normal_(std=0.1)
+            network.h_s.inner.values.normal_(std=0.1)
+            network.centroid.normal_(std=0.05)
+            for parameter in () if network.h_s.mean is None else network.h_s.mean.parameters():
+                parameter += 0.05 * torch.randn_like(parameter)
+        network.fit(to_tensor(photo).expand(5, -1, -1, -1))  # at five qualities
+    return network
+
+
+def codec_of(network: Codec) -> Codec:
+    """The codec of a network, with its tables."""
+    network.build_tables()
+    return network
+
+
+def tiny_codec(photo: Image.Image, lmbda: list[float], prior: str = FACTORIZED, **options) -> Codec:
+    """The codec of a tiny network."""
+    return codec_of(tiny_network(photo, lmbda, prior, **options))
+
+
+# ---- images ----
+
+
+def noise_image(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
+    """An image of random pixels."""
+    shape = (height, width, 3) if mode == "RGB" else (height, width)
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+def smooth_image(width: int = 72, height: int = 56, seed: int = 0) -> Image.Image:
+    """A smooth random RGB image."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+SMOOTH = [("first", smooth_image()), ("second", smooth_image(40, 64, seed=1))]
+
+
+def picture(photo: Image.Image, width: int, height: int) -> Image.Image:
+    """An RGBA picture of any size: partly transparent, opaque and in between."""
+    image = photo.resize((width, height)).convert("RGBA")
+    image.putalpha(photo.convert("L").resize((width, height)).point(lambda level: min(max(3 * level - 300, 0), 255)))
+    return image
+
+
+def saved(image: Image.Image, form: str, **options) -> bytes:
+    """The bytes of an image file of Pillow's format `form`."""
+    packed = io.BytesIO()
+    image.save(packed, form, **options)
+    return packed.getvalue()
+
+
+# ---- equality ----
+
+
+def equal(a, b) -> bool:
+    """Equality of nested states, bit for bit."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def digest(latent: Latent) -> str:
+    """SHA-256 of everything about a latent that is exact, the same on every machine."""
+    sha = hashlib.sha256()
+    for part in (latent.y, latent.z, latent.index):
+        sha.update(b"none" if part is None else f"{part.shape}".encode() + part.astype("<i4").tobytes())
+    return sha.hexdigest()
+
+
+# ---- the entropy coder ----
+
+
+def decoded(data: bytes, steps: list, threads: int | None = None) -> list[np.ndarray]:
+    """The values of each step (values, index, tables) from a stream, to its end; StreamError if it is damaged."""
+    decoder = Decoder(data, threads)
+    values = [decoder.decode(index, tables, values.shape) for values, index, tables in steps]
+    decoder.finish()
+    return values
+
+
+def verdict(data: bytes, steps: list) -> list | None:
+    """What a stream decodes to, as lists; None if it is refused."""
+    try:
+        return [values.tolist() for values in decoded(data, steps)]
+    except StreamError:
+        return None
+
+
+def in_plain_python(function, *arguments):
+    """What a function of the coder returns without numba."""
+    with patch.object(substream, "numba_or_none", lambda: None):
+        return function(*arguments)
+
+
+# ---- trainings ----
+
+
+def start(out: str, *options) -> int:
+    """Train a tiny fixed-lambda model, unless the options say otherwise, for 4 steps with a validation after 2; the
+    exit code.
+    """
+    import train
+
+    model = "--N 8 --M 16 --blocks 1 0 --hyper_N 8 --hyper_M 4 --lmbda 0.013"
+    setup = "--data data --val val --patch 32 --batch 2 --steps 4 --warmup 0 --val_every 2 --log_every 1"
+    return train.main([*model.split(), *setup.split(), "--out", out, *map(str, options)])
+
+
+def log(out: str, kind: str) -> list[dict]:
+    """The lines of a run's log of a kind, train or val."""
+    rows = [json.loads(line) for line in open(f"{out}/log.jsonl")]
+    return [row for row in rows if row["kind"] == kind]
+
+
+# ---- processes ----
+
+
+def in_fresh_python(program: str, *arguments, root: Path = ROOT, **environment) -> subprocess.CompletedProcess:
+    """A program text in a new interpreter that finds our packages in `root`, its output as text; an error if it
+    fails.
+    """
+    path = os.pathsep.join([str(root), str(ROOT / "tests/tools")])
+    variables = os.environ | {"PYTHONPATH": path} | {name: str(value) for name, value in environment.items()}
+    command = [sys.executable, "-W", "always", "-c", program, *map(str, arguments)]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done
