@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: codec/cli.p
 import numpy as np
 import torch
 
-from codec.coding import base
+from codec.coding.codec import Codec, planes
 from codec.coding.tiles import Latent
 from codec.evaluation import plot
 from codec.evaluation.codecs import FileCodec, make_codec
@@ -36,7 +36,6 @@ from codec.evaluation.report import write_report
 from codec.evaluation.results import Result, table
 from codec.evaluation.rivals import RIVALS
 from codec.files import find_images, free_folder, sample_images
-from codec.network.pixels import to_tensor
 
 
 def make_images(folder: Path | None) -> list[tuple[str, object]]:
@@ -85,15 +84,15 @@ def bd_rates(
     return rates
 
 
-def latent_panels(model: base.Codec, latents: Sequence[Latent], quality: int | None) -> list[plot.Panel]:
+def latent_panels(model: Codec, latents: Sequence[Latent], quality: int | None) -> list[plot.Panel]:
     """Symbols of several images beside their densities: 12 channels of a factorized model; of one with a hyperprior the
     4 busiest channels of z, and 8 groups of y that were coded with the same table, each at least a thousandth of y.
     """
-    hyper = latents[0].z is not None
+    hyper, network = latents[0].z is not None, model.backend.network
     with torch.inference_mode():
-        level = None if quality is None else torch.tensor([quality / 100], device=model.device)
-        gain = model.hyper_gain_at(level) if hyper else model.gain_at(level)
-        rows, first = model.prior.pmfs(gain[0, :, 0, 0], model.prior.support())
+        level = network.level_of(quality)
+        gain = network.hyper_gain_at(level) if hyper else network.gain_at(level)
+        rows, first = network.prior.pmfs(gain[0, :, 0, 0], network.prior.support())
     parts = [latent.z[0] if hyper else latent.y[0] for latent in latents]  # (C, h, w) each
     channels = np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
     name = "z, channel" if hyper else "channel"
@@ -103,18 +102,18 @@ def latent_panels(model: base.Codec, latents: Sequence[Latent], quality: int | N
         y, index = (np.concatenate([getattr(latent, part).ravel() for latent in latents]) for part in ("y", "index"))
         tables = [i for i, count in enumerate(np.bincount(index)) if count >= y.size / 1000]
         groups = [y[index == i] for i in tables]
-        rows, first = model.conditional.pmfs()
+        rows, first = network.conditional.pmfs()
         for g in plot.by_spread(groups, 8):
             i = tables[g]
             values = first[i] + np.arange(len(rows[i]))
-            panels.append(plot.Panel(f"y, scale {model.conditional.scales[i]:.2f}", groups[g], values, rows[i]))
+            panels.append(plot.Panel(f"y, scale {network.conditional.scales[i]:.2f}", groups[g], values, rows[i]))
     return panels
 
 
 def plot_latents(codec: FileCodec, images: Sequence[tuple[str, object]], path: Path) -> None:
     """Plot the symbols of up to 24 images at the middle one of the codec's qualities, under the model's densities."""
     quality = codec.qualities[len(codec.qualities) // 2]
-    latents = [codec.model.latent(to_tensor(load_image(image)), quality) for _, image in images[:24]]
+    latents = [codec.model.latent(planes(load_image(image)), quality) for _, image in images[:24]]
     title = f"Latents of {codec.name}" + ("" if quality is None else f" at quality {quality}")
     plot.latent_histograms(latent_panels(codec.model, latents, quality), path, title)
 

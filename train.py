@@ -41,6 +41,7 @@ from codec import config as configuration
 from codec.config import Config
 from codec.files import free_folder, write_atomically
 from codec.machine import keep_freed_memory
+from codec.network.calibrate import fit
 from codec.network.model import build
 from codec.network.quantize import SampleNoise
 from codec.signals import ending, heeded
@@ -50,7 +51,7 @@ from codec.training.distortion import Distortion, distortion
 from codec.training.distributed import World, join
 from codec.training.log import Log, Meter, meta
 from codec.training.optimise import follow, learning_rate, optimizer, restore
-from codec.training.validate import publish, validate
+from codec.training.validate import validate
 
 VERSION = 3  # of training checkpoints
 
@@ -129,8 +130,7 @@ class Run:
         densities that are new. Returns what was taken.
         """
         kept, taken = take_weights(self.model, self.config.train.init) if self.config.train.init else (set(), "")
-        if woken := self.model.fit(x, kept):
-            taken += f"; {woken} channels of z, all but zero, start anew"
+        fit(self.model, x, kept)
         self.world.spread(self.model)  # what was fitted may differ in the last bit from GPU to GPU
         self.average.load_state_dict(self.model.state_dict())
         return taken
@@ -324,6 +324,8 @@ def main(argv: list[str] | None = None) -> int:
             if through and world.first:
                 run.load(load_checkpoint(out / "best.pt"))
                 about = {"command": command, "steps": str(run.step)}
+                from codec.evaluation.publish import publish  # draws, and needs what draws
+
                 id = publish(run.average, about, data.validation_images(run.config.data), out)
                 print(f"exported step {run.step} as {out / 'model.safetensors'} (id {id}); its curve: {out / 'rd.png'}")
                 print(f"use it: lic compress photo.png -m {out / 'model.safetensors'}")

@@ -18,7 +18,7 @@ from codec.container.bitstream import MAX_PIXELS, FormatError, Header, Section
 if TYPE_CHECKING:
     from PIL import Image
 
-    from codec.coding.base import Codec
+    from codec.coding.codec import Codec
 
 __version__ = "0.1.0.dev0"
 DEFAULT_QUALITY = 50

@@ -105,6 +105,7 @@ def in_words(row: dict) -> str:
 def models(args: argparse.Namespace) -> int:
     """One entry per model; rates are the export's entry `rates`, or else the range of lambda."""
     from codec.coding import models as checkpoint
+    from codec.evaluation.cost import kmac_of
 
     code, paths = 0, list(checkpoint.shipped())
     chosen = next((path for path in paths if path.stem == checkpoint.DEFAULT), None)
@@ -115,12 +116,12 @@ def models(args: argparse.Namespace) -> int:
             say(f"lic: {error}")
             code = 1
             continue
-        encoder, decoder = model.kmac()
+        encoder, decoder = kmac_of(model)
         rates = checkpoint.about(path).get("rates", "lambda " + " to ".join(f"{v:g}" for v in model.config.lmbda))
         default = " (default)" if path == chosen else ""
         print(
             f"{path.stem}{default}: id {model.id}, {path.stat().st_size / 1e6:.1f} MB, {model.config.prior}, "
-            f"{model.parameter_count() / 1e6:.2f} M parameters, {encoder:.1f} / {decoder:.1f} kMAC/pixel "
+            f"{model.backend.parameters / 1e6:.2f} M parameters, {encoder:.1f} / {decoder:.1f} kMAC/pixel "
             f"(encoder / decoder), {'quality 0..100, ' if model.config.variable_rate else ''}{rates}\n  {path}"
         )
     return code

@@ -16,6 +16,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+# What every family of transforms keeps to, since the file format builds on it
+STRIDE = 16  # pixels per sample of y, in each direction
+CELL = 4  # samples of y per sample of z, in each direction
+REACH = 127  # symbols of z are -127..127, so that h_s is exact; a decoded one outside is a FormatError
+
 
 def _option(default: Any, help: str) -> Any:
     if isinstance(default, list):
@@ -73,6 +78,11 @@ class ModelConfig:
     def variable_rate(self) -> bool:
         """True for one model of all rates (quality 0..100), False for a fixed lambda."""
         return len(self.lmbda) == 2
+
+    @property
+    def qualities(self) -> list[int | None]:
+        """Every quality that a model can be asked for; None alone: it has no quality."""
+        return list(range(101)) if self.variable_rate else [None]
 
     def lmbda_at(self, quality: Any) -> Any:
         """lambda of a quality 0..100, a number or a tensor, log-linear between both ends; None: of a fixed lambda."""

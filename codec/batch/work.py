@@ -22,7 +22,7 @@ from codec.files import Failure, read_bytes, write_bytes
 if TYPE_CHECKING:
     from PIL import Image
 
-    from codec.coding.base import Codec
+    from codec.coding.codec import Codec, Witness
     from codec.container.modes import Corners
 
 BEGINNINGS = {  # of files, by Pillow's names of formats
@@ -141,9 +141,9 @@ class Compressor:
         if self.verify:
             from codec.coding.verify import Witness
 
-            with Witness(self.codec) as witness:
-                data, quality = self._compress(image)
-            check = partial(witness.check, image=image)
+            witness = Witness()
+            data, quality = self._compress(image, witness)
+            check = partial(witness.check, self.codec, image=image)
         else:
             (data, quality), check = self._compress(image), None
         write_bytes(job.target, data, self.replace or self.resume, check)
@@ -155,14 +155,14 @@ class Compressor:
         size = f"{header.width}x{header.height}, {len(data)} bytes, {bpp:.3f} bpp"
         return f"{note}{job.source} -> {job.target}: {size}{told}"
 
-    def _compress(self, image: "Image.Image") -> tuple[bytes, int | None]:
+    def _compress(self, image: "Image.Image", witness: "Witness | None" = None) -> tuple[bytes, int | None]:
         """The file and its quality."""
         if self.bpp is not None or self.size is not None:
             most = self.bpp * image.width * image.height / 8 if self.size is None else self.size
-            return self.codec.compress_to(image, most)
+            return self.codec.compress_to(image, most, witness)
         default = codec.DEFAULT_QUALITY if self.codec.config.variable_rate else None
         quality = default if self.quality is None else self.quality
-        return self.codec.compress(image, quality), quality
+        return self.codec.compress(image, quality, witness), quality
 
 
 @dataclass

@@ -13,15 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
+import safetensors.numpy
 import torch
 from safetensors import safe_open
 
-from codec.coding.base import Codec
+from codec.coding.codec import Codec
+from codec.coding.tables import CodecTables
+from codec.coding.torch_backend import TorchBackend
 from codec.config import from_dict
 from codec.files import write_atomically
 from codec.machine import keep_freed_memory
-from codec.network.model import build
+from codec.network.model import Network, build
 
 FORMAT = "lic-model-1"
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -39,21 +41,20 @@ def _compact(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return tensor.half() if large else tensor
 
 
-def export(model: Codec, path: Path | str, about: dict[str, str] | None = None) -> str:
-    """Write a model as one .safetensors file and give it its id (16 hex digits), which is also returned.
+def export(network: Network, path: Path | str, about: dict[str, str] | None = None) -> str:
+    """Write a network and its tables as one .safetensors file; returns its id (16 hex digits).
 
     Weights are rounded as they are stored before the tables are made, so that what is in the file is what the tables
     belong to. `about` holds free text for the model card (command, steps).
     """
-    state = {name: _compact(name, t.detach().cpu().contiguous()) for name, t in model.state_dict().items()}
-    model.load_state_dict({name: tensor.to(torch.float32) for name, tensor in state.items()})
-    model.build_tables()
-    state |= model.tables()
-    config = json.dumps(vars(model.config), sort_keys=True)
-    model.id = _identify(config, {name: t.numpy() for name, t in state.items()})
-    metadata = {"format": FORMAT, "config": config, "id": model.id, **(about or {})}
-    write_atomically(path, safetensors.torch.save(state, metadata))
-    return model.id
+    state = {name: _compact(name, t.detach().cpu().contiguous()) for name, t in network.state_dict().items()}
+    network.load_state_dict({name: tensor.to(torch.float32) for name, tensor in state.items()})
+    tensors = {name: t.numpy() for name, t in state.items()} | CodecTables.of(network).to_tensors()
+    config = json.dumps(vars(network.config), sort_keys=True)
+    id = _identify(config, tensors)
+    metadata = {"format": FORMAT, "config": config, "id": id, **(about or {})}
+    write_atomically(path, safetensors.numpy.save(tensors, metadata))
+    return id
 
 
 def _identify(config: str, tensors: dict[str, np.ndarray]) -> str:
@@ -100,15 +101,13 @@ def load_model(path: Path | str, device: str | torch.device = "cpu", precision: 
     torch.backends.cudnn.conv.fp32_precision = "ieee"
     metadata, tensors = read_model(path)
     try:  # the id says that nothing was changed since; not who made the file, or with what program
-        model = _assemble(metadata["config"], tensors)
-        model.eval().to(device).use_bf16(precision).load_tables(tensors)
+        network = _assemble(metadata["config"], tensors).eval().to(device).use_bf16(precision)
+        return Codec(TorchBackend(network), CodecTables.from_tensors(tensors, network), metadata["id"])
     except ValueError as error:
         raise ModelError(f"{path} is not a model that can be used: {_one_line(error)}") from error
-    model.id = metadata["id"]
-    return model
 
 
-def _assemble(text: str, tensors: dict[str, np.ndarray]) -> Codec:
+def _assemble(text: str, tensors: dict[str, np.ndarray]) -> Network:
     """The network of a configuration with its weights; ValueError if they do not go together, or nowhere."""
     try:
         values = json.loads(text)

@@ -1,38 +1,91 @@
-"""Tables of a model as named tensors, which is how they are stored; and what takes one table per channel."""
+"""The integer tables of a model: made once, at export, stored with the weights, never rebuilt.
+
+    tables = CodecTables.of(network)              for all qualities
+    tensors = tables.to_tensors()                 NumPy arrays by name, as a model file holds them
+    tables = CodecTables.from_tensors(tensors, network)
+
+Without a hyperprior there is one table for each channel of y, at each quality. With one there is a table for each scale
+of y, the same at all qualities, one for each channel of z at each quality, and the constants of the exact path of h_s.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 import entropy
 
+if TYPE_CHECKING:
+    from codec.network.model import Network
 
-def pack(tables: list[entropy.Tables], prefix: str = "tables.") -> dict[str, Tensor]:
-    """Tables one after another, as named tensors."""
-    whole = entropy.Tables.concatenate(tables)
-    return {prefix + part: torch.from_numpy(getattr(whole, part).copy()) for part in ("freqs", "sizes", "offsets")}
+PARTS = ("freqs", "sizes", "offsets")  # of entropy.Tables
 
 
-def unpack(tensors: dict[str, np.ndarray], count: int, prefix: str = "tables.") -> entropy.Tables:
-    """The inverse of `pack`, still in one; ValueError unless there are `count` tables that keep the rules."""
-    names = [prefix + part for part in ("freqs", "sizes", "offsets")]
+@dataclass(frozen=True)
+class CodecTables:
+    """What turns symbols into bytes, by quality 0..100, or None for a fixed lambda."""
+
+    y: dict[int | None, entropy.Tables]
+    z: dict[int | None, entropy.Tables] | None = None
+    constants: dict[int | None, dict[str, NDArray[np.int32]]] | None = None  # (C,) each, by name
+
+    @classmethod
+    def of(cls, network: "Network", qualities: Sequence[int | None] | None = None) -> "CodecTables":
+        """Those of a network at some qualities, by default at all. ValueError if its exact path is not exact."""
+        y, z, constants = {}, {}, {}
+        for quality in network.config.qualities if qualities is None else qualities:
+            level = network.level_of(quality)
+            if network.config.prior == "factorized":
+                y[quality] = network.y_tables(level)
+                continue
+            y[quality] = next(iter(y.values()), None) or network.y_tables(level)
+            z[quality] = network.z_tables(level)
+            constants[quality] = network.constants_of(level)
+        if not z:
+            return cls(y)
+        network.h_s.check_bounds(network.constants_from(list(constants.values())))
+        return cls(y, z, constants)
+
+    def to_tensors(self) -> dict[str, NDArray]:
+        """The arrays that a model file holds."""
+        if self.z is None:
+            return pack(list(self.y.values()), "tables.")
+        first = next(iter(self.constants.values()))
+        stacked = {f"tables.{name}": np.stack([c[name] for c in self.constants.values()]) for name in first}
+        return pack(list(self.z.values()), "tables.") | pack([next(iter(self.y.values()))], "tables.y_") | stacked
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, NDArray], network: "Network") -> "CodecTables":
+        """What `to_tensors` gave, of a network of this shape; ValueError if they do not fit it or break a rule."""
+        config, qualities = network.config, network.config.qualities
+        if config.prior == "factorized":
+            return cls(dict(zip(qualities, unpack(tensors, "tables.", config.M, len(qualities)), strict=True)))
+        z = dict(zip(qualities, unpack(tensors, "tables.", config.hyper_M, len(qualities)), strict=True))
+        (y,) = unpack(tensors, "tables.y_", network.conditional.levels, 1)
+        sizes = {name: len(own) for name, own in network.constants_of(network.level_of(qualities[0])).items()}
+        for name, size in sizes.items():
+            stored, shape = tensors.get(f"tables.{name}"), (len(qualities), size)
+            if stored is None or stored.dtype != np.int32 or stored.shape != shape:
+                raise ValueError(f"tables.{name} is not int32 {shape}")
+        constants = {q: {name: tensors[f"tables.{name}"][i] for name in sizes} for i, q in enumerate(qualities)}
+        network.h_s.check_bounds(network.constants_from(list(constants.values())))
+        return cls(dict.fromkeys(qualities, y), z, constants)
+
+
+def pack(tables: list[entropy.Tables], prefix: str) -> dict[str, NDArray]:
+    """Tables one after another, as named arrays."""
+    together = entropy.Tables.concatenate(tables)
+    return {prefix + part: getattr(together, part).copy() for part in PARTS}
+
+
+def unpack(tensors: dict[str, NDArray], prefix: str, count: int, times: int) -> list[entropy.Tables]:
+    """The inverse of `pack`: `times` Tables of `count` each; ValueError unless there are so many that are valid."""
+    names = [prefix + part for part in PARTS]
     if missing := [name for name in names if name not in tensors]:
         raise ValueError(f"no {', '.join(missing)}")
-    tables = entropy.Tables(*(tensors[name] for name in names))
-    if len(tables) != count:
-        raise ValueError(f"{len(tables)} tables in {names[0]} instead of {count}")
-    return tables
-
-
-def channels(count: int) -> np.ndarray:
-    """The table of each symbol of a latent with one table per channel: (1, count, 1, 1) uint16."""
-    return np.arange(count, dtype=np.uint16)[None, :, None, None]
-
-
-def decode_all(
-    decoder: entropy.Decoder, index: np.ndarray, tables: entropy.Tables, shape: tuple[int, ...]
-) -> np.ndarray:
-    """The symbols of a stream that holds nothing else: int32 of that shape."""
-    symbols = decoder.decode(index, tables, shape)
-    decoder.finish()
-    return symbols
+    together = entropy.Tables(*(tensors[name] for name in names))
+    if len(together) != count * times:
+        raise ValueError(f"{len(together)} tables in {names[0]} instead of {count * times}")
+    return [together.rows(i * count, (i + 1) * count) for i in range(times)]

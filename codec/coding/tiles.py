@@ -1,21 +1,23 @@
-"""Large images in bounded memory: the transforms run over tiles, each with enough of its neighbours around it.
+"""Large images in bounded memory: the networks run over tiles, each with enough of its neighbours around it.
 
 What a transform gives for a tile is what it gives there for the whole image, up to the rounding of floats, if the tile
 comes with a halo of real neighbours as wide as the transform sees (`halo` of g_a, g_s, h_a and h_s). At the border of
 the image, and only there, it mirrors. A box counts cells of a grid: 16 pixels a side for y, 64 for z.
+
+An image is cut into rows of tiles, which its file holds one after another; `Window` keeps the rows that are in use.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-CELL = 4  # cells of y in one of z, on each side
+from codec.config import STRIDE
+
 TILE = 12  # cells of z, that is 768 pixels: about as high as a tile is, and half as wide
-WIDE = 2 * TILE  # the same for h_s, whose halo is larger
+WIDE = 2 * TILE  # the same for the hyper-transforms and for quantizing, which take less memory and have larger halos
 MOST_ROWS = 200  # of tiles in a file, which has room for 255 sections
 
 
@@ -31,6 +33,10 @@ class Box(NamedTuple):
     def shape(self) -> tuple[int, int]:
         return self.bottom - self.top, self.right - self.left
 
+    @property
+    def is_empty(self) -> bool:
+        return 0 in self.shape
+
     def scaled(self, factor: int) -> "Box":
         """The same rectangle in cells of 1/factor of the side."""
         return Box(*(side * factor for side in self))
@@ -44,22 +50,27 @@ class Box(NamedTuple):
         return Box(self.top - halo, self.left - halo, self.bottom + halo, self.right + halo).within(limit)
 
     def within(self, limit: "Box") -> "Box":
-        """What it shares with another one; nothing, where that is nothing."""
+        """What it shares with another one; an empty box where that is nothing."""
         top, left = max(self.top, limit.top), max(self.left, limit.left)
         return Box(top, left, max(top, min(self.bottom, limit.bottom)), max(left, min(self.right, limit.right)))
 
-    def seen_from(self, outer: "Box") -> "Box":
+    def relative_to(self, outer: "Box") -> "Box":
         """The rectangle with places counted from the top left of `outer`."""
         return Box(self.top - outer.top, self.left - outer.left, self.bottom - outer.top, self.right - outer.left)
 
-    def of(self, x: Tensor) -> Tensor:
-        """That part of x (..., h, w)."""
+    def of(self, x: NDArray) -> NDArray:
+        """That part of x (..., h, w), an array or a tensor; a view."""
         return x[..., self.top : self.bottom, self.left : self.right]
 
 
-def whole(shape: tuple[int, int]) -> Box:
-    """The box of a grid of `shape` (rows, columns)."""
+def full(shape: tuple[int, int]) -> Box:
+    """The box of a grid of `shape` (height, width)."""
     return Box(0, 0, *map(int, shape))
+
+
+def cells_of(height: int, width: int) -> Box:
+    """The grid of y of an image of height x width pixels."""
+    return full((height, width)).coarse(STRIDE)
 
 
 def cuts(length: int, side: int) -> list[tuple[int, int]]:
@@ -80,90 +91,63 @@ def tiles(area: Box, side: int) -> Iterator[Box]:
             yield Box(area.top + top, area.left + left, area.top + bottom, area.left + right)
 
 
-def place(canvas: Tensor | None, part: Tensor, box: Box, area: Box) -> Tensor:
+def place(canvas: NDArray | None, part: NDArray, box: Box, area: Box) -> NDArray:
     """`canvas` (B, C, *area.shape), made if it is None, with `part` put where `box` is; `part` alone if that is all."""
     if box == area:
         return part
     if canvas is None:
-        canvas = torch.empty(*part.shape[:2], *area.shape, dtype=part.dtype, device=part.device)
-    box.seen_from(area).of(canvas).copy_(part)
+        canvas = np.empty((*part.shape[:2], *area.shape), part.dtype)
+    box.relative_to(area).of(canvas)[...] = part
     return canvas
 
 
-def joined(function: Callable[[Box], Tensor], area: Box, side: int, halo: int, limit: Box) -> Tensor:
-    """What `function` gives for a box, (B, C, *box.shape), over an area: called for tiles with their halo."""
+def joined(
+    function: Callable[[Box], NDArray], area: Box, side: int, halo: int = 0, limit: Box | None = None
+) -> NDArray:
+    """What `function` gives for a box, (B, C, *box.shape), over an area: called for tiles, with their halo as far as
+    `limit` has it, by default none.
+    """
     canvas = None
     for tile in tiles(area, side):
-        outer = tile.grown(halo, limit)
-        canvas = place(canvas, tile.seen_from(outer).of(function(outer)), tile, area)
+        outer = tile.grown(halo, limit or area)
+        canvas = place(canvas, tile.relative_to(outer).of(function(outer)), tile, area)
     return canvas
 
 
-class Strip:
-    """A tensor (B, C, *area.shape) in rows, each made when something of it is first wanted."""
+class Window:
+    """Rows of an array (B, C, H, W), below one another: those that are in use, of full width."""
 
-    def __init__(self, area: Box, rows: Iterable[tuple[Box, Tensor]]):
-        """`rows`: place and content of each, from top to bottom."""
-        self.area = area
-        self._rows = iter(rows)
-        self._made: list[tuple[Box, Tensor]] = []
+    def __init__(self):
+        self._rows: list[tuple[Box, NDArray]] = []
 
-    @classmethod
-    def whole(cls, x: Tensor) -> "Strip":
-        """One row: all of x (B, C, h, w)."""
-        area = whole(x.shape[-2:])
-        return cls(area, [(area, x)])
+    @property
+    def bottom(self) -> int:
+        """Where the last row ends; 0 before there is one."""
+        return self._rows[-1][0].bottom if self._rows else 0
 
-    def of(self, box: Box) -> Tensor:
-        """The part (B, C, *box.shape)."""
-        while not self._made or self._made[-1][0].bottom < box.bottom:
-            self._made.append(next(self._rows))
-        shared = ((box.within(row), row, x) for row, x in self._made)
-        parts = [part.seen_from(row).of(x) for part, row, x in shared if 0 not in part.shape]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+    def add(self, box: Box, x: NDArray) -> None:
+        """The next row (B, C, *box.shape)."""
+        self._rows.append((box, x))
+
+    def of(self, box: Box) -> NDArray:
+        """The part (B, C, *box.shape), all of whose rows are here."""
+        shared = ((box.within(row), row, x) for row, x in self._rows)
+        parts = [part.relative_to(row).of(x) for part, row, x in shared if not part.is_empty]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
 
     def forget(self, above: int) -> None:
         """Let go the rows that end above a line."""
-        self._made = [(row, x) for row, x in self._made if row.bottom > above]
+        self._rows = [(row, x) for row, x in self._rows if row.bottom > above]
 
 
 @dataclass(frozen=True)
 class Latent:
-    """The latent of a batch of images, or of a part of one."""
+    """What is coded of a batch of images."""
 
-    y: np.ndarray  # (B, M, h, w) int32
-    z: np.ndarray | None = None  # (B, K, ceil(h/4), ceil(w/4)) int32, of whole images of a codec with a hyperprior
-    index: np.ndarray | None = None  # (B, M, h, w) uint8, the table of each symbol of y
-    mean: Tensor | float = 0.0  # (B, M, h, w) float32, what y is a difference to
+    y: NDArray[np.int32]  # (B, M, h, w)
+    z: NDArray[np.int32] | None = None  # (B, K, ceil(h/4), ceil(w/4)), of a codec with a hyperprior
+    index: NDArray[np.uint8] | None = None  # (B, M, h, w), the table of each symbol of y, likewise
 
     def of(self, i: int) -> "Latent":
         """That of image i of the batch, as a batch of one."""
-        one = slice(i, i + 1)
-        z = None if self.z is None else self.z[one]
-        return self._each(lambda part: part[one], z)
-
-    def part(self, box: Box) -> "Latent":
-        """That of a part of it, without z."""
-        return self._each(box.of)
-
-    def _each(self, cut: Callable, z: np.ndarray | None = None) -> "Latent":
-        index = None if self.index is None else cut(self.index)
-        return Latent(cut(self.y), z, index, self.mean if isinstance(self.mean, float) else cut(self.mean))
-
-    @staticmethod
-    def joined(parts: list["Latent"], axis: int) -> "Latent":
-        """That of an image whose parts lie below each other (axis 2) or side by side (axis 3)."""
-        first = parts[0]
-        if len(parts) == 1:
-            return first
-        y = np.concatenate([part.y for part in parts], axis)
-        if first.index is None:
-            return Latent(y, first.z)
-        index = np.concatenate([part.index for part in parts], axis)
-        mean = first.mean if isinstance(first.mean, float) else torch.cat([part.mean for part in parts], axis)
-        return Latent(y, first.z, index, mean)
-
-
-def to_symbols(x: Tensor) -> np.ndarray:
-    """Integers in a float tensor as int32 on the CPU."""
-    return x.to(torch.int32).contiguous().cpu().numpy()
+        return Latent(*(None if part is None else part[i : i + 1] for part in (self.y, self.z, self.index)))

@@ -4,18 +4,18 @@ The symbols that the entropy decoder finds must be those that the encoder had; t
 metadata of the source, its alpha plane, or all of it where it is kept without loss, to the last bit. The pixels that
 the network makes of the right symbols are not judged.
 
-    with Witness(model) as witness:
-        data = model.compress(image, 50)
-    witness.check(data, image)
+    witness = Witness()
+    data = model.compress(image, 50, witness)
+    witness.check(model, data, image)
 """
 
 import hashlib
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from codec.coding import rows
-from codec.coding.base import Codec
+from codec.coding.codec import Codec, assembled
 from codec.container import bitstream, modes
 
 
@@ -29,9 +29,9 @@ class _Digest:
     def __init__(self) -> None:
         self.y, self.z = hashlib.blake2b(), b""
 
-    def add(self, y: np.ndarray | None, z: np.ndarray | None) -> None:
-        for row in range(0 if y is None else y.shape[2]):
-            self.y.update(np.ascontiguousarray(y[:, :, row]))
+    def add(self, y: NDArray[np.int32] | None, z: NDArray[np.int32] | None) -> None:
+        for line in range(0 if y is None else y.shape[2]):
+            self.y.update(np.ascontiguousarray(y[:, :, line]))
         if z is not None:
             self.z = hashlib.blake2b(np.ascontiguousarray(z)).digest()
 
@@ -40,31 +40,28 @@ class _Digest:
 
 
 class Witness:
-    """Remembers the symbols that a model encodes while this context is open, at each quality."""
+    """Remembers the symbols that are encoded of an image, at each quality that is tried."""
 
-    def __init__(self, model: Codec):
-        self.model, self.seen = model, {}
+    def __init__(self):
+        self.seen: dict[int | None, _Digest] = {}
 
-    def __enter__(self) -> "Witness":
-        self.model.witness = lambda quality, y, z: self.seen.setdefault(quality, _Digest()).add(y, z)
-        return self
+    def __call__(
+        self, quality: int | None, y: NDArray[np.int32] | None = None, z: NDArray[np.int32] | None = None
+    ) -> None:
+        self.seen.setdefault(quality, _Digest()).add(y, z)
 
-    def __exit__(self, *_) -> None:
-        self.model.witness = None
-
-    def check(self, data: bytes, image: Image.Image) -> None:
+    def check(self, model: Codec, data: bytes, image: Image.Image) -> None:
         """Mismatch if the file that was made of this image says something else; FormatError if it is damaged."""
         source = modes.prepare(image)
         header, sections = bitstream.read(data)
         exact = any(section.tag == bitstream.LOSSLESS for section in sections)
         if not exact:
             found = _Digest()
-            with self.model.coding():
-                for _, latent in rows.decode_rows(self.model, header, sections):
-                    found.add(latent.y, latent.z)
+            for row, coded, z in model.decode_rows(header, sections):
+                found.add(assembled(coded, (1, model.config.M, *row.shape)).y, z)
             if found != self.seen.get(header.quality):
                 raise Mismatch("verification failed: other symbols are decoded than were encoded")
-        decoded = self.model.decompress(data)
+        decoded = model.decompress(data)
         if (decoded.size, decoded.mode) != (source.image.size, source.image.mode):
             kind = f"{decoded.width}x{decoded.height} {decoded.mode}"
             raise Mismatch(f"verification failed: {kind} instead of {image.width}x{image.height} {source.image.mode}")

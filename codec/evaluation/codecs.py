@@ -93,12 +93,14 @@ def lic_codec(model, qualities: Iterable[int] = (), name: str = "lic") -> FileCo
 
     Raises ValueError for a quality that the model does not have.
     """
+    from codec.evaluation.cost import kmac_of
+
     levels: tuple[int | None, ...] = _qualities(name, qualities)
     if not model.config.variable_rate:
         if levels:
             raise ValueError(f"{name} is a model of one fixed lambda: it takes no qualities, not {list(levels)}")
         levels = (None,)
-    kmac, device, parameters = model.kmac(), model.device.type, model.parameter_count()
+    kmac, device, parameters = kmac_of(model), model.device, model.backend.parameters
 
     def estimate(image: Image.Image, quality: int | None) -> dict[str, float]:
         found = model.estimate(image, quality)

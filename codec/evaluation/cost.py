@@ -22,6 +22,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import entropy
+from codec.coding.codec import Codec
 
 
 def now() -> float:
@@ -119,3 +120,9 @@ def kmac_per_pixel(
         decode(data)
     flops = encoder.get_total_flops(), decoder.get_total_flops()
     return tuple(n / 2 / 256**2 / 1000 for n in flops) if any(flops) else None
+
+
+def kmac_of(model: Codec) -> tuple[float, float]:
+    """The same of a model of ours."""
+    quality = model.qualities[len(model.qualities) // 2]
+    return kmac_per_pixel(functools.partial(model.compress, quality=quality), model.decompress)

@@ -4,8 +4,8 @@
 
 eval.py calls it at its end. The page is made of the files in codec/evaluation/page: report.html, whose [[marks]] are
 filled in here, report.css, and scripts that draw everything from one JSON element. It opens from disk and asks no
-network: its content security policy allows pictures inside the file and this one script. Pictures that browsers decode are embedded
-as they were measured, others as lossless WebP of what their codec decoded; `pictures` says how many.
+network: its content security policy allows pictures inside the file and this one script. Pictures that browsers decode
+are embedded as they were measured, others as lossless WebP of what their codec decoded; `pictures` says how many.
 """
 
 import base64

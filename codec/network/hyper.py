@@ -1,7 +1,7 @@
 """The hyper-transforms h_a (latent -> hyper-latent) and h_s (hyper-latent -> table index and mean of each symbol).
 
-    z = h_a(v, level)             v (B, M, h, w), the latent times its gain -> z (B, K, ceil(h/4), ceil(w/4))
-    index, mean = h_s(z_q, rows)  integers z_q -> index (B, M, 4h', 4w') float64, mean (B, M, 4h', 4w') float32
+    z = h_a(v, level)                  v (B, M, h, w), the latent times its gain -> z (B, K, ceil(h/4), ceil(w/4))
+    index, mean = h_s(z_q, constants)  integers z_q -> index (B, M, 4h', 4w') float64, mean (B, M, 4h', 4w') float32
 
 Ballé, Minnen, Singh, Hwang and Johnston (2018), section 3, and with a mean Minnen, Ballé and Toderici (2018). Whatever
 decides an index is exact (entropy/integer.py): the first layers of h_s, and the one that ends in the index. The mean is
@@ -16,15 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codec.config import REACH
 from codec.network.layers import Block, Conv2d, FoldConv2d, Knots, mirror_pad
 from codec.network.quantize import between
 from entropy.integer import ACTIVATION_BITS, LARGEST, IntegerConv2d, rectify, shift, to_grid
 
-REACH = 127  # hyper-symbols are -127..127; a decoded one outside is a FormatError
 INDEX_BITS = 3  # h_s speaks of the logarithm of the scale; a table index is about 1/8 of that (64 from 0.11 to 256)
 
 
-class Rows(NamedTuple):
+class Constants(NamedTuple):
     """What depends on the quality in the exact path: integers in float64, (B, C, 1, 1) each. Stored at export."""
 
     step: Tensor  # (B, K, 1, 1) a hyper-symbol of 1 in steps of 2**-8
@@ -85,32 +85,32 @@ class HyperSynthesis(nn.Module, ABC):
     @abstractmethod
     def features(self, z: Tensor, inner: Tensor) -> Tensor: ...
 
-    def forward(self, z_q: Tensor, rows: Rows, levels: int) -> tuple[Tensor, Tensor]:
+    def forward(self, z_q: Tensor, constants: Constants, levels: int) -> tuple[Tensor, Tensor]:
         """z_q (B, K, h', w') integers of any dtype; the index is in 0..levels-1 and carries a gradient in training."""
-        h = self.features(z_q.double() * rows.step, rows.inner)
+        h = self.features(z_q.double() * constants.step, constants.inner)
         half = 2 ** (ACTIVATION_BITS - 1)  # for the nearest index
-        offset = shift(rows.outer + half, INDEX_BITS)
+        offset = shift(constants.outer + half, INDEX_BITS)
         index = self.scale(same(h, self.scale), offset, drop=ACTIVATION_BITS - INDEX_BITS)
         index = between(index, 0.0, levels - 1.0) if torch.is_grad_enabled() else index.clamp_(0, levels - 1)
         if self.mean is None:
             return index, torch.zeros_like(index, dtype=torch.float32)
         return index, self.mean((h * 2.0**-ACTIVATION_BITS).float())
 
-    def rows(self, level: Tensor, gain: Tensor) -> Rows:
-        """The exact path's rows for level (B,) and the gain (B, K, 1, 1) of z."""
+    def constants(self, level: Tensor, gain: Tensor) -> Constants:
+        """Those for level (B,) and the gain (B, K, 1, 1) of z."""
         inner, outer = self.inner(level), self.outer(level)
-        return Rows(
+        return Constants(
             to_grid(1 / gain, ACTIVATION_BITS),
             to_grid(inner, ACTIVATION_BITS),
             to_grid(outer, ACTIVATION_BITS + INDEX_BITS),
         )
 
-    def check_bounds(self, rows: Rows) -> None:
-        """ValueError unless the path is exact for every hyper-symbol in -REACH..REACH and these rows, within int32."""
+    def check_bounds(self, constants: Constants) -> None:
+        """ValueError unless the path is exact for every hyper-symbol in -REACH..REACH with these, within int32."""
         first, *others = [layer for layer in self.modules() if isinstance(layer, IntegerConv2d)]
-        first.check_bound(REACH * rows.step.abs().max().item())
+        first.check_bound(REACH * constants.step.abs().max().item())
         for layer in others:
-            layer.check_bound(LARGEST, offset=rows.outer.abs().max().item() if layer is self.scale else 0.0)
+            layer.check_bound(LARGEST, offset=constants.outer.abs().max().item() if layer is self.scale else 0.0)
 
 
 def same(x: Tensor, layer: IntegerConv2d) -> Tensor:
@@ -170,7 +170,7 @@ class BalleHyperSynthesis(HyperSynthesis):
 
 
 def start_at_zero(*layers: nn.Module) -> None:
-    """Zero weights and biases: at step 0 the index depends on nothing but rows.outer, and the mean is 0."""
+    """Zero weights and biases: at step 0 the index depends on nothing but constants.outer, and the mean is 0."""
     for layer in layers:
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)

@@ -1,10 +1,10 @@
-"""READ FIRST. The codecs: one forward pass for training, the same lines for compressing and decompressing.
+"""READ FIRST. The networks of a codec: one forward pass for training, whose parts are those that coding runs.
 
 The factorized codec, Ballé, Laparra and Simoncelli, "End-to-end optimized image compression" (2017), and section 3.1 of
 Ballé, Minnen, Singh, Hwang and Johnston, "Variational image compression with a scale hyperprior" (2018):
 
     x --normalise, mirror pad--> g_a --> y --* gain--> v --quantize--> y_q --rANS, one table per channel--> bytes
-    x_hat <--crop, denormalise-- g_s <--/ gain-- y_q
+    x_hat <--crop, denormalise-- g_s <--/ gain-- dequantize-- y_q
 
 The hyperprior codec, section 3.2 of the latter, and with a mean Minnen, Ballé and Toderici, "Joint autoregressive and
 hierarchical priors for learned image compression" (2018), without its context model:
@@ -12,7 +12,12 @@ hierarchical priors for learned image compression" (2018), without its context m
     v --> h_a --> z --* gain, round--> z_q --rANS, one table per channel--> bytes
                                        z_q --> h_s --> index (exact integers), mean (float)
     v - mean --quantize--> y_q --rANS, table = index--> bytes
-    x_hat <-- g_s <--/ gain-- y_q + mean
+    x_hat <-- g_s <--/ gain-- dequantize(y_q) + mean
+
+One model serves all rates (Cui et al., "Asymmetric gained deep image compression", 2021): quality q in 0..100 means
+lmbda(q) = lmbda_0 * (lmbda_1 / lmbda_0)^(q/100), and the latent is multiplied by a gain per channel that can only grow
+with q. With a single lmbda in the configuration the gain is 1. Latents: y is what g_a gives, v = y times its gain, w =
+z times its own; y_q, z_q are integers; level is quality / 100.
 
 The rate-distortion loss
 
@@ -22,31 +27,43 @@ is, up to constants, the negative evidence lower bound of a variational autoenco
 latent is the uniform density of width 1 around v (additive noise; its own entropy is zero), the prior is the learned
 density, so the rate is the KL divergence between the two, and the squared error is the negative log-likelihood of a
 Gaussian with variance 3 / (2 ln 2 * lmbda * 255^2) per colour sample.
+
+Images and bytes are another matter: codec/coding/codec.py runs these parts over tiles and codes the integers.
 """
 
-from collections.abc import Set
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-import entropy
-from codec.coding import tiles
-from codec.coding.base import Codec, Output
-from codec.coding.tables import channels, decode_all, pack, unpack
-from codec.coding.tiles import Box, Latent, Strip, to_symbols
-from codec.config import ModelConfig
-from codec.container import bitstream
-from codec.network import calibrate as start
-from codec.network.hyper import HYPER_TRANSFORMS, REACH, Rows
-from codec.network.layers import Gain
+from codec.config import REACH, ModelConfig
+from codec.machine import has_native_bf16
+from codec.network.hyper import HYPER_TRANSFORMS, Constants
+from codec.network.layers import Gain, Knots
+from codec.network.pixels import crop, denormalise, normalise, pad
 from codec.network.quantize import Noise, between, border, lower_bound, round_from, round_ste, uniform
+from codec.network.transforms import TRANSFORMS
 from entropy.conditional import GaussianConditional, LaplaceConditional
 from entropy.factorized import FactorizedPrior
 from entropy.integer import straight_through
+from entropy.tables import Tables
 
+SHORTCUT_SCALE = 8.0  # the latent of an all-rates model is 8 times the orthonormal DCT of [0, 1] pixels
 LIKELIHOOD_FLOOR = 1e-9  # as in compressai and tensorflow-compression: in training a symbol costs at most 30 bits
+
+
+class Output(NamedTuple):
+    """What one forward pass gives."""
+
+    x_hat: Tensor  # (B, 3, H, W), not clamped
+    bits: Tensor  # (B,), estimated bits of each image
+    bits_z: Tensor  # (B,), those of the hyper-latent among them
 
 
 def bits_of(likelihood: Tensor) -> Tensor:
@@ -54,95 +71,203 @@ def bits_of(likelihood: Tensor) -> Tensor:
     return -torch.log2(lower_bound(likelihood, LIKELIHOOD_FLOOR))
 
 
-class FactorizedCodec(Codec):
-    """One learned density per channel of y. It stays in the domain before the gain: one for all rates. `tables_of`
-    holds Tables of y.
+def step_gain(lmbda: float) -> float:
+    """Gain over the latent (8 x orthonormal DCT) whose unit step is optimal for a DCT coder at high rate.
+
+    With distortion step^2/12 per coefficient and rate -log2(step), d/dstep (bpp + lmbda 255^2 mse) = 0 for three
+    colours at step^2 = 18 / (ln 2 * lmbda * 255^2).
     """
+    return math.sqrt(math.log(2) * lmbda * 255**2 / 18) / SHORTCUT_SCALE
+
+
+class Network(nn.Module, ABC):
+    """Transforms, gain and prior; tensors in, tensors out. Images are (B, 3, H, W) in [0, 1] of any size from 1x1."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        scale = SHORTCUT_SCALE * (1.0 if config.variable_rate else step_gain(config.lmbda[0]))
+        analysis, synthesis = TRANSFORMS[config.transform]
+        options = dict(
+            N=config.N, M=config.M, blocks=config.blocks, shortcut=config.shortcut, scale=scale,
+            conditioned=config.variable_rate, lapped=config.lapped,
+        )  # fmt: skip
+        self.g_a = analysis(**options)
+        self.g_s = synthesis(**options)
+        self.gain = Gain(config.M, *map(step_gain, config.lmbda)) if config.variable_rate else None
+        self.shrink = Knots(config.M)
+        self.bf16 = False  # run the trunks of g_a and g_s in bfloat16
+
+    @property
+    def device(self) -> torch.device:
+        return self.shrink.values.device
+
+    @property
+    def precision(self) -> str:
+        """What the trunks of g_a and g_s run in: bf16 or fp32."""
+        return "bf16" if self.bf16 else "fp32"
+
+    def use_bf16(self, precision: str = "auto") -> "Network":
+        """Precision of the trunks: `auto` is bf16 where the device has it natively, `fp32` never."""
+        if precision not in ("auto", "fp32"):
+            raise ValueError(f"the precision must be auto or fp32, not {precision!r}")
+        self.bf16 = precision == "auto" and has_native_bf16(self.device)
+        return self
+
+    def autocast(self, x: Tensor) -> torch.autocast:
+        return torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def parameter_count(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    def level(self, quality: Tensor | None) -> Tensor | None:
+        """quality (B,) in 0..100 -> level (B,) in [0, 1]; None for a fixed lambda."""
+        return quality / 100 if self.config.variable_rate else None
+
+    def level_of(self, quality: int | None, count: int = 1) -> Tensor | None:
+        """The level (count,) of a quality that a user gives, None for a fixed lambda; ValueError for what is none."""
+        if self.config.variable_rate:
+            if type(quality) is not int or not 0 <= quality <= 100:
+                raise ValueError(f"quality must be an integer in 0..100, not {quality!r}")
+            return self.level(torch.full((count,), float(quality), device=self.device))
+        if quality is not None:
+            raise ValueError(f"this model was trained for one lambda and has no quality, but got {quality!r}")
+        return None
+
+    def gain_at(self, level: Tensor | None) -> Tensor:
+        """Gain (B, M, 1, 1) at a level (B,); (1, M, 1, 1) ones for a fixed lambda."""
+        return torch.ones(1, self.config.M, 1, 1, device=self.device) if level is None else self.gain(level)
+
+    def shrink_at(self, level: Tensor | None) -> Tensor:
+        """How much nearer to zero symbols are put back (B, M, 1, 1), at a level (B,)."""
+        return self.shrink(level if level is not None else torch.zeros(1, device=self.device))
+
+    def analyse(self, x: Tensor, level: Tensor | None) -> Tensor:
+        """x (B, 3, H, W) -> v (B, M, ceil(H/16), ceil(W/16)), the latent times its gain: a step is 1."""
+        with self.autocast(x):
+            y = self.g_a(pad(normalise(x)), level)
+        return y * self.gain_at(level)
+
+    def synthesise(self, v_hat: Tensor, level: Tensor | None, size: tuple[int, int]) -> Tensor:
+        """v_hat (B, M, h, w), dequantized, in steps -> x_hat (B, 3, *size)."""
+        y_hat = v_hat / self.gain_at(level)
+        with self.autocast(y_hat):
+            x_hat = denormalise(self.g_s(y_hat, level))
+        return crop(x_hat, *size)
+
+    def forward(self, x: Tensor, quality: Tensor | None = None, noise: Noise = uniform) -> Output:
+        """Reconstruction and estimated bits; train(): straight-through, noise for the rate; eval(): as coded."""
+        level = self.level(quality)
+        v = self.analyse(x, level)
+        w = self.analyse_hyper(v, level)
+        index, mean = self.derive(None if w is None else to_reach(round_ste(w)), self.constants(level), v.shape[-2:])
+        residual = v.contiguous() - mean
+        y_q = straight_through(residual, self.quantize(residual, index, level))
+        bits = self.rate(residual, y_q, index, level, noise).sum(dim=(1, 2, 3))
+        bits_z = torch.zeros_like(bits) if w is None else self.hyper_rate(w, level, noise).sum(dim=(1, 2, 3))
+        x_hat = self.synthesise(self.dequantize(y_q, index, level) + mean, level, x.shape[-2:])
+        return Output(x_hat, bits + bits_z, bits_z)
+
+    # ---- what a prior says ----
+
+    @abstractmethod
+    def analyse_hyper(self, v: Tensor, level: Tensor | None) -> Tensor | None:
+        """v (B, M, h, w) -> w (B, K, ceil(h/4), ceil(w/4)), z times its gain; None without a hyperprior."""
+
+    @abstractmethod
+    def constants(self, level: Tensor | None) -> Constants | None:
+        """What the exact path needs to know of the level (B,); None without a hyperprior."""
+
+    def constants_of(self, level: Tensor | None) -> dict[str, NDArray[np.int32]]:
+        """Those of a level (1,) as they are stored: (C,) each, by name."""
+        return {
+            name: constant[0, :, 0, 0].detach().cpu().numpy().astype(np.int32)
+            for name, constant in self.constants(level)._asdict().items()
+        }
+
+    def constants_from(self, stored: Sequence[dict[str, NDArray[np.int32]]]) -> Constants:
+        """Stored ones, of several levels, as `derive` takes them."""
+        stacked = (np.stack([constants[name] for constants in stored]) for name in Constants._fields)
+        return Constants(*(torch.from_numpy(s).to(self.device).double()[:, :, None, None] for s in stacked))
+
+    @abstractmethod
+    def derive(
+        self, z_q: Tensor | None, constants: Constants | None, shape: tuple[int, int]
+    ) -> tuple[Tensor | None, Tensor | float]:
+        """Table index (B, M, *shape), exact integers, and predicted mean of y's symbols from those of z; None and 0
+        without a hyperprior, where the table is the channel's.
+        """
+
+    @abstractmethod
+    def bits(self, y: Tensor, index: Tensor | None, level: Tensor | None) -> Tensor:
+        """Estimated bits of each sample of v - mean (B, M, h, w), rounded or with noise."""
+
+    @abstractmethod
+    def rate(self, residual: Tensor, y_q: Tensor, index: Tensor | None, level: Tensor | None, noise: Noise) -> Tensor:
+        """Bits (B, M, h, w) of the symbols y_q of v - mean; in training with the gradients that teach the rate."""
+
+    @abstractmethod
+    def quantize(self, residual: Tensor, index: Tensor | None, level: Tensor | None) -> Tensor:
+        """Symbols of v - mean (B, M, h, w), as floats."""
+
+    @abstractmethod
+    def dequantize(self, y_q: Tensor, index: Tensor | None, level: Tensor | None) -> Tensor:
+        """Symbols (B, M, h, w) as floats -> where v - mean is put back."""
+
+    @abstractmethod
+    def y_tables(self, level: Tensor | None) -> Tables:
+        """Integer tables of the symbols of y at a level (1,)."""
+
+    @abstractmethod
+    def z_tables(self, level: Tensor | None) -> Tables | None:
+        """Integer tables of the symbols of z, one per channel, at a level (1,); None without a hyperprior."""
+
+
+class FactorizedNetwork(Network):
+    """One learned density per channel of y. It stays in the domain before the gain: one for all rates."""
 
     def __init__(self, config: ModelConfig):
         super().__init__(config)
         self.prior = FactorizedPrior(config.M)
 
-    def bits(self, v: Tensor, gain: Tensor) -> Tensor:
-        """Estimated bits of each sample of v (B, M, h, w), rounded or with noise."""
-        return bits_of(self.prior.likelihood(v / gain, 1 / gain))
-
-    @torch.no_grad()
-    def quantize(self, v: Tensor, gain: Tensor) -> Tensor:
-        """Symbols of v (B, M, h, w), as floats."""
-        points = torch.arange(-2.0, 3.0, device=v.device).view(1, 1, 5, 1)
-        bits = self.bits(points, gain).permute(2, 0, 1, 3)[..., None]  # (5, B, M, 1, 1), of the symbols -2..2
-        above = torch.where(v > 1.5, bits[4] - bits[3], bits[3] - bits[2])
-        below = torch.where(v < -1.5, bits[0] - bits[1], bits[1] - bits[2])
-        return round_from(v, border(torch.where(v > 0, above, below)))
-
-    def dequantize(self, y_q: Tensor, level: Tensor | None) -> Tensor:
-        """Symbols (B, M, h, w) as floats -> where v is put back: a little nearer to zero than the centre of the
-        interval, where a peaked density has its mean.
-        """
-        return y_q - self.shrink_at(level) * torch.sign(y_q.detach())
-
-    def forward(self, x: Tensor, quality: Tensor | None = None, noise: Noise = uniform) -> Output:
-        level = self.level(quality)
-        v, gain = self.analyse(x, level), self.gain_at(level)
-        y_q = straight_through(v, self.quantize(v, gain))
-        y_rate = v + noise(v) if self.training else y_q
-        x_hat = self.synthesise(self.dequantize(y_q, level), level, x.shape[-2:])
-        bits = self.bits(y_rate, gain).sum(dim=(1, 2, 3))
-        return Output(x_hat, bits, torch.zeros_like(bits))
-
-    @torch.no_grad()
-    def fit(self, x: Tensor, kept: Set[str] = frozenset()) -> int:
-        if start.whole(self, "prior", kept):
-            return 0
-        level = self.level(torch.full((len(x),), 50.0, device=x.device))
-        y = self.analyse(x, level) / self.gain_at(level)
-        self.prior.scale.copy_(y.abs().mean(dim=(0, 2, 3)).clamp_min(1e-3))
-        return 0
-
-    def hyper_symbols(self, v: Strip, rows: list[Box], level: Tensor | None) -> None:
+    def analyse_hyper(self, v: Tensor, level: Tensor | None) -> None:
         return None
 
-    def latent_of(self, v: Tensor, z: None, box: Box, quality: int | None) -> Latent:
-        return Latent(to_symbols(self.quantize(v, self.gain_at(self.level(self.batch_of(quality, len(v)))))))
+    def constants(self, level: Tensor | None) -> None:
+        return None
 
-    def dequantized(self, latent: Latent, level: Tensor | None) -> Tensor:
-        return self.dequantize(torch.from_numpy(latent.y).to(self.device).float(), level)
+    def derive(self, z_q: None, constants: None, shape: tuple[int, int]) -> tuple[None, float]:
+        return None, 0.0
 
-    def encode_z(self, z: None, quality: int | None) -> list[bitstream.Section]:
-        return []
+    def bits(self, y: Tensor, index: None, level: Tensor | None) -> Tensor:
+        gain = self.gain_at(level)
+        return bits_of(self.prior.likelihood(y / gain, 1 / gain))
 
-    def encode_y(self, latent: Latent, quality: int | None) -> bytes:
-        return entropy.encode([(latent.y, channels(self.config.M), self._tables(quality))])
-
-    def decode_z(self, sections: list[bitstream.Section], quality: int | None, shape: tuple[int, int]) -> None:
-        if any(section.tag == bitstream.HYPER for section in sections):
-            raise bitstream.FormatError("a section of the hyper-latent, which this model does not have")
-
-    def decode_y(self, stream: bytes, z: None, box: Box, quality: int | None) -> Latent:
-        M, decoder = self.config.M, entropy.Decoder(stream)
-        return Latent(decode_all(decoder, channels(M), self._tables(quality), (1, M, *box.shape)))
+    def rate(self, residual: Tensor, y_q: Tensor, index: None, level: Tensor | None, noise: Noise) -> Tensor:
+        return self.bits(residual + noise(residual) if self.training else y_q, index, level)
 
     @torch.no_grad()
-    def build_tables(self, qualities: list[int | None] | None = None) -> None:
-        support = self.prior.support()
-        for quality in self.qualities if qualities is None else qualities:
-            gain = self.gain_at(self.level(self.batch_of(quality, 1)))
-            self.tables_of[quality] = self.prior.tables(gain[0, :, 0, 0], support)
+    def quantize(self, residual: Tensor, index: None, level: Tensor | None) -> Tensor:
+        points = torch.arange(-2.0, 3.0, device=residual.device).view(1, 1, 5, 1)
+        bits = self.bits(points, index, level).permute(2, 0, 1, 3)[..., None]  # (5, B, M, 1, 1), of the symbols -2..2
+        above = torch.where(residual > 1.5, bits[4] - bits[3], bits[3] - bits[2])
+        below = torch.where(residual < -1.5, bits[0] - bits[1], bits[1] - bits[2])
+        return round_from(residual, border(torch.where(residual > 0, above, below)))
 
-    def tables(self) -> dict[str, Tensor]:
-        return pack([self.tables_of[quality] for quality in self.qualities])
+    def dequantize(self, y_q: Tensor, index: None, level: Tensor | None) -> Tensor:
+        """A little nearer to zero than the centre of the interval, where a peaked density has its mean."""
+        return y_q - self.shrink_at(level) * torch.sign(y_q.detach())
 
-    def load_tables(self, tensors: dict[str, np.ndarray]) -> None:
-        M = self.config.M
-        whole = unpack(tensors, M * len(self.qualities))
-        self.tables_of = {quality: whole.rows(i * M, (i + 1) * M) for i, quality in enumerate(self.qualities)}
+    @torch.no_grad()
+    def y_tables(self, level: Tensor | None) -> Tables:
+        return self.prior.tables(self.gain_at(level)[0, :, 0, 0], self.prior.support())
+
+    def z_tables(self, level: Tensor | None) -> None:
+        return None
 
 
-class HyperpriorCodec(Codec):
-    """A density for each symbol of y - mean, its scale and mean told by z; a learned one for each channel of z.
-    `tables_of` holds pairs: Tables of z, and Rows.
-    """
+class HyperpriorNetwork(Network):
+    """A density for each symbol of y - mean, its scale and mean told by z; a learned one for each channel of z."""
 
     def __init__(self, config: ModelConfig):
         super().__init__(config)
@@ -157,158 +282,63 @@ class HyperpriorCodec(Codec):
         self.register_buffer("borders", border(bits.diff(dim=0)).flatten(), persistent=False)
         self.centroid = nn.Parameter(torch.zeros(self.conditional.levels, 3))
         self.hyper_gain = Gain(config.hyper_M, 1.0, 2.0) if config.variable_rate else None
-        self.y_tables: entropy.Tables | None = None
 
     def hyper_gain_at(self, level: Tensor | None) -> Tensor:
         """Gain of z (B, K, 1, 1) at a level (B,); (1, K, 1, 1) ones for a fixed lambda."""
         return torch.ones(1, self.config.hyper_M, 1, 1, device=self.device) if level is None else self.hyper_gain(level)
 
     def analyse_hyper(self, v: Tensor, level: Tensor | None) -> Tensor:
-        """v (B, M, h, w) -> w (B, K, ceil(h/4), ceil(w/4)), z times its gain: a step is 1."""
         with self.autocast(v):
             z = self.h_a(v, _or_zeros(level, v))
         return z * self.hyper_gain_at(level)
 
-    def derive(self, z: Strip, rows: Rows, box: Box) -> tuple[Tensor, Tensor]:
-        """Index (B, M, *box.shape), integers, and mean of that part of y from the symbols of z of the whole image."""
-        rows = Rows(*(part.to(self.device) for part in rows))  # the stored ones do not move with the model
-        index = mean = None
-        for tile in tiles.tiles(box.coarse(tiles.CELL), tiles.WIDE):
-            outer, own = tile.grown(self.h_s.halo, z.area), tile.scaled(tiles.CELL).within(box)
-            parts = self.h_s(z.of(outer), rows, self.conditional.levels)
-            part, of_mean = (own.seen_from(outer.scaled(tiles.CELL)).of(x) for x in parts)
-            if self.training:
-                part = part.nan_to_num(0)  # a step that is not finite is skipped, but indexing would not survive it
-            if not torch.is_grad_enabled():
-                part = part.to(torch.uint8)
-            index, mean = tiles.place(index, part, own, box), tiles.place(mean, of_mean, own, box)
+    def constants(self, level: Tensor | None) -> Constants:
+        gain = self.hyper_gain_at(level)
+        return self.h_s.constants(_or_zeros(level, gain), gain)
+
+    def derive(self, z_q: Tensor, constants: Constants, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        index, mean = (crop(part, *shape) for part in self.h_s(z_q, constants, self.conditional.levels))
+        if self.training:
+            index = index.nan_to_num(0)  # a step that is not finite is skipped, but indexing would not survive it
         return index, mean
 
-    def bits(self, v: Tensor, index: Tensor) -> Tensor:
-        """Estimated bits of each sample of v - mean (B, M, h, w), rounded or with noise."""
-        return bits_of(self.conditional.likelihood(v, self.conditional.scale_of(index)))
+    def bits(self, y: Tensor, index: Tensor, level: Tensor | None = None) -> Tensor:
+        return bits_of(self.conditional.likelihood(y, self.conditional.scale_of(index)))
 
-    def hyper_bits(self, w: Tensor, gain: Tensor) -> Tensor:
-        """Estimated bits of each sample of z times its gain (B, K, h', w'), rounded or with noise."""
-        return bits_of(self.prior.likelihood(w / gain, 1 / gain))
+    def rate(self, residual: Tensor, y_q: Tensor, index: Tensor, level: Tensor | None, noise: Noise) -> Tensor:
+        bits = self.bits(y_q.detach(), index)  # teaches h_s the scale of what is coded, after quantize()
+        if self.training:
+            noisy = self.bits(residual + noise(residual), index.detach())  # teaches the transforms and the mean
+            bits = bits + noisy - noisy.detach()
+        return bits
+
+    def hyper_rate(self, w: Tensor, level: Tensor | None, noise: Noise) -> Tensor:
+        """Estimated bits of each sample of z (B, K, h', w') from z times its gain."""
+        gain = self.hyper_gain_at(level)
+        z_rate = w + noise(w) if self.training else to_reach(torch.round(w))
+        return bits_of(self.prior.likelihood(z_rate / gain, 1 / gain))
 
     @torch.no_grad()
-    def quantize(self, v: Tensor, index: Tensor) -> Tensor:
-        """Symbols of v - mean (B, M, h, w), as floats."""
-        row = torch.add(index.int(), v.abs() > 1.5, alpha=self.conditional.levels)
-        return round_from(v, self.borders.index_select(0, row.flatten()).view(v.shape))
+    def quantize(self, residual: Tensor, index: Tensor, level: Tensor | None) -> Tensor:
+        row = torch.add(index.int(), residual.abs() > 1.5, alpha=self.conditional.levels)
+        return round_from(residual, self.borders.index_select(0, row.flatten()).view(residual.shape))
 
-    def dequantize(self, y_q: Tensor, index: Tensor, mean: Tensor | float, level: Tensor | None) -> Tensor:
-        """Symbols (B, M, h, w) as floats -> where v is put back: each at the learned centroid of its interval, which
-        depends on its channel, on its table and on whether it is 1, 2 or more.
+    def dequantize(self, y_q: Tensor, index: Tensor, level: Tensor | None) -> Tensor:
+        """Each at the learned centroid of its interval, which depends on its channel, on its table and on whether it is
+        1, 2 or more.
         """
         symbols = y_q.detach()
         row = torch.add(symbols.abs().int().clamp_(1, 3), index.int(), alpha=3)  # in range if a symbol is NaN, too
         centroid = F.pad(self.centroid.flatten(), (1, 0))  # 1, 2, 3, not 0, 1, 2
         shift = self.shrink_at(level) - centroid.index_select(0, row.flatten()).view(row.shape)
-        return y_q - shift * torch.sign(symbols) + mean
+        return y_q - shift * torch.sign(symbols)
 
-    def rows_at(self, level: Tensor | None) -> Rows:
-        """What the exact path needs to know of the level (B,)."""
-        gain = self.hyper_gain_at(level)
-        return self.h_s.rows(_or_zeros(level, gain), gain)
-
-    def forward(self, x: Tensor, quality: Tensor | None = None, noise: Noise = uniform) -> Output:
-        level = self.level(quality)
-        v = self.analyse(x, level)
-        w = self.analyse_hyper(v, level)
-        z_q = to_reach(round_ste(w))
-        index, mean = self.derive(Strip.whole(z_q), self.rows_at(level), tiles.whole(v.shape[-2:]))
-        residual = v.contiguous() - mean
-        y_q = straight_through(residual, self.quantize(residual, index))
-        bits = self.bits(y_q.detach(), index)  # teaches h_s the scale of what is coded, after quantize()
-        if self.training:
-            noisy = self.bits(residual + noise(residual), index.detach())  # teaches the transforms and the mean
-            bits = bits + noisy - noisy.detach()
-        z_rate = w + noise(w) if self.training else z_q
-        z_bits = self.hyper_bits(z_rate, self.hyper_gain_at(level))
-        bits, bits_z = bits.sum(dim=(1, 2, 3)), z_bits.sum(dim=(1, 2, 3))
-        x_hat = self.synthesise(self.dequantize(y_q, index, mean, level), level, x.shape[-2:])
-        return Output(x_hat, bits + bits_z, bits_z)
-
-    def fit(self, x: Tensor, kept: Set[str] = frozenset()) -> int:
-        return start.fit(self, x, kept)
-
-    def hyper_symbols(self, v: Strip, rows: list[Box], level: Tensor | None) -> Strip:
-        def symbols(cells: Box) -> Tensor:
-            return to_reach(torch.round(self.analyse_hyper(v.of(cells.scaled(tiles.CELL).within(v.area)), level)))
-
-        area, cells = v.area.coarse(tiles.CELL), [row.coarse(tiles.CELL) for row in rows]
-        return Strip(area, ((row, tiles.joined(symbols, row, tiles.WIDE, self.h_a.halo, area)) for row in cells))
-
-    def latent_of(self, v: Tensor, z: Strip, box: Box, quality: int | None) -> Latent:
-        if quality in self.tables_of:
-            rows = self.tables_of[quality][1]
-        else:
-            rows = self.rows_at(self.level(self.batch_of(quality, len(v))))
-        index, mean = self.derive(z, rows, box)
-        residual = v.contiguous() - mean  # laid out as symbols are coded, and not channels last
-        return Latent(to_symbols(self.quantize(residual, index)), None, index.cpu().numpy(), mean)
-
-    def dequantized(self, latent: Latent, level: Tensor | None) -> Tensor:
-        y_q, index = (torch.from_numpy(part).to(self.device) for part in (latent.y, latent.index))
-        return self.dequantize(y_q.float(), index, latent.mean, level)
-
-    def encode_z(self, z: np.ndarray, quality: int | None) -> list[bitstream.Section]:
-        stream = entropy.encode([(z, channels(self.config.hyper_M), self._tables(quality)[0])])
-        return [bitstream.Section(bitstream.HYPER, stream)]
-
-    def encode_y(self, latent: Latent, quality: int | None) -> bytes:
-        self._tables(quality)  # made together with those of y
-        return entropy.encode([(latent.y, latent.index, self.y_tables)])
-
-    def decode_z(self, sections: list[bitstream.Section], quality: int | None, shape: tuple[int, int]) -> np.ndarray:
-        K, stream = self.config.hyper_M, bitstream.find(sections, bitstream.HYPER)
-        z = decode_all(entropy.Decoder(stream), channels(K), self._tables(quality)[0], (1, K, *shape))
-        if np.any(np.abs(z, dtype=np.int64) > REACH):
-            raise bitstream.FormatError(f"damaged: a symbol of the hyper-latent is beyond {REACH}")
-        return z
-
-    def decode_y(self, stream: bytes, z: np.ndarray, box: Box, quality: int | None) -> Latent:
-        decoder = entropy.Decoder(stream)
-        decoder.check(self.config.M * box.shape[0] * box.shape[1])
-        index, mean = self.derive(Strip.whole(torch.from_numpy(z).to(self.device)), self._tables(quality)[1], box)
-        index = index.cpu().numpy()
-        return Latent(decode_all(decoder, index, self.y_tables, index.shape), z, index, mean)
+    def y_tables(self, level: Tensor | None) -> Tables:
+        return self.conditional.tables()
 
     @torch.no_grad()
-    def build_tables(self, qualities: list[int | None] | None = None) -> None:
-        self.y_tables = self.conditional.tables()
-        support = self.prior.support()
-        for quality in self.qualities if qualities is None else qualities:
-            level = self.level(self.batch_of(quality, 1))
-            gain, rows = self.hyper_gain_at(level), self.rows_at(level)
-            self.h_s.check_bounds(rows)
-            self.tables_of[quality] = self.prior.tables(gain[0, :, 0, 0], support), rows
-
-    def tables(self) -> dict[str, Tensor]:
-        of_z, rows = zip(*(self.tables_of[quality] for quality in self.qualities), strict=True)
-        stacked = {
-            f"tables.{name}": torch.cat([getattr(row, name) for row in rows])[:, :, 0, 0].cpu().to(torch.int32)
-            for name in Rows._fields
-        }
-        return pack(list(of_z)) | pack([self.y_tables], "tables.y_") | stacked
-
-    @torch.no_grad()
-    def load_tables(self, tensors: dict[str, np.ndarray]) -> None:
-        K = self.config.hyper_M
-        whole = unpack(tensors, K * len(self.qualities))
-        self.y_tables = unpack(tensors, self.conditional.levels, "tables.y_")
-        stacked = []
-        for name, row in self.rows_at(self.level(self.batch_of(self.qualities[0], 1)))._asdict().items():
-            stored, shape = tensors.get(f"tables.{name}"), (len(self.qualities), row.shape[1])
-            if stored is None or stored.dtype != np.int32 or stored.shape != shape:
-                raise ValueError(f"tables.{name} is not int32 {shape}")
-            stacked.append(torch.from_numpy(stored).double().to(self.device)[:, :, None, None])
-        self.h_s.check_bounds(Rows(*stacked))
-        for i, quality in enumerate(self.qualities):
-            rows = Rows(*(part[i : i + 1] for part in stacked))
-            self.tables_of[quality] = whole.rows(i * K, (i + 1) * K), rows
+    def z_tables(self, level: Tensor | None) -> Tables:
+        return self.prior.tables(self.hyper_gain_at(level)[0, :, 0, 0], self.prior.support())
 
 
 def to_reach(z_q: Tensor) -> Tensor:
@@ -321,6 +351,6 @@ def _or_zeros(level: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros(len(like), device=like.device) if level is None else level
 
 
-def build(config: ModelConfig) -> Codec:
-    """The untrained codec of a configuration."""
-    return FactorizedCodec(config) if config.prior == "factorized" else HyperpriorCodec(config)
+def build(config: ModelConfig) -> Network:
+    """The untrained network of a configuration."""
+    return FactorizedNetwork(config) if config.prior == "factorized" else HyperpriorNetwork(config)

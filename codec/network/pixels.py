@@ -5,9 +5,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from codec.config import STRIDE
 from codec.network.layers import mirror_pad
-
-STRIDE = 16  # pixels per latent sample in each direction, of every transform family
 
 
 def to_pixels(image: Image.Image) -> Tensor:

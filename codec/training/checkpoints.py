@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from codec.coding.base import Codec
 from codec.coding.models import ModelError, read_model
 from codec.files import write_atomically
 
@@ -46,7 +46,7 @@ def load_weights(path: Path | str) -> dict[str, torch.Tensor]:
     return load_checkpoint(path)["average"]
 
 
-def take_weights(model: Codec, path: Path | str) -> tuple[set[str], str]:
+def take_weights(model: nn.Module, path: Path | str) -> tuple[set[str], str]:
     """Begin with the weights of a file that have the name and shape of the model's own: which, and a line that says
     what was taken, what is new and what was left out. ValueError if its latent has another unit.
     """

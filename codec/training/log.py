@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -24,10 +25,12 @@ from tqdm import tqdm
 
 import codec
 from codec import journal, machine
-from codec.coding.base import Codec
+from codec.coding.codec import Codec, planes
+from codec.coding.tables import CodecTables
+from codec.coding.torch_backend import TorchBackend
 from codec.config import Config, TrainConfig
 from codec.files import write_atomically
-from codec.network.pixels import to_tensor, to_uint8
+from codec.network.model import Network
 from codec.training.distributed import World
 from codec.training.optimise import learning_rate
 
@@ -105,18 +108,17 @@ class Log:
         figures = "  ".join(f"{name} {shown[name]:{form}}" for name, form in SHOWN.items() if name in shown)
         self.say(f"{kind:5} {step:{len(str(self.steps))}}/{self.steps}  {figures}")
 
-    @torch.no_grad()
-    def picture(self, model: Codec, step: int, image: Image.Image) -> None:
+    def picture(self, network: Network, step: int, image: Image.Image) -> None:
         """Input and reconstruction of an image, at quality 50, and histograms of weights and latent."""
         if self.folder is None:
             return
-        x = to_tensor(image)[..., :512, :512].to(model.device)
-        quality = 50 if model.config.variable_rate else None
-        latent = model.latent(x, quality)
-        x_hat = model.reconstruct(latent, x.shape[-2:], quality)
-        self.boards["val"].add_images("input_and_reconstruction", to_uint8(torch.cat((x, x_hat))), step)
+        pixels, quality = planes(image)[..., :512, :512], 50 if network.config.variable_rate else None
+        model = Codec(TorchBackend(network), CodecTables.of(network, [quality]))
+        latent = model.latent(pixels, quality)
+        decoded = model.reconstruct(latent, pixels.shape[-2:], quality)
+        self.boards["val"].add_images("input_and_reconstruction", np.concatenate((pixels, decoded)), step)
         self._histograms("val", "latent", {"y": latent.y, "z": latent.z}, step)
-        self._histograms("val", "weights", dict(model.named_parameters()), step)
+        self._histograms("val", "weights", dict(network.named_parameters()), step)
 
     def gradients(self, model: torch.nn.Module, step: int) -> None:
         """Histograms of the gradients that the parameters hold."""
@@ -134,7 +136,7 @@ class Log:
             if len(values):
                 self.boards[kind].add_histogram(f"{group}/{name}", values, step)
 
-    def graph(self, model: Codec) -> None:
+    def graph(self, model: Network) -> None:
         """The operations of a model in evaluation mode, traced on an image of 64x64; a line says so if that fails."""
         if self.folder is None:
             return

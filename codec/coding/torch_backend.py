@@ -1,0 +1,126 @@
+"""The backend that runs the networks in PyTorch, on a CPU or a GPU: the only place in coding where torch is known."""
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from codec.coding import tiles
+from codec.coding.backend import Constants, Halos, Step, Steps
+from codec.coding.tiles import Box, full
+from codec.config import CELL
+from codec.network import pixels
+from codec.network.model import Network, to_reach
+
+
+class TorchBackend:
+    """A network, in evaluation mode and without gradients while it is asked, its modes restored afterwards."""
+
+    def __init__(self, network: Network):
+        self.network, self.config = network, network.config
+        names = ("g_a", "g_s", "h_a", "h_s")
+        self.halos = Halos(*(getattr(getattr(network, name, None), "halo", 0) for name in names))
+        # without a hyperprior the table is the channel's
+        self.parameters = network.parameter_count()
+        self.channel = np.arange(self.config.M, dtype=np.uint16)[None, :, None, None]
+
+    @property
+    def device(self) -> str:
+        return self.network.device.type
+
+    @property
+    def precision(self) -> str:
+        return self.network.precision
+
+    @contextlib.contextmanager
+    def coding(self) -> Iterator[None]:
+        """Evaluation mode without gradients, the mode of every module restored afterwards."""
+        trained = [module for module in self.network.modules() if module.training]
+        for module in trained:
+            module.training = False
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            for module in trained:
+                module.training = True
+
+    def tensor(self, array: NDArray) -> Tensor:
+        """An array on the device."""
+        return torch.from_numpy(array).to(self.network.device)
+
+    def analyse(self, image: NDArray[np.uint8], quality: int | None) -> NDArray[np.float32]:
+        with self.coding():
+            x = self.tensor(image).float().div_(255)
+            return self.network.analyse(x, self.network.level_of(quality, len(x))).cpu().numpy()
+
+    def hyper_analyse(self, v: NDArray[np.float32], quality: int | None) -> NDArray[np.int32] | None:
+        with self.coding():
+            w = self.network.analyse_hyper(self.tensor(v), self.network.level_of(quality, len(v)))
+            return None if w is None else to_symbols(to_reach(torch.round(w)))
+
+    def steps(
+        self, z: NDArray[np.int32] | None, place: Box, box: Box, quality: int | None, constants: Constants | None
+    ) -> Steps:
+        if z is None:
+            shape = (1, self.config.M, *box.shape)
+            yield Step((slice(None),) * 4, shape, self.channel, None)
+            return
+        stored = self.network.constants_from([constants])
+        index = mean = None
+        for tile in tiles.tiles(box.coarse(CELL), tiles.WIDE):
+            outer = tile.grown(self.halos.h_s, place)
+            own, seen = tile.scaled(CELL).within(box), outer.scaled(CELL)
+            with self.coding():
+                parts = self.network.derive(self.tensor(outer.relative_to(place).of(z)), stored, seen.shape)
+                of_index, of_mean = (own.relative_to(seen).of(part) for part in parts)
+                of_index, of_mean = of_index.to(torch.uint8).cpu().numpy(), of_mean.cpu().numpy()
+            index, mean = tiles.place(index, of_index, own, box), tiles.place(mean, of_mean, own, box)
+        yield Step((slice(None),) * 4, index.shape, index, mean)
+
+    def quantize(self, v: NDArray[np.float32], step: Step, quality: int | None) -> NDArray[np.int32]:
+        def quantized(tile: Box) -> NDArray[np.int32]:
+            index, mean = self._at(tile, step)
+            residual = self.tensor(tile.of(v)).contiguous() - mean  # laid out as symbols are coded, not channels last
+            return to_symbols(self.network.quantize(residual, index, self.network.level_of(quality, len(v))))
+
+        with self.coding():
+            return tiles.joined(quantized, full(v.shape[-2:]), tiles.WIDE * CELL)
+
+    def dequantize(self, symbols: NDArray[np.int32], step: Step, quality: int | None) -> NDArray[np.float32]:
+        def dequantized(tile: Box) -> NDArray[np.float32]:
+            index, mean = self._at(tile, step)
+            y_q = self.tensor(tile.of(symbols)).float()
+            level = self.network.level_of(quality, len(symbols))
+            return (self.network.dequantize(y_q, index, level) + mean).cpu().numpy()
+
+        with self.coding():
+            return tiles.joined(dequantized, full(symbols.shape[-2:]), tiles.WIDE * CELL)
+
+    def _at(self, tile: Box, step: Step) -> tuple[Tensor | None, Tensor | float]:
+        """Index and mean of a tile of a step, as the network takes them."""
+        if step.mean is None:
+            return None, 0.0
+        return self.tensor(tile.of(step.index)), self.tensor(tile.of(step.mean))
+
+    def synthesise(
+        self, v_hat: NDArray[np.float32], quality: int | None, size: tuple[int, int], gray: bool = False
+    ) -> NDArray[np.uint8]:
+        with self.coding():
+            x_hat = self.network.synthesise(self.tensor(v_hat), self.network.level_of(quality, len(v_hat)), size)
+            return pixels.to_uint8(x_hat.mean(dim=1, keepdim=True) if gray else x_hat).cpu().numpy()
+
+    def bits(self, image: NDArray[np.uint8], quality: int | None) -> float:
+        """Estimated bits of one image (1, 3, H, W): of the float densities, in evaluation mode."""
+        with self.coding():
+            x = self.tensor(image).float().div_(255)
+            level = self.network.level_of(quality, len(x))
+            return self.network(x, None if level is None else 100 * level).bits.item()
+
+
+def to_symbols(x: Tensor) -> NDArray[np.int32]:
+    """Integers in a float tensor as int32 on the CPU."""
+    return x.to(torch.int32).contiguous().cpu().numpy()
