@@ -38,7 +38,7 @@ from benchmarks.measure import (
     take_turns,
 )
 from codec.coding.models import find_model
-from codec.coding.rows import fit_size
+from codec.coding.target import fit_size
 from codec.evaluation import compressai_models, cost
 from codec.evaluation.metrics import ANCHORS, anchors, bd_rate, read_curve
 from codec.evaluation.rivals import RIVALS
@@ -87,7 +87,7 @@ def make(entry: Entry, image: Image.Image) -> Contender:
     if kind == "lic":
         model = codec.load(str(entry.model), "cpu", "fp32" if entry.dtype == "fp32" else "auto")
         name = f"lic {entry.model.stem} {model.precision}"
-        about = f"model {model.id}, quality {quality}, {model.parameter_count() / 1e6:.2f} M parameters"
+        about = f"model {model.id}, quality {quality}, {model.backend.parameters / 1e6:.2f} M parameters"
         return Contender(entry, name, about, model.id, lambda image: model.compress(image, quality), model.decompress)
     if kind in peers.PEERS:
         net = peers.untrained(kind, image)

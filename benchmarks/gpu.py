@@ -25,10 +25,9 @@ from PIL import Image
 import codec
 from benchmarks.codecs import choose_quality
 from benchmarks.measure import Report, Spread, machine, machine_line, photographs, table
-from codec.coding.base import Codec
+from codec.coding.codec import Codec, picture_of, planes
 from codec.coding.models import find_model
 from codec.container import bitstream
-from codec.network.pixels import to_image, to_pixels
 
 ROUNDS = 9
 SIZE = (1920, 1080)
@@ -57,22 +56,16 @@ def coders() -> ThreadPoolExecutor:
 
 def encode_all(model: Codec, images: Iterable[Image.Image], quality: int | None) -> list[bytes]:
     """The files of RGB images."""
-    levels = torch.full((), 255.0, device=model.device)  # a GPU multiplies by 1 / 255 if it is a number
 
-    def prepare(image: Image.Image) -> torch.Tensor:
-        pixels = to_pixels(image)[None]
-        return pixels.pin_memory() if model.device.type == "cuda" else pixels
-
-    def analyse(pixels: torch.Tensor):
-        x = pixels.to(model.device, non_blocking=True).float() / levels
-        return model.latent(x, quality), pixels.shape[-2:]
+    def analyse(pixels):
+        return model.latent(pixels, quality), pixels.shape[-2:]
 
     def write(coded) -> bytes:
         latent, size = coded
         return model.encode(latent, quality, "RGB", tuple(size))
 
     with ThreadPoolExecutor(1) as producer, coders() as pool:
-        prepared = ahead(producer, prepare, images)
+        prepared = ahead(producer, planes, images)
         return list(ahead(pool, write, map(analyse, prepared)))
 
 
@@ -86,8 +79,7 @@ def decode_all(model: Codec, files: Iterable[bytes]) -> list[Image.Image]:
     with coders() as pool:
         images = []
         for header, latent in ahead(pool, read, files):
-            x_hat = model.reconstruct(latent, (header.height, header.width), header.quality)
-            images.append(to_image(x_hat, header.mode))
+            images.append(picture_of(model.reconstruct(latent, (header.height, header.width), header.quality)))
         return images
 
 

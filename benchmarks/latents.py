@@ -26,9 +26,9 @@ from scipy.special import ndtr
 import codec
 import entropy
 from benchmarks.measure import photographs
+from codec.coding.codec import planes
 from codec.coding.models import find_model
 from codec.network.model import LIKELIHOOD_FLOOR
-from codec.network.pixels import to_tensor
 
 KODAK = (32, 48)  # latent of 768x512 pixels
 LARGE = (188, 250)  # latent of 12 megapixels
@@ -158,17 +158,18 @@ def gaussian_case(size: tuple[int, int], count: int) -> Case:
     return Case("Gaussian", values, index, pmf, -reach, entropy.Tables.from_pmfs(pmf, [-reach] * 64))
 
 
-def trained_case(size: tuple[int, int], count: int, model: str, folder: Path | None) -> Case:
+def trained_case(size: tuple[int, int], count: int, name: str, folder: Path | None) -> Case:
     """Latents of photographs, and of their mirror images where there are few; ModelError if there is no such model.
 
     A large latent is a mosaic of small ones.
     """
     import torch
 
-    net = codec.load(str(find_model(model)), "cpu")
+    model = codec.load(str(find_model(name)), "cpu")
+    net = model.backend.network
     quality = QUALITY if net.config.variable_rate else None
-    images = [to_tensor(image) for image in photographs(folder)]
-    small = [net.latent(image, quality) for image in (images + [image.flip(-1) for image in images])[:16]]
+    images = [planes(image) for image in photographs(folder)]
+    small = [model.latent(image, quality) for image in (images + [image[..., ::-1] for image in images])[:16]]
     values = mosaics([latent.y[0] for latent in small], size, count)
     reach = max(int(np.abs(v).max()) for v in values) + 1
     if small[0].index is not None:
@@ -176,10 +177,12 @@ def trained_case(size: tuple[int, int], count: int, model: str, folder: Path | N
         reach = max(reach, -int(net.conditional.pmfs()[1].min()))
         k = torch.arange(-reach, reach + 1, dtype=torch.float64)
         mass = net.conditional.likelihood(k, torch.from_numpy(net.conditional.scales)[:, None])
-        return Case("trained", values, index, np.maximum(mass.numpy(), LIKELIHOOD_FLOOR), -reach, net.y_tables)
+        return Case(
+            "trained", values, index, np.maximum(mass.numpy(), LIKELIHOOD_FLOOR), -reach, model.tables.y[quality]
+        )
 
     with torch.inference_mode():
-        gain = net.gain_at(None if quality is None else torch.tensor([quality / 100])).reshape(-1)
+        gain = net.gain_at(net.level_of(quality)).reshape(-1)
         low, high = (net.prior.quantiles(mass) * gain for mass in (NEGLIGIBLE / 2, 1 - NEGLIGIBLE / 2))
         reach = max(reach, int(high.max()) + 1, -int(low.min()) + 1)
         width = 1 / gain.double()[:, None, None]  # of the interval that a symbol stands for
@@ -187,7 +190,7 @@ def trained_case(size: tuple[int, int], count: int, model: str, folder: Path | N
         mass = net.prior.likelihood((k * width)[None], width)[0, :, 0]
     pmf = np.maximum(mass.numpy(), LIKELIHOOD_FLOOR)
     index = [channel_numbers(net.config.M)] * count
-    return Case("trained", values, index, pmf, -reach, net.tables_of[quality])
+    return Case("trained", values, index, pmf, -reach, model.tables.y[quality])
 
 
 def mosaics(tiles: list[NDArray], size: tuple[int, int], count: int) -> list[NDArray]:

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 import codec
 from benchmarks.measure import Report, Spread, Turn, machine, machine_line, photographs, ratios, table, take_turns
-from codec.coding.base import Codec
+from codec.coding.codec import Codec
 
 ROUNDS = 3
 SIZE = (11520, 8704)  # width and height: 100.3 megapixels

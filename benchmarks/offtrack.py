@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.measure import table
-from codec.coding.base import Codec
+from codec.coding.codec import Codec
 from codec.coding.models import find_model, load_model
 from codec.evaluation.metrics import psnr
 from codec.evaluation.rivals import RIVALS
@@ -144,7 +145,10 @@ def worst_block(a: Image.Image, b: Image.Image) -> float:
 
 def ours(model: Codec, image: Image.Image, quality: int | None) -> Coded:
     """Through the bytes and back; AssertionError if a sample is not finite."""
-    x_hat = model.reconstruct(model.latent(to_tensor(image), quality), SIZE[::-1], quality)
+    with torch.inference_mode():
+        x_hat = model.backend.network(
+            to_tensor(image), None if quality is None else torch.tensor([float(quality)])
+        ).x_hat
     assert bool(x_hat.isfinite().all()), "the decoded image is not finite"  # also where it is kept without loss instead
     data = model.compress(image, quality)
     return Coded.of(image, model.decompress(data), len(data))

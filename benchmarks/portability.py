@@ -28,7 +28,6 @@ import json
 import platform
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -39,14 +38,14 @@ import torch
 from PIL import Image
 
 from benchmarks.measure import table
-from codec.coding import tiles
-from codec.coding.base import Codec
+from codec.coding.codec import Codec, picture_of, planes
 from codec.coding.models import find_model, load_model
-from codec.coding.tiles import Latent
+from codec.coding.tiles import Latent, full
+from codec.config import CELL
 from codec.container import bitstream
 from codec.evaluation.metrics import psnr
+from codec.files import find_images
 from codec.machine import device_name
-from codec.network import pixels as img
 
 BATCH = 4
 QUALITIES = (10, 50)
@@ -85,7 +84,7 @@ class Models:
     def at(self, cell: Cell) -> Codec:
         torch.set_num_threads(cell.threads)
         model = self.on[cell.device] = self.on.get(cell.device) or load_model(self.path, cell.device, "fp32")
-        model.bf16 = cell.precision == "bf16"  # also where it is emulated
+        model.backend.network.bf16 = cell.precision == "bf16"  # also where it is emulated
         return model
 
 
@@ -101,7 +100,7 @@ def here() -> str:
 
 def photographs(folder: Path) -> dict[str, Image.Image]:
     """The first BATCH images of one size, by name."""
-    images = {path.stem: Image.open(path).convert("RGB") for path in img.find_images(folder)}
+    images = {path.stem: Image.open(path).convert("RGB") for path in find_images(folder)}
     size = next(iter(images.values())).size
     same = {name: image for name, image in images.items() if image.size == size}
     return dict(list(same.items())[:BATCH])
@@ -120,7 +119,7 @@ def digest(latent: Latent) -> str:
 
 def compress(model: Codec, images: list[Image.Image], quality: int | None) -> list[tuple[bytes, str]]:
     """The files of images of one size, coded as one batch, and their digests."""
-    latent = model.latent(torch.cat([img.to_tensor(image) for image in images]), quality)
+    latent = model.latent(np.concatenate([planes(image) for image in images]), quality)
     parts, size = [latent.of(i) for i in range(len(images))], (images[0].height, images[0].width)
     return [(model.encode(part, quality, "RGB", size), digest(part)) for part in parts]
 
@@ -131,25 +130,20 @@ def decompress(model: Codec, files: list[bytes]) -> list[tuple[str, Image.Image]
     header, latents = read[0][0], [model.decode(*one) for one in read]
     joined = join(latents)
     if joined.z is not None and len(files) > 1:
-        rows, z = model.tables_of[header.quality][1], torch.from_numpy(joined.z).to(model.device)
-        with torch.inference_mode():
-            index, mean = model.derive(tiles.Strip.whole(z), rows, tiles.whole(joined.y.shape[-2:]))
-        if not np.array_equal(index.cpu().numpy(), joined.index):
+        area = full(joined.y.shape[-2:])
+        constants = model.tables.constants[header.quality]
+        (step,) = model.backend.steps(joined.z, area.coarse(CELL), area, header.quality, constants)
+        if not np.array_equal(step.index, joined.index):
             raise bitstream.FormatError("h_s finds other indices in a batch than alone")
-        joined = replace(joined, mean=mean)
-    x_hat = model.reconstruct(joined, (header.height, header.width), header.quality)
-    images = [img.to_image(x_hat[i : i + 1], header.mode) for i in range(len(files))]
+    pixels = model.reconstruct(joined, (header.height, header.width), header.quality)
+    images = [picture_of(pixels[i : i + 1]) for i in range(len(files))]
     return list(zip(map(digest, latents), images, strict=True))
 
 
 def join(latents: list[Latent]) -> Latent:
     """Those of single images as one of a batch."""
-    joined = {}
-    for name, part in vars(latents[0]).items():
-        parts = [getattr(latent, name) for latent in latents]
-        cat = {np.ndarray: np.concatenate, torch.Tensor: torch.cat}.get(type(part))
-        joined[name] = cat(parts) if cat else part
-    return Latent(**joined)
+    parts = zip(*(vars(latent).values() for latent in latents), strict=True)
+    return Latent(*(None if part[0] is None else np.concatenate(part) for part in parts))
 
 
 def encode(models: Models, data: Path, out: Path) -> None:

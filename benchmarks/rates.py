@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.measure import machine, machine_line, photographs, table
-from codec.coding.base import Codec
+from codec.coding.codec import Codec
 from codec.coding.models import DEFAULT, find_model, load_model
 from codec.evaluation.metrics import psnr
 from codec.evaluation.results import ESTIMATE_BYTES, ESTIMATE_SHARE

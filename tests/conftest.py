@@ -14,7 +14,7 @@ from shared import ALL_RATES, FACTORIZED, HYPER, ONE_LAMBDA, tiny_network
 
 import entropy
 from codec.cli import main
-from codec.coding.base import Codec
+from codec.coding.codec import Codec
 from codec.coding.models import export, load_model
 from codec.evaluation import evaluate
 from codec.training.log import Log

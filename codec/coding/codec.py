@@ -11,6 +11,7 @@ a row is in `_encode_rows` and `_decode_rows`; what the networks are asked is in
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from codec.coding import tiles
 from codec.coding.backend import Backend, Step, Steps, answered
 from codec.coding.tables import CodecTables
 from codec.coding.target import fit_size
-from codec.coding.tiles import TILE, WIDE, Box, Latent, Window, cells_of, full
+from codec.coding.tiles import Box, Latent, Window, cells_of, full
 from codec.config import CELL, REACH, STRIDE
 from codec.container import bitstream, modes
 from codec.container.bitstream import FormatError, Header, Section
@@ -78,7 +79,7 @@ class Codec:
         if not self.config.variable_rate:
             raise ValueError("this model was trained for one lambda: it cannot aim at a size")
         source = modes.prepare(image)
-        data, quality = fit_size(lambda quality: self._compress(source, quality, witness), max_bytes)
+        data, quality = fit_size(partial(self._compress, witness=witness), source, max_bytes)
         if not len(data) <= max_bytes:  # nor if that is NaN
             bpp = 8 * len(data) / (image.width * image.height)
             raise ValueError(f"quality 0 takes {len(data)} bytes ({bpp:.3f} bpp), above the target of {max_bytes:.0f}")
@@ -139,7 +140,7 @@ class Codec:
 
     # ---- encoding ----
 
-    def _compress(self, source: modes.Source, quality: int | None, witness: Witness | None) -> bytes:
+    def _compress(self, source: modes.Source, quality: int | None, witness: Witness | None = None) -> bytes:
         """The file of an image; of a drawing the smaller one of two."""
         header = Header(self.id, quality, source.image.mode, source.image.width, source.image.height)
         data = bitstream.write(header, [*self._encode_rows(source.colours, quality, witness), *source.beside])
@@ -150,26 +151,35 @@ class Codec:
     def _encode_rows(self, colours: Image.Image, quality: int | None, witness: Witness | None) -> list[Section]:
         """The sections of z and of y, row by row, of an RGB or L image.
 
-        A row of y needs the z around it, and that the v around it: when row n is analysed, z is made of row n - 1, and
-        row n - 2 is quantized and coded, after which its v is let go.
+        The tables of a row of y depend on the z around it, and that on the v around it: both are made ahead, as far as
+        the halos want it, which is one row of tiles for y and one more for v, and let go when they are not needed.
         """
         area = cells_of(colours.height, colours.width)
         heights = tiles.rows(area.coarse(CELL).bottom)
         rows = [Box(top, 0, bottom, area.right).scaled(CELL).within(area) for top, bottom in heights]
         v, z, streams = Window(), Window(), []
-        for n in range(len(rows) + 2):
-            if n < len(rows):
-                v.add(rows[n], self._analyse(colours, rows[n], quality))
-            if 1 <= n <= len(rows) and self.tables.z:
-                z.add(rows[n - 1].coarse(CELL), self._hyper_analyse(v, rows[n - 1], area, quality))
-            if n >= 2:
-                row = rows[n - 2]
-                place = self._around(row, area)
-                coded = self._quantize(v.of(row), z.of(place) if self.tables.z else None, place, row, quality)
-                if witness:
-                    witness(quality, y=assembled(coded, (1, self.config.M, *row.shape)).y)
-                streams.append(self._encode_y(coded, quality))
-                v.forget(row.bottom)
+        to_analyse, to_hyper_analyse = iter(rows), iter(rows)
+
+        def analyse_until(bottom: int) -> None:
+            while v.bottom < bottom:
+                row = next(to_analyse)
+                v.add(row, self._analyse(colours, row, quality))
+
+        for row in rows:
+            place = self._around(row, area)
+            while self.tables.z and z.bottom < place.bottom:
+                following = next(to_hyper_analyse)
+                cells = following.coarse(CELL)
+                seen = cells.grown(self.backend.halos.h_a, area.coarse(CELL)).scaled(CELL).within(area)
+                analyse_until(seen.bottom)
+                z.add(cells, self._hyper_analyse(v, following, area, quality))
+            analyse_until(row.bottom)
+            coded = self._quantize(v.of(row), z.of(place) if self.tables.z else None, place, row, quality)
+            if witness:
+                witness(quality, y=assembled(coded, (1, self.config.M, *row.shape)).y)
+            streams.append(self._encode_y(coded, quality))
+            del coded  # before there is the next one
+            v.forget(min(row.bottom, CELL * (z.bottom - self.backend.halos.h_a)) if self.tables.z else row.bottom)
         symbols = z.of(area.coarse(CELL)) if self.tables.z else None
         if witness:
             witness(quality, z=symbols)
@@ -184,7 +194,7 @@ class Codec:
             part = colours if cells == area else colours.crop((left, top, right, bottom))
             return self.backend.analyse(planes(part), quality)
 
-        return tiles.joined(analyse, row, TILE * CELL, self.backend.halos.g_a, area)
+        return tiles.joined(analyse, row, tiles.TILE * CELL, self.backend.halos.g_a, area)
 
     def _hyper_analyse(self, v: Window, row: Box, area: Box, quality: int | None) -> NDArray[np.int32]:
         """Symbols of z of a row of tiles, of whose v the window has what h_a sees."""
@@ -192,7 +202,7 @@ class Codec:
         def analyse(cells: Box) -> NDArray[np.int32]:
             return self.backend.hyper_analyse(v.of(cells.scaled(CELL).within(area)), quality)
 
-        return tiles.joined(analyse, row.coarse(CELL), WIDE, self.backend.halos.h_a, area.coarse(CELL))
+        return tiles.joined(analyse, row.coarse(CELL), tiles.WIDE, self.backend.halos.h_a, area.coarse(CELL))
 
     def _around(self, row: Box, area: Box) -> Box:
         """The cells of z that the tables of a row depend on."""
@@ -231,7 +241,7 @@ class Codec:
         area, cells, halo = cells_of(header.height, header.width), shown.coarse(STRIDE), self.backend.halos.g_s
         mode, picture, v_hat = header.mode.removesuffix("A"), None, Window()
         decoded = self.decode_rows(header, sections, cells.grown(halo, area))
-        for tile in tiles.tiles(cells, TILE * CELL):
+        for tile in tiles.tiles(cells, tiles.TILE * CELL):
             outer = tile.grown(halo, area)
             while v_hat.bottom < outer.bottom:
                 row, coded, _ = next(decoded)

@@ -52,9 +52,13 @@ class TorchBackend:
         """An array on the device."""
         return torch.from_numpy(array).to(self.network.device)
 
+    def _image(self, image: NDArray[np.uint8]) -> Tensor:
+        """Grey levels as float32 in [0, 1]. Divided by a tensor: a GPU would multiply by 1 / 255 instead."""
+        return self.tensor(image).float().div_(torch.full((), 255.0, device=self.network.device))
+
     def analyse(self, image: NDArray[np.uint8], quality: int | None) -> NDArray[np.float32]:
         with self.coding():
-            x = self.tensor(image).float().div_(255)
+            x = self._image(image)
             return self.network.analyse(x, self.network.level_of(quality, len(x))).cpu().numpy()
 
     def hyper_analyse(self, v: NDArray[np.float32], quality: int | None) -> NDArray[np.int32] | None:
@@ -116,7 +120,7 @@ class TorchBackend:
     def bits(self, image: NDArray[np.uint8], quality: int | None) -> float:
         """Estimated bits of one image (1, 3, H, W): of the float densities, in evaluation mode."""
         with self.coding():
-            x = self.tensor(image).float().div_(255)
+            x = self._image(image)
             level = self.network.level_of(quality, len(x))
             return self.network(x, None if level is None else 100 * level).bits.item()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 import codec
-from codec.coding.rows import fit_size
+from codec.coding.target import fit_size
 from codec.evaluation import plot
 from codec.evaluation.codecs import FileCodec, lic_codec, rival_codec
 from codec.evaluation.evaluate import run

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from shared import picture
 
-from codec.coding.base import Codec
+from codec.coding.codec import Codec
 from codec.coding.models import load_model
 from codec.container import bitstream
 from codec.container.bitstream import HYPER, LATENT, FormatError, Section

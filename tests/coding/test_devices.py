@@ -16,6 +16,7 @@ from benchmarks.gpu import decode_all, encode_all
 from codec import config as configuration
 from codec.coding.models import export, load_model
 from codec.evaluation.codecs import lic_codec
+from codec.network.model import Network
 from codec.network.pixels import to_tensor
 from codec.training.distributed import World
 from codec.training.validate import validate
@@ -91,7 +92,7 @@ def test_a_training_step_mixes_no_devices_and_reads_nothing_back(gpu, transform,
     before = [parameter.cpu() for parameter in run.average.parameters()]
     gpu.read.clear(), gpu.sent.clear()
     means = run.update(x)
-    assert not gpu.read and len(gpu.sent) == 1  # quality, lambda and weight of the samples
+    assert not gpu.read and len(gpu.sent) == 1  # quality and lambda of the samples
     assert all(np.isfinite(mean.item()) for mean in means.values())
     assert any((a != b.cpu()).any() for a, b in zip(before, run.average.parameters(), strict=True))
     figures = validate(run.average, photos[:1], config, run.compare, World())
@@ -106,7 +107,7 @@ def test_a_gpu_exports_codes_and_decodes(prior, photos, tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
     export(tiny_network(photos[0], [0.0009, 0.18], prior).to(GPU), path)
     here, there = load_model(path, str(GPU), "fp32"), load_model(path, "cpu", "fp32")
-    assert here.device == GPU
+    assert here.backend.network.device == GPU
     files = [here.compress(photo, 60) for photo in photos]
     assert files == [there.compress(photo, 60) for photo in photos] == encode_all(here, photos, 60)
     for data, image in zip(files, decode_all(here, files), strict=True):
@@ -139,7 +140,7 @@ def test_each_process_of_torchrun_has_a_gpu_of_its_own(two_gpus, monkeypatch):
 
 def test_an_evaluation_names_devices_as_its_processes_take_them(two_gpus, models, monkeypatch):
     model = load_model(models / "tiny.safetensors")
-    monkeypatch.setattr(codec.coding.base.Codec, "device", torch.device("cuda", 0))
-    monkeypatch.setattr(codec.coding.base.Codec, "kmac", lambda _: (1.0, 1.0))
+    monkeypatch.setattr(Network, "device", torch.device("cuda", 0))
+    monkeypatch.setattr(codec.evaluation.cost, "kmac_of", lambda _: (1.0, 1.0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
     assert codec.pick_device(lic_codec(model).device) == "cuda"

@@ -14,12 +14,13 @@ import torch
 from PIL import Image
 from shared import GOLDEN, GOLDEN_MODELS, digest, in_fresh_python
 
+from codec.coding.codec import planes
 from codec.coding.models import find_model, load_model
-from codec.coding.tiles import Strip, whole
+from codec.coding.tiles import full
+from codec.config import CELL
 from codec.container import bitstream
 from codec.evaluation.metrics import psnr
 from codec.files import sample_images
-from codec.network.pixels import to_tensor
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 CELLS = list(itertools.product(DEVICES, (1, 2), (False, True)))  # device, threads, bf16 trunks
@@ -46,7 +47,7 @@ for folder in map(Path, sys.argv[1:]):
 
 def set_up(model, device: str, threads: int, bf16: bool) -> None:
     torch.set_num_threads(threads)
-    model.to(device).bf16 = bf16
+    model.backend.network.to(device).bf16 = bf16
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +64,7 @@ def all_written(models, photos):
 
 def write(path, photos):
     model = load_model(path)
-    x = torch.cat([to_tensor(photo) for photo in photos])
+    x = np.concatenate([planes(photo) for photo in photos])
     files = {}
     for device, threads, bf16 in CELLS:
         set_up(model, device, threads, bf16)
@@ -99,11 +100,9 @@ def test_in_a_batch_every_symbol_of_z_leads_to_the_same_table(written, device, t
     if latents[0].z is None:
         pytest.skip("no hyperprior")
     set_up(model, device, threads, bf16=False)
-    z = Strip.whole(torch.cat([torch.from_numpy(latent.z) for latent in latents]).float().to(device))
-    box = whole(latents[0].y.shape[-2:])
-    with model.coding():
-        index, _ = model.derive(z, model.tables_of[70][1], box)
-    assert np.array_equal(index.cpu().numpy(), np.concatenate([latent.index for latent in latents]))
+    z, area = np.concatenate([latent.z for latent in latents]), full(latents[0].y.shape[-2:])
+    (step,) = model.backend.steps(z, area.coarse(CELL), area, 70, model.tables.constants[70])
+    assert np.array_equal(step.index, np.concatenate([latent.index for latent in latents]))
 
 
 def test_another_process_decodes_the_same_symbols(all_written, tmp_path):
@@ -136,9 +135,9 @@ def test_bf16_trunks_of_the_shipped_model_cost_at_most_two_hundredths_of_a_decib
     for name, photo in sample_images():
         photo = photo.crop((100, 50, 356, 242))
         for encoder, decoder in itertools.product((False, True), repeat=2):
-            model.bf16 = encoder
+            model.backend.network.bf16 = encoder
             data = model.compress(photo, quality)
-            model.bf16 = decoder
+            model.backend.network.bf16 = decoder
             cells[name, encoder, decoder] = psnr(photo, model.decompress(data))
     for (name, _, _), value in cells.items():
         assert math.isclose(value, cells[name, False, False], abs_tol=0.02)
@@ -153,9 +152,9 @@ def test_bf16_trunks_of_the_default_model_change_little(quality):
     for _, photo in sample_images():
         photo, losses = photo.crop((100, 50, 356, 242)), []
         for encoder in (False, True):
-            model.bf16 = encoder
+            model.backend.network.bf16 = encoder
             data, db = model.compress(photo, quality), []
-            for model.bf16 in (False, True):
+            for model.backend.network.bf16 in (False, True):
                 db.append(psnr(photo, model.decompress(data)))
             assert abs(db[1] - db[0]) <= 0.02
             different += db[1] != db[0]
@@ -169,7 +168,7 @@ def test_bf16_trunks_of_the_default_model_change_little(quality):
 @pytest.mark.parametrize("name", HASHES)
 def test_golden_files_decode_for_ever(name, bf16, device):
     model = load_model(GOLDEN_MODELS[name], device, precision="fp32")
-    model.bf16 = bf16
+    model.backend.network.bf16 = bf16
     data = (GOLDEN / f"{name}.lic").read_bytes()
     latent = model.decode(*bitstream.read(data))
     assert digest(latent) == HASHES[name]

@@ -8,6 +8,7 @@ from torch import nn
 
 import codec
 from codec.coding import tiles
+from codec.coding.codec import Codec
 from codec.coding.models import load_model
 from codec.coding.tiles import Box
 from codec.container import bitstream
@@ -26,14 +27,14 @@ def test_cuts_cover_a_length_with_equal_parts_near_the_side():
 
 def test_tiles_cover_an_area_once_and_joined_gives_what_the_whole_does():
     area = Box(3, 5, 60, 71)
-    seen = torch.zeros(60, 71)
+    seen = np.zeros((60, 71), int)
     for tile in tiles.tiles(area, 10):
-        tile.of(seen).add_(1)
-    assert bool((area.of(seen) == 1).all()) and seen.sum() == 57 * 66
-    x = torch.rand(1, 2, 57, 66)
-    area = tiles.whole((57, 66))
+        tile.of(seen)[...] += 1
+    assert (area.of(seen) == 1).all() and seen.sum() == 57 * 66
+    x = np.random.default_rng(0).random((1, 2, 57, 66))
+    area = tiles.full((57, 66))
     called = []
-    assert torch.equal(tiles.joined(lambda box: called.append(box) or box.of(x), area, 16, 3, area), x)
+    assert np.array_equal(tiles.joined(lambda box: called.append(box) or box.of(x), area, 16, 3, area), x)
     assert len(called) == 8 and all(box == box.within(area) for box in called)
 
 
@@ -89,9 +90,9 @@ def test_the_halo_of_a_hyper_transform_is_how_far_it_sees(family):
         for layer in h_s.modules():
             if isinstance(layer, IntegerConv2d):
                 layer.weight.abs_()
-        rows = h_s.rows(level, torch.ones(1, 5, 1, 1).double())
+        constants = h_s.constants(level, torch.ones(1, 5, 1, 1).double())
         h_s.mean.float()
-        index, mean = (lambda z, part=part: h_s(z, rows, 10**6)[part] for part in (0, 1))
+        index, mean = (lambda z, part=part: h_s(z, constants, 10**6)[part] for part in (0, 1))
         assert max(reached(index, z, 4), reached(mean, z, 4)) == h_s.halo
 
 
@@ -192,8 +193,8 @@ def test_a_region_of_an_image_kept_without_loss_is_that_part_of_it(tiny):
 
 def test_a_region_decodes_only_the_rows_that_it_needs(model, large, small_tiles, monkeypatch):
     data = model.compress(large, quality_of(model))
-    rows, decode = [], type(model).decode_y
-    monkeypatch.setattr(type(model), "decode_y", lambda self, *args: rows.append(args[2].top) or decode(self, *args))
+    rows, decode = [], Codec._decode_row
+    monkeypatch.setattr(Codec, "_decode_row", lambda self, *args: rows.append(args[2].top) or decode(self, *args))
     model.decompress(data, region=(0, 0, 50, 50))
     model.decompress(data, region=(0, 200, 50, 5))
     assert rows == [0, 8]
@@ -230,9 +231,9 @@ def test_no_step_is_seen_where_tiles_meet(large, monkeypatch):
 
 def test_a_stream_too_short_for_its_size_is_refused_before_anything_is_computed(hyper, photo, monkeypatch):
     _, sections = bitstream.read(hyper.compress(photo, 60))
-    flat = hyper.encode_z(np.zeros((1, hyper.config.hyper_M, 64, 64), np.int32), 60)
+    flat = hyper._encode_z(np.zeros((1, hyper.config.hyper_M, 64, 64), np.int32), 60)
     y = [section for section in sections if section.tag == bitstream.LATENT]
     data = bitstream.write(bitstream.Header(hyper.id, 60, "RGB", 4096, 4096), [*flat, *y])
-    monkeypatch.setattr(type(hyper), "derive", None)
+    monkeypatch.setattr(hyper.backend, "steps", None)
     with pytest.raises(bitstream.FormatError, match="need 2 substreams; there are 1"):
         hyper.decompress(data)

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image, ImageDraw
 from shared import noise_image
 
+from codec.coding.codec import planes
 from codec.container import bitstream, lossless
 from codec.container.bitstream import LOSSLESS, FormatError, Header, Section
-from codec.network.pixels import to_tensor
 
 
 def drawing(mode: str = "RGB") -> Image.Image:
@@ -31,7 +31,7 @@ def test_a_drawing_comes_back_exactly_and_takes_no_more_than_the_learned_way(mod
     data = model.compress(image, 60)
     header, sections = bitstream.read(data)
     assert [section.tag for section in sections] == [LOSSLESS]
-    latent = model.latent(to_tensor(image), 60)
+    latent = model.latent(planes(image), 60)
     assert len(data) <= len(model.encode(latent, 60, image.mode, (image.height, image.width)))
     decoded = model.decompress(data)
     assert decoded.mode == image.mode and np.array_equal(np.asarray(decoded), np.asarray(image))

@@ -15,7 +15,7 @@ from shared import SMOOTH, codec_of, smooth_image, untrained
 
 from codec import machine as meta
 from codec.coding.models import export, load_model
-from codec.coding.rows import fit_size
+from codec.coding.target import fit_size
 from codec.evaluation import cost, rivals
 from codec.evaluation.codecs import FileCodec, lic_codec, rival_codec
 from codec.evaluation.evaluate import load_image, run

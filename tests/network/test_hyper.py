@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from shared import HYPER, codec_of, tiny_codec, tiny_network, untrained
+from shared import HYPER, codec_of, noise_image, tiny_codec, tiny_network, untrained
 
+from codec.coding.codec import planes
 from codec.coding.models import load_model
-from codec.coding.tiles import Strip, whole
+from codec.coding.tables import CodecTables
+from codec.config import REACH
 from codec.container import bitstream
 from codec.container.bitstream import FormatError, Section
-from codec.network import calibrate as start
-from codec.network.hyper import HYPER_TRANSFORMS, REACH, BalleHyperSynthesis, Rows, insert_zeros
+from codec.network import calibrate
+from codec.network.calibrate import fit
+from codec.network.hyper import HYPER_TRANSFORMS, BalleHyperSynthesis, Constants, insert_zeros
 from codec.network.layers import mirror_pad
-from codec.network.model import HyperpriorCodec
 from codec.network.pixels import to_tensor
 from entropy.integer import IntegerConv2d
 
@@ -36,9 +38,9 @@ def pair(family: str, mean: bool):
     return transforms
 
 
-def rows_of(h_s, *level: float) -> Rows:
+def constants_of(h_s, *level: float) -> Constants:
     gain = 1 + torch.arange(len(level) * 5).reshape(-1, 5, 1, 1) / 3
-    return h_s.rows(torch.tensor(level), gain)
+    return h_s.constants(torch.tensor(level), gain)
 
 
 def symbols(*shape: int, reach: int = 9) -> torch.Tensor:
@@ -54,7 +56,7 @@ def test_shapes_fit_for_every_size_of_the_latent(family, mean):
         for width in range(1, 10):
             z = h_a(torch.randn(2, 12, height, width), level)
             assert z.shape == (2, 5, -(-height // 4), -(-width // 4)) and z.dtype == torch.float32
-            outputs = h_s(torch.round(z), rows_of(h_s, 0.2, 0.7), LEVELS)
+            outputs = h_s(torch.round(z), constants_of(h_s, 0.2, 0.7), LEVELS)
             for output, dtype in zip(outputs, (torch.float64, torch.float32), strict=True):
                 assert output.shape == (2, 12, 4 * z.shape[2], 4 * z.shape[3]) and output.dtype == dtype
             assert mean or not outputs[1].any()
@@ -65,47 +67,53 @@ def test_shapes_fit_for_every_size_of_the_latent(family, mean):
 def test_index_and_mean_are_as_large_as_the_latent(photo, prior, transform):
     model = tiny_codec(photo, [0.01], prior, transform=transform, N=8)
     for height in range(1, 10):
-        latent = model.latent(torch.rand(2, 3, 16 * height, 16 * 3))
-        assert latent.y.shape == latent.index.shape == latent.mean.shape == (2, 24, height, 3)
+        image = planes(noise_image(16 * 3, 16 * height))
+        latent = model.latent(np.concatenate((image, image[:, ::-1])))
+        assert latent.y.shape == latent.index.shape == (2, 24, height, 3)
         assert latent.index.dtype == np.uint8 and latent.z.shape == (2, 10, -(-height // 4), 1)
 
 
 @pytest.mark.parametrize("family, mean", KINDS)
 @torch.no_grad()
-def test_the_index_depends_on_symbols_and_rows_alone(family, mean):
+def test_the_index_depends_on_symbols_and_constants_alone(family, mean):
     _, h_s = pair(family, mean)
-    z, rows = symbols(4, 5, 3, 2), rows_of(h_s, 0.0, 0.3, 0.6, 1.0)
-    index, _ = h_s(z, rows, LEVELS)
+    z, constants = symbols(4, 5, 3, 2), constants_of(h_s, 0.0, 0.3, 0.6, 1.0)
+    index, _ = h_s(z, constants, LEVELS)
     assert len(index.unique()) > 20 and torch.equal(index, index.round())
     for dtype in (torch.int32, torch.float32, torch.float64):
-        assert torch.equal(h_s(z.to(dtype), rows, LEVELS)[0], index)
+        assert torch.equal(h_s(z.to(dtype), constants, LEVELS)[0], index)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(h_s(z, rows, LEVELS)[0], index)
-    alone = [h_s(z[i : i + 1], Rows(*(part[i : i + 1] for part in rows)), LEVELS)[0] for i in range(4)]
+        assert torch.equal(h_s(z, constants, LEVELS)[0], index)
+    alone = [h_s(z[i : i + 1], Constants(*(part[i : i + 1] for part in constants)), LEVELS)[0] for i in range(4)]
     assert torch.equal(torch.cat(alone), index)
     if mean:
         for parameter in h_s.mean.parameters():
             parameter.normal_()
     h_s.inner.values.zero_()
     h_s.outer.values.zero_()
-    assert torch.equal(h_s.eval()(z, rows, LEVELS)[0], index)
-    assert not torch.equal(h_s(z, Rows(rows.step, rows.inner, rows.outer + 2**11), LEVELS)[0], index)
-    assert not torch.equal(h_s(z.flip(1), rows, LEVELS)[0], index)
+    assert torch.equal(h_s.eval()(z, constants, LEVELS)[0], index)
+    assert not torch.equal(
+        h_s(z, Constants(constants.step, constants.inner, constants.outer + 2**11), LEVELS)[0], index
+    )
+    assert not torch.equal(h_s(z.flip(1), constants, LEVELS)[0], index)
 
 
 @pytest.mark.parametrize("family, mean", KINDS)
 @torch.no_grad()
 def test_the_index_names_a_table_and_the_mean_is_finite_whatever_the_symbols(family, mean):
     _, h_s = pair(family, mean)
-    rows = rows_of(h_s, 0.0, 1.0)
-    h_s.check_bounds(rows)
-    for far in (rows._replace(step=rows.step * -(2.0**40)), rows._replace(outer=rows.outer + 2.0**50)):
+    constants = constants_of(h_s, 0.0, 1.0)
+    h_s.check_bounds(constants)
+    for far in (
+        constants._replace(step=constants.step * -(2.0**40)),
+        constants._replace(outer=constants.outer + 2.0**50),
+    ):
         with pytest.raises(ValueError, match="can reach"):
             h_s.check_bounds(far)
     signs = torch.where(symbols(2, 5, 3, 3) > 0, REACH, -REACH)
     for z in (signs, torch.full_like(signs, REACH), torch.full_like(signs, -REACH), symbols(2, 5, 3, 3, reach=REACH)):
-        for outer in (rows.outer, rows.outer - 2**20, rows.outer + 2**20):
-            index, means = h_s(z, Rows(rows.step, rows.inner, outer), LEVELS)
+        for outer in (constants.outer, constants.outer - 2**20, constants.outer + 2**20):
+            index, means = h_s(z, Constants(constants.step, constants.inner, outer), LEVELS)
             assert 0 <= index.min() and index.max() <= LEVELS - 1 and torch.equal(index, index.round())
             assert means is None or means.isfinite().all()
 
@@ -114,8 +122,8 @@ def test_the_index_names_a_table_and_the_mean_is_finite_whatever_the_symbols(fam
 @torch.no_grad()
 def test_the_level_conditions_both_transforms(family, mean):
     h_a, h_s = pair(family, mean)
-    low, high = rows_of(h_s, 0.1), rows_of(h_s, 0.9)
-    both = h_s.rows(torch.tensor([0.1, 0.9]), torch.cat((1 + torch.arange(5).reshape(1, 5, 1, 1) / 3,) * 2))
+    low, high = constants_of(h_s, 0.1), constants_of(h_s, 0.9)
+    both = h_s.constants(torch.tensor([0.1, 0.9]), torch.cat((1 + torch.arange(5).reshape(1, 5, 1, 1) / 3,) * 2))
     for part, a, b in zip(both, low, high, strict=True):
         assert torch.equal(part, torch.cat((a, b))) and part.dtype == torch.float64 and torch.equal(part, part.round())
     assert not torch.equal(low.inner, high.inner) and not torch.equal(low.outer, high.outer)
@@ -128,11 +136,11 @@ def test_the_level_conditions_both_transforms(family, mean):
 
 @pytest.mark.parametrize("family, mean", KINDS)
 @torch.no_grad()
-def test_at_step_0_the_index_is_the_outer_row_and_the_mean_is_0(family, mean):
+def test_at_step_0_the_index_is_the_outer_constant_and_the_mean_is_0(family, mean):
     torch.manual_seed(0)
     h_s = HYPER_TRANSFORMS[family][1](**SIZES, mean=mean)
     h_s.outer.values.uniform_(-1, 9)
-    index, means = h_s(symbols(2, 5, 2, 3, reach=REACH), rows_of(h_s, 0.0, 1.0), LEVELS)
+    index, means = h_s(symbols(2, 5, 2, 3, reach=REACH), constants_of(h_s, 0.0, 1.0), LEVELS)
     nearest = (h_s.outer.values[[0, -1]].double() * 8 + 0.5).floor().clamp(0, LEVELS - 1)
     assert torch.equal(index, nearest[:, :, None, None].expand_as(index))
     assert means is None or not means.any()
@@ -160,28 +168,28 @@ def test_the_channels_of_h_s_are_the_published_ones():
 
 
 @pytest.mark.parametrize("lmbda", [[0.0009, 0.18], [0.013]])
-def test_stored_rows_and_tables_are_taken_over_exactly(photo, lmbda):
+def test_stored_constants_and_tables_are_taken_over_exactly(photo, lmbda):
     model = tiny_codec(photo, lmbda, HYPER)
-    stored = {name: tensor.numpy() for name, tensor in model.tables().items()}
-    other = HyperpriorCodec(model.config)
-    other.load_tables(stored)
-    assert other.y_tables.digest() == model.y_tables.digest() and other.tables_of.keys() == model.tables_of.keys()
-    for quality, (tables, rows) in model.tables_of.items():
-        tables_again, rows_again = other.tables_of[quality]
-        assert tables_again.digest() == tables.digest()
-        for part, again in zip(rows, rows_again, strict=True):
-            assert torch.equal(part, again) and again.dtype == torch.float64 and again.any()
-    again = other.tables()
-    assert all(np.array_equal(again[name].numpy(), stored[name]) for name in stored) and again.keys() == stored.keys()
+    stored = model.tables.to_tensors()
+    again = CodecTables.from_tensors(stored, untrained(**vars(model.config)))
+    for part in ("y", "z"):
+        own, taken = getattr(model.tables, part), getattr(again, part)
+        assert own.keys() == taken.keys() and all(own[q].digest() == taken[q].digest() for q in own)
+    for quality, constants in model.tables.constants.items():
+        for name, constant in again.constants[quality].items():
+            assert np.array_equal(constant, constants[name]) and constant.dtype == np.int32 and constant.any()
+    repeated = again.to_tensors()
+    assert repeated.keys() == stored.keys() and all(np.array_equal(repeated[name], stored[name]) for name in stored)
 
 
-def test_coding_reads_the_stored_rows_and_not_the_weights_that_they_were_made_from(hyper, photo):
+def test_coding_reads_the_stored_constants_and_not_the_weights_that_they_were_made_from(hyper, photo):
     data = hyper.compress(photo, 50)
     before = hyper.decode(*bitstream.read(data))
     with torch.no_grad():
-        hyper.h_s.outer.values += 0.5
-        hyper.h_s.inner.values += 0.5
-        hyper.hyper_gain.first += 0.5
+        network = hyper.backend.network
+        network.h_s.outer.values += 0.5
+        network.h_s.inner.values += 0.5
+        network.hyper_gain.first += 0.5
     assert np.array_equal(hyper.decode(*bitstream.read(data)).index, before.index)
 
 
@@ -197,13 +205,13 @@ def test_hyper_symbols_are_kept_within_reach_with_a_gradient_that_leads_back(pho
     model = tiny_network(photo, [0.013], HYPER)
     with torch.no_grad():
         list(model.h_a.parameters())[-2].mul_(1000)
-    z = model.latent(to_tensor(photo)).z
+    z = codec_of(model).latent(planes(photo)).z
     assert z.min() == -REACH and z.max() == REACH
 
 
 @pytest.mark.parametrize("value", [-(2**31), -REACH - 1, REACH + 1, 2**31 - 1])
 def test_a_hyper_symbol_beyond_reach_is_refused(hyper, photo, value):
-    latent = hyper.latent(to_tensor(photo), 50)
+    latent = hyper.latent(planes(photo), 50)
     z = latent.z.copy()
     z[0, 3, 0, 1] = value
     data = hyper.encode(dataclasses.replace(latent, z=z), 50, "RGB", (64, 96))
@@ -212,11 +220,9 @@ def test_a_hyper_symbol_beyond_reach_is_refused(hyper, photo, value):
 
 
 def test_hyper_symbols_at_the_ends_of_their_reach_are_decoded(hyper, photo):
-    latent = hyper.latent(to_tensor(photo), 50)
+    latent = hyper.latent(planes(photo), 50)
     z = np.where(latent.z > 0, REACH, -REACH).astype(np.int32)
-    index, _ = hyper.derive(Strip.whole(torch.from_numpy(z)), hyper.tables_of[50][1], whole(latent.y.shape[2:]))
-    index = index.detach().numpy().astype(np.uint8)
-    data = hyper.encode(dataclasses.replace(latent, z=z, index=index), 50, "RGB", (64, 96))
+    data = hyper.encode(dataclasses.replace(latent, z=z), 50, "RGB", (64, 96))
     decoded = hyper.decode(*bitstream.read(data))
     assert np.array_equal(decoded.z, z) and np.array_equal(decoded.y, latent.y)
 
@@ -247,14 +253,14 @@ def test_fit_makes_the_first_indices_those_of_the_latents_deviations(photos, lmb
     torch.manual_seed(0)
     model = untrained(**SMALL, lmbda=lmbda, density=density)
     x = torch.cat([to_tensor(photo) for photo in photos])
-    model.fit(x)
-    quality = model.qualities[-1]
-    level = None if quality is None else torch.full((len(x),), quality / 100)
-    scale = model.conditional.scale_of(torch.from_numpy(model.latent(x, quality).index).double())
-    deviation = model.analyse(x, level).std(dim=(0, 2, 3), correction=0).detach()
+    fit(model, x)
+    quality = model.config.qualities[-1]
+    latent = codec_of(model).latent(np.concatenate([planes(photo) for photo in photos]), quality)
+    scale = model.conditional.scale_of(torch.from_numpy(latent.index).double())
+    deviation = model.analyse(x, model.level_of(quality, len(x))).std(dim=(0, 2, 3), correction=0).detach()
     ratio = scale / deviation.clamp(model.conditional.least, model.conditional.most)[:, None, None]
     assert ratio.min() > 0.92 and ratio.max() < 1.08  # half a step of the tables' scales
-    model.fit(x[:1, :, :16, :16])  # one sample has no deviation
+    fit(model, x[:1, :, :16, :16])  # one sample has no deviation
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
@@ -264,30 +270,10 @@ def test_every_channel_of_z_has_something_to_say_at_step_0(photos, transform, lm
     torch.manual_seed(0)
     model = untrained(**SMALL, transform=transform, lmbda=lmbda)
     x = torch.cat([to_tensor(photo) for photo in photos])
-    model.fit(x)
-    w, _ = start.hyper_latents(model, x)  # at low and high qualities
+    fit(model, x)
+    w, _ = calibrate.hyper_latents(model, x)  # at low and high qualities
     torch.testing.assert_close(w.std(dim=(0, 2, 3), correction=0), torch.ones(4), rtol=0, atol=0.02)
     assert w.round().std(dim=(0, 2, 3)).min() > 0.3
-
-
-@pytest.mark.parametrize("lmbda", [[0.0009, 0.18], [0.013]])
-def test_channels_of_z_that_are_asleep_are_woken_and_the_others_left_alone(photos, lmbda):
-    torch.manual_seed(0)
-    model = untrained(**SMALL, lmbda=lmbda)
-    x = torch.cat([to_tensor(photo) for photo in photos])
-    model.fit(x)
-    assert start.wake(model, x) == 0
-    last = model.h_a.head[-1]
-    with torch.no_grad():
-        last.weight[1] *= 0.01
-        last.bias[1] = 0.2
-    first, before = (model.latent(x, model.qualities[i]) for i in (0, -1))
-    assert not before.z[:, 1].any()
-    assert start.wake(model, x) == 1
-    after = model.latent(x, model.qualities[-1])
-    assert after.z[:, 1].std() > 0.3 and np.array_equal(np.delete(before.z, 1, 1), np.delete(after.z, 1, 1))
-    assert np.array_equal(before.index, after.index)  # h_s does not heed it yet
-    assert np.array_equal(model.latent(x, model.qualities[0]).index, first.index)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -295,5 +281,6 @@ def test_a_loaded_model_can_be_moved_to_another_device(models, photo):
     model = load_model(models / "hyper.safetensors")
     data = model.compress(photo, 50)
     expected = model.decode(*bitstream.read(data))
-    moved = model.cuda().decode(*bitstream.read(data))
+    model.backend.network.cuda()
+    moved = model.decode(*bitstream.read(data))
     assert np.array_equal(moved.y, expected.y) and np.array_equal(moved.index, expected.index)

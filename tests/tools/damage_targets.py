@@ -31,7 +31,7 @@ from PIL import Image, ImageDraw
 from shared import GOLDEN, GOLDEN_MODELS
 
 from codec.coding import tiles
-from codec.coding.base import Codec
+from codec.coding.codec import Codec
 from codec.coding.models import ModelError, load_model
 from codec.container import bitstream, metadata, modes
 from codec.container.bitstream import FormatError

@@ -21,11 +21,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from codec.coding.base import Codec
+from codec.coding.codec import Codec
 from codec.coding.models import WEIGHTS
+from codec.coding.tables import CodecTables
 from codec.coding.tiles import Latent
+from codec.coding.torch_backend import TorchBackend
 from codec.config import ModelConfig
-from codec.network.model import build
+from codec.network.calibrate import fit
+from codec.network.model import Network, build
 from codec.network.pixels import to_tensor
 from entropy import Decoder, StreamError, substream
 
@@ -43,12 +46,12 @@ INT32 = np.iinfo(np.int32)
 # ---- models ----
 
 
-def untrained(**config) -> Codec:
+def untrained(**config) -> Network:
     """The network of a configuration as training begins with it."""
     return build(ModelConfig(**config))
 
 
-def tiny_network(photo: Image.Image, lmbda: list[float], prior: str = FACTORIZED, **options) -> Codec:
+def tiny_network(photo: Image.Image, lmbda: list[float], prior: str = FACTORIZED, **options) -> Network:
     """An untrained small network, moved off its start so that no weight is zero and every layer has an effect."""
     torch.manual_seed(7)
     sizes = dict(N=16, M=24, blocks=[1, 1], hyper_N=12, hyper_M=10)
@@ -62,14 +65,13 @@ def tiny_network(photo: Image.Image, lmbda: list[float], prior: str = FACTORIZED
             network.centroid.normal_(std=0.05)
             for parameter in () if network.h_s.mean is None else network.h_s.mean.parameters():
                 parameter += 0.05 * torch.randn_like(parameter)
-        network.fit(to_tensor(photo).expand(5, -1, -1, -1))  # at five qualities
+        fit(network, to_tensor(photo).expand(5, -1, -1, -1))  # at five qualities
     return network
 
 
-def codec_of(network: Codec) -> Codec:
+def codec_of(network: Network) -> Codec:
     """The codec of a network, with its tables."""
-    network.build_tables()
-    return network
+    return Codec(TorchBackend(network), CodecTables.of(network))
 
 
 def tiny_codec(photo: Image.Image, lmbda: list[float], prior: str = FACTORIZED, **options) -> Codec:
