@@ -13,6 +13,8 @@ from PIL import Image
 from shared import ALL_RATES, FACTORIZED, HYPER, ONE_LAMBDA, tiny_network
 
 import entropy
+import train
+from codec import machine
 from codec.cli import main
 from codec.coding.codec import Codec
 from codec.coding.models import export, load_model
@@ -92,9 +94,18 @@ def model_fixed(models, request) -> Codec:
 
 @pytest.fixture
 def unseen(monkeypatch):
-    """Trainings whose model is not drawn for TensorBoard, which is half of what the tiny ones take."""
+    """Trainings whose model is not drawn for TensorBoard, which is half of what the tiny ones take, and that do not
+    ask git, which takes another tenth.
+    """
+    monkeypatch.setattr(machine, "git", lambda _: None)
     for name in ("graph", "_histograms"):
         monkeypatch.setattr(Log, name, lambda *_: None)
+
+
+@pytest.fixture
+def unmeasured(unseen, monkeypatch):
+    """And whose exported model is not measured beside JPEG, which is half of what is left."""
+    monkeypatch.setattr(train, "publish", lambda model, about, _, out: export(model, out / "model.safetensors", about))
 
 
 @pytest.fixture

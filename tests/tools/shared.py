@@ -9,18 +9,22 @@ Models for tests are made here alone:
 """
 
 import hashlib
+import importlib
 import io
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 from unittest.mock import patch
 
 import numpy as np
 import torch
 from PIL import Image
 
+import entropy
 from codec.coding.codec import Codec
 from codec.coding.models import WEIGHTS
 from codec.coding.tables import CodecTables
@@ -30,6 +34,7 @@ from codec.config import ModelConfig
 from codec.network.calibrate import fit
 from codec.network.model import Network, build
 from codec.network.pixels import to_tensor
+from codec.training.log import Log
 from entropy import Decoder, StreamError, substream
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -177,6 +182,44 @@ def log(out: str, kind: str) -> list[dict]:
 
 
 # ---- processes ----
+
+SERVER = multiprocessing.get_context("forkserver")  # has imported what takes seconds, and forks in milliseconds
+SERVER.set_forkserver_preload(["train", "codec.batch.work", "numba"])
+TRAIN, LIC = "train", "codec.cli"
+STREAMS = ("stdin", "stdout", "stderr")
+
+
+def in_process(program: str, *arguments, group: bool = False, environment: dict | None = None, **streams):
+    """A process of TRAIN or LIC in this folder, started, that nothing but its arguments comes from: `stdin`, `stdout`
+    and `stderr` are paths, or None for a stream that is closed; with `group` it leads a group and session of its own.
+    `process.exitcode` is None while it runs.
+    """
+    arguments = [program, os.getcwd(), [*map(str, arguments)], group, dict(os.environ) | (environment or {}), streams]
+    process = SERVER.Process(target=_run, args=arguments)
+    process.start()
+    return process
+
+
+def _run(program: str, folder: str, arguments: list[str], group: bool, environment: dict, streams: dict) -> NoReturn:
+    os.chdir(folder)
+    os.environ.update(environment)
+    if group:
+        os.setsid()
+    for name, path in streams.items():
+        number = STREAMS.index(name)
+        if path is None:
+            os.close(number)
+            setattr(sys, name, None)
+            continue
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # a terminal: from here on the one of this session
+        os.dup2(file, number)
+        os.close(file)
+        setattr(sys, name, open(number, "w" if number else "r", closefd=False))
+    torch.set_num_threads(1)
+    torch.cuda.is_available = lambda: False
+    entropy.kernels_cached = lambda *_, **__: True
+    Log.graph = Log._histograms = lambda *_: None  # half of what a tiny training takes
+    raise SystemExit(importlib.import_module(program).main(arguments))
 
 
 def in_fresh_python(program: str, *arguments, root: Path = ROOT, **environment) -> subprocess.CompletedProcess:
