@@ -1,5 +1,6 @@
 """Fixtures of all tests: photographs, four tiny models that are not trivial, and folders to work in."""
 
+import multiprocessing
 import pickle
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 from PIL import Image
-from shared import ALL_RATES, FACTORIZED, HYPER, ONE_LAMBDA, tiny_network
+from shared import ALL_RATES, FACTORIZED, HYPER, ONE_LAMBDA, SERVER, tiny_network, train_folders
 
 import entropy
 import train
@@ -21,6 +22,7 @@ from codec.coding.models import export, load_model
 from codec.evaluation import evaluate
 from codec.training.log import Log
 
+PUBLISH = train.publish
 torch.set_num_threads(1)  # the networks here are too small for more
 for number in {"SIGINT", "SIGHUP"} & set(signal.Signals.__members__):  # which a test behind nohup or & would ignore
     if signal.getsignal(signal.Signals[number]) == signal.SIG_IGN:
@@ -109,6 +111,21 @@ def unmeasured(unseen, monkeypatch):
 
 
 @pytest.fixture
+def measured(unmeasured, monkeypatch):
+    """The last again as it is."""
+    monkeypatch.setattr(train, "publish", PUBLISH)
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """Processes that a program spawns come from a server that has imported everything; they see the environment as it
+    was before the test.
+    """
+    for module in (multiprocessing, torch.multiprocessing):
+        monkeypatch.setattr(module, "get_context", lambda _: SERVER)
+
+
+@pytest.fixture
 def cifar10(tmp_path, monkeypatch):
     """A copy of CIFAR-10 in its own layout, with 4 images a file; its checksums are taken as right."""
     from torchvision.datasets import cifar
@@ -129,11 +146,7 @@ def here(tmp_path, monkeypatch, photos):
     """An empty folder to work in, on the CPU, with training images in data/ and one of 64x64 in val/."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.chdir(tmp_path)
-    for folder in ("data", "val"):
-        (tmp_path / folder).mkdir()
-    for i, photo in enumerate(photos[1:]):
-        photo.save(tmp_path / f"data/{i}.png")
-    photos[0].crop((0, 0, 64, 64)).save(tmp_path / "val/face.png")
+    train_folders(tmp_path, photos)
     return tmp_path
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, PngImagePlugin, features
-from shared import picture, saved
+from shared import LIC, in_process, picture, saved
 
 import codec
-from codec import files
+from codec.batch import plan
 from codec.container import bitstream, metadata
 from codec.files import LONGEST, Failure, write_atomically, write_bytes
 
@@ -52,9 +52,9 @@ def test_what_an_input_is_a_link_to_is_never_written_over(lic, fails):
 
 def test_names_that_differ_in_case_are_one_where_the_file_system_thinks_so(lic, fails, photo, monkeypatch):
     photo.save("A.png")
-    monkeypatch.setattr(files, "CASELESS", True)
+    monkeypatch.setattr(plan, "CASELESS", True)
     assert "would both be written to" in fails("compress", "a.png", "A.png", "-o", "out/", *TINY)
-    monkeypatch.setattr(files, "CASELESS", False)
+    monkeypatch.setattr(plan, "CASELESS", False)
     assert lic("compress", "a.png", "A.png", "-o", "out/", *TINY)[0] == 0
 
 
@@ -181,12 +181,12 @@ def test_images_of_all_kinds_are_found_and_what_is_left_out_is_told(lic, photo):
 def test_closed_streams_are_told_in_a_line(lic, fails, monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
     assert "stdin is closed" in fails("compress", "-", "-o", "b.lic", *TINY)
-    closed = [sys.executable, "-m", "codec.cli", "compress", "a.png", "-m", "tiny", "-o"]
-    run = subprocess.run(
-        f"{subprocess.list2cmdline([*closed, '-'])} >&-", shell=True, stderr=subprocess.PIPE, text=True
-    )
-    assert run.returncode == 1 and run.stderr == "lic: a.png: stdout is closed\n"
-    assert subprocess.run(f"{subprocess.list2cmdline([*closed, 'b.lic'])} 2>&-", shell=True).returncode == 0
+    process = in_process(LIC, "compress", "a.png", "-o", "-", *TINY, stdout=None, stderr="said.txt")
+    process.join()
+    assert process.exitcode == 1 and Path("said.txt").read_text() == "lic: a.png: stdout is closed\n"
+    process = in_process(LIC, "compress", "a.png", "-o", "b.lic", *TINY, stderr=None)
+    process.join()
+    assert process.exitcode == 0 and bitstream.read(Path("b.lic").read_bytes())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from deadly import Deadly
 from PIL import Image
-from shared import picture
+from shared import LIC, in_fresh_python, in_process, picture
 
 from codec import files
 from codec.batch.jobs import Hopeless, run, work_in_processes
@@ -35,10 +35,6 @@ def here(shell, photos):
     return shell
 
 
-def command(*arguments) -> list[str]:
-    return [sys.executable, "-m", "codec.cli", *map(str, arguments)]
-
-
 def listing(folder) -> dict[str, bytes]:
     """All files of a folder, hidden ones too, with what is in them."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
@@ -48,17 +44,19 @@ NAMES = [f"{'ab'[i % 2]}/{'deep/' * (i % 3 == 0)}{i:02}" for i in range(COUNT)]
 COMPRESS = ("compress", "in", "-o", "out", "-m", "tiny", "--device", "cpu", "--precision", "fp32")
 
 
-def test_workers_write_what_one_process_writes_and_tell_what_failed(lic, here):
+@pytest.mark.usefixtures("served")
+def test_workers_write_what_one_process_writes_and_tell_what_failed(lic, here, models):
     (here / "in/a/bad.png").write_bytes(b"not an image")
     assert lic(*COMPRESS)[0] == 1
-    code, out, err = lic(*COMPRESS[:3], "many", *COMPRESS[4:], "--jobs", 2)
+    named = ("-m", models / "tiny.safetensors", "--jobs", 2, "--device", "cpu")
+    code, out, err = lic("compress", "in", "-o", "many", "--precision", "fp32", *named)
     assert (code, out) == (1, "") and len(err) == COUNT + 2
     assert [line for line in err if line.startswith("lic: ")] == [
         "lic: in/a/bad.png: not an image that Pillow can read"
     ]
     assert err[-1] == "20 of 21 files done, 1 failed"
     assert listing("many") == listing("out") and sorted(listing("many")) == sorted(f"{name}.lic" for name in NAMES)
-    code, _, err = lic("decompress", "many", "-o", "back", "--jobs", 2, "--device", "cpu")
+    code, _, err = lic("decompress", "many", "-o", "back", *named)
     assert code == 0 and sorted(listing("back")) == sorted(f"{name}.png" for name in NAMES)
 
 
@@ -124,7 +122,8 @@ def test_a_model_that_is_not_there_is_told_once(lic):
 
 
 def test_killed_in_the_middle_and_resumed_nothing_is_lost_or_done_twice(lic):
-    begun = subprocess.Popen(command(*COMPRESS, "--jobs", 2), stderr=subprocess.DEVNULL, start_new_session=True)
+    program = [sys.executable, "-m", "codec.cli", *COMPRESS, "--jobs", "2"]  # as it is, workers spawned and all
+    begun = subprocess.Popen(program, stderr=subprocess.DEVNULL, start_new_session=True)
     while len(list(Path("out").rglob("*.lic"))) < 6:
         assert begun.poll() is None
         time.sleep(0.005)
@@ -181,16 +180,15 @@ def test_kill_ctrl_c_and_a_closed_terminal_leave_no_partial_and_no_temporary_fil
     photo.resize((700, 500)).save(big, "BMP")
     for path in Path("in").rglob("*.png"):
         path.write_bytes(big.getvalue())
-    process = subprocess.Popen(
-        command(*COMPRESS, "--jobs", jobs), stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    process = in_process(LIC, *COMPRESS, "--jobs", jobs, group=True, stderr="said.txt")
     while not any(Path("out").rglob("*.lic")):
-        assert process.poll() is None
+        assert process.exitcode is None
         time.sleep(0.005)
     time.sleep(random.Random(jobs).uniform(0, 0.1))
     send(process.pid, number)
-    error = process.communicate(timeout=30)[1]
-    assert process.returncode == 1 and error.endswith("lic: interrupted\n") and "Traceback" not in error
+    process.join(30)
+    error = Path("said.txt").read_text()
+    assert process.exitcode == 1 and error.endswith("lic: interrupted\n") and "Traceback" not in error
     left = listing("out")
     assert 0 < len(left) < COUNT and all(name.endswith(".lic") for name in left)
     for data in left.values():
@@ -203,11 +201,12 @@ def test_kill_ctrl_c_and_a_closed_terminal_leave_no_partial_and_no_temporary_fil
 
 def test_processes_of_torchrun_share_the_files():
     told = []
-    ranks = [os.environ | {"RANK": str(rank), "WORLD_SIZE": "2"} for rank in range(2)]
-    processes = [subprocess.Popen(command(*COMPRESS), env=env, stderr=subprocess.PIPE, text=True) for env in ranks]
-    for process in processes:
-        told.append(process.communicate()[1].splitlines())
-        assert process.returncode == 0
+    ranks = [{"RANK": str(rank), "WORLD_SIZE": "2"} for rank in range(2)]
+    processes = [in_process(LIC, *COMPRESS, environment=env, stderr=f"{env['RANK']}.txt") for env in ranks]
+    for rank, process in enumerate(processes):
+        process.join()
+        assert process.exitcode == 0
+        told.append(Path(f"{rank}.txt").read_text().splitlines())
     assert [lines[0] for lines in told] == [f"lic: process {rank} of 2: 10 files are its share" for rank in range(2)]
     assert all(len(lines) == 12 and lines[-1] == "10 of 10 files done" for lines in told)
     assert sorted(listing("out")) == sorted(f"{name}.lic" for name in NAMES)
@@ -272,7 +271,7 @@ def test_info_checks_folders_without_torch(lic, tiny, photo):
     ]
     told = "import sys, codec.cli; code = codec.cli.main(['info', '--check', 'out/a']); "
     told += "assert not {'torch', 'numba', 'numpy', 'PIL'} & sys.modules.keys(); sys.exit(code)"
-    assert subprocess.run([sys.executable, "-c", told], stdout=subprocess.DEVNULL).returncode == 0
+    in_fresh_python(told)
 
 
 # ---- --verify ----

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from pretend_gpu import GPU, OnGPU, PretendGPU
-from shared import tiny_network
+from shared import ALL_RATES, FACTORIZED, HYPER, ONE_LAMBDA, SCALE, TINY, tiny_network
 
 import benchmarks.gpu
 import codec
@@ -22,7 +22,6 @@ from codec.training.distributed import World
 from codec.training.validate import validate
 
 AdamW = torch.optim.AdamW
-PRIORS = ["factorized", "scale-hyperprior", "mean-scale-hyperprior"]
 
 
 @pytest.fixture
@@ -78,9 +77,13 @@ def test_the_pretended_gpu_is_strict():
         np.asarray(x)
 
 
-@pytest.mark.parametrize("transform", ["fast", "bmshj2018"])
-@pytest.mark.parametrize("prior", PRIORS)
-@pytest.mark.parametrize("lmbda", [[0.0009, 0.18], [0.013]], ids=["all rates", "one lambda"])
+@pytest.mark.parametrize(
+    "transform, prior, lmbda",
+    [
+        ("fast", FACTORIZED, ALL_RATES), ("fast", HYPER, ALL_RATES), ("fast", HYPER, ONE_LAMBDA),
+        ("bmshj2018", SCALE, ONE_LAMBDA),
+    ],
+)  # fmt: skip
 def test_a_training_step_mixes_no_devices_and_reads_nothing_back(gpu, transform, prior, lmbda, photos, monkeypatch):
     monkeypatch.setattr(train, "SampleNoise", NoiseOfCPU)
     monkeypatch.setattr(torch.optim, "AdamW", PlainAdamW)
@@ -100,12 +103,13 @@ def test_a_training_step_mixes_no_devices_and_reads_nothing_back(gpu, transform,
 
 
 @pytest.mark.usefixtures("gpu")
-@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("prior", [FACTORIZED, HYPER])
 def test_a_gpu_exports_codes_and_decodes(prior, photos, tmp_path, monkeypatch):
     """In float32 the pretended GPU, which is known to one thread only, computes what the CPU does."""
     monkeypatch.setattr(benchmarks.gpu, "ThreadPoolExecutor", InThisThread)
     path = tmp_path / "model.safetensors"
-    export(tiny_network(photos[0], [0.0009, 0.18], prior).to(GPU), path)
+    photos = photos[:2]
+    export(tiny_network(photos[0], ALL_RATES, prior, **TINY).to(GPU), path)
     here, there = load_model(path, str(GPU), "fp32"), load_model(path, "cpu", "fp32")
     assert here.backend.network.device == GPU
     files = [here.compress(photo, 60) for photo in photos]

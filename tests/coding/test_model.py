@@ -22,7 +22,7 @@ from codec.network.layers import Gain
 from codec.network.model import step_gain
 from codec.network.pixels import to_tensor, to_uint8
 
-SIDES = (1, 2, 3, 5, 8, 15, 16, 17, 31, 32, 33, 40)
+SIDES = (1, 2, 5, 15, 16, 17, 33)
 
 ALL = [("tiny", 40), ("fixed", None), ("hyper", 40), ("hyper_fixed", None)]
 
@@ -32,10 +32,9 @@ def same(a: Latent, b: Latent) -> bool:
     return np.array_equal(a.y, b.y) and np.array_equal(a.z, b.z) and np.array_equal(a.index, b.index)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("height", SIDES)
-def test_every_size_comes_back_with_its_size_mode_and_symbols(model, mode, height):
-    for width in SIDES:
+def test_every_size_comes_back_with_its_size_mode_and_symbols(model, height):
+    for width, mode in zip(SIDES, itertools.cycle(("RGB", "L")), strict=False):
         image = noise_image(width, height, mode)
         data = model.compress(image, 60)
         assert same(model.decode(*bitstream.read(data)), model.latent(planes(image), 60))
@@ -140,7 +139,7 @@ def test_size_grows_with_quality(model, photo):
 def test_size_of_every_image_and_their_mean_psnr_grow_with_the_quality_of_the_default_model():
     """With all photographs and qualities: python -m benchmarks.rates."""
     model, images = codec.load(device="cpu"), [image.crop((100, 50, 356, 242)) for _, image in sample_images()]
-    files = np.array([[model.compress(image, quality) for image in images] for quality in range(0, 101, 5)], object)
+    files = np.array([[model.compress(image, quality) for image in images] for quality in range(0, 101, 10)], object)
     db = [[psnr(image, model.decompress(data)) for image, data in zip(images, row, strict=True)] for row in files]
     assert (np.diff(np.vectorize(len)(files), axis=0) > 0).all() and (np.diff(np.mean(db, axis=1)) > 0).all()
 

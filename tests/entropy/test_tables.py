@@ -287,14 +287,26 @@ def test_without_numba_there_is_one_warning_and_the_same_bytes():
     assert without.stdout == switched_off.stdout == in_fresh_python(CODE_AND_PRINT).stdout
 
 
+ENCODE_AND_PRINT = """
+import numpy as np
+import entropy
+print(entropy.kernels_cached(decode=False))
+tables = entropy.Tables.from_counts([[2, 5, 2]], [-1])
+print(entropy.encode([(np.arange(-50, 50, dtype=np.int32) // 20, np.uint8(0), tables)]).hex())
+print(entropy.kernels_cached(decode=False), entropy.substream._encode_kernel.compiled.stats)
+"""
+
+
 def test_the_cache_is_announced_and_may_be_damaged(tmp_path):
-    program = f"import entropy; print(entropy.kernels_cached())\n{CODE_AND_PRINT}\nprint(entropy.kernels_cached())"
-    first = in_fresh_python(program, NUMBA_CACHE_DIR=tmp_path).stdout.split()
-    assert first[0] == "False" and first[2] == "True"
-    assert in_fresh_python(program, NUMBA_CACHE_DIR=tmp_path).stdout.split() == ["True", first[1], "True"]
+    def run():
+        return in_fresh_python(ENCODE_AND_PRINT, NUMBA_CACHE_DIR=tmp_path, NUMBA_OPT=0).stdout.split(maxsplit=3)
+
+    before, data, after, _ = run()
+    assert (before, after) == ("False", "True")
+    assert run()[:3] == ["True", data, "True"]
     for file in tmp_path.rglob("*.nb?"):
         file.write_bytes(b"damaged")
-    assert in_fresh_python(program, NUMBA_CACHE_DIR=tmp_path).stdout.split()[1] == first[1]
+    assert run()[1] == data
 
 
 def test_no_folder_at_all_for_the_cache_changes_nothing(tmp_path):
@@ -302,13 +314,12 @@ def test_no_folder_at_all_for_the_cache_changes_nothing(tmp_path):
     shutil.copytree(Path(entropy.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
     (copy / "__pycache__").touch()  # files where folders would have to be: not even root can write there
     nowhere.parent.touch()
-    program = f"import entropy; print(entropy.__file__, entropy.kernels_cached()){CODE_AND_PRINT}"
-    program += "print(entropy.substream._encode_kernel.compiled.stats)"
+    program = f"import entropy; print(entropy.__file__){ENCODE_AND_PRINT}"
     places = {"HOME": nowhere, "XDG_CACHE_HOME": nowhere, "NUMBA_CACHE_DIR": nowhere, "LOCALAPPDATA": nowhere}
-    process = in_fresh_python(program, root=tmp_path, **places)
-    file, cached, data, stats = process.stdout.split(maxsplit=3)
-    assert Path(file).parent == copy and cached == "False" and "cache_path=None" in stats and process.stderr == ""
-    assert data == in_fresh_python(CODE_AND_PRINT).stdout.strip()
+    process = in_fresh_python(program, root=tmp_path, NUMBA_OPT=0, **places)
+    file, before, data, after, stats = process.stdout.split(maxsplit=4)
+    assert Path(file).parent == copy and before == after == "False" and "cache_path=None" in stats
+    assert process.stderr == "" and data == in_fresh_python(ENCODE_AND_PRINT).stdout.split()[1]
     assert not any(path.suffix.startswith(".nb") for path in tmp_path.rglob("*"))
 
 

@@ -35,6 +35,7 @@ def numbers(result):
     return [str(dataclasses.replace(row, **dict.fromkeys(times))) for row in result.rows]
 
 
+@pytest.mark.usefixtures("served")
 def test_several_processes_find_what_one_finds(folder, models):
     images = [(str(i), folder / f"photos/{i}.png") for i in range(2)] + [("gone", folder / "photos/gone.png")]
     codec = make_codec(f"lic:{models / 'tiny.safetensors'}@20,80", "cpu")
@@ -348,6 +349,7 @@ def killed(*_):
     os._exit(9)
 
 
+@pytest.mark.usefixtures("served")
 def test_a_process_that_memory_does_not_suffice_for_costs_a_figure_only(folder, monkeypatch, capsys):
     monkeypatch.setattr(evaluate, "_memory", killed)
     [result] = run([make_codec("jpeg@50", "cpu")], [("0", folder / "photos/0.png")], folder / "out")

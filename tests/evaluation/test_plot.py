@@ -26,7 +26,7 @@ def drawn(path):
     return (np.asarray(Image.open(path).convert("L")) < 250).mean()
 
 
-@pytest.mark.parametrize("count", [1, 4, 25])
+@pytest.mark.parametrize("count", [1, 25])
 def test_rd_curves(tmp_path, count):
     plot.rd_curves(curves(count), tmp_path / "rd.png", "Some photographs")
     assert Image.open(tmp_path / "rd.png").size == (1200, 825)
@@ -95,7 +95,7 @@ def write(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-@pytest.mark.parametrize("count", [1, 3, 12])
+@pytest.mark.parametrize("count", [1, 12])
 def test_training_curves(tmp_path, count):
     runs = [(f"run {n}", training(1 + n / 10)) for n in range(count)]
     plot.training_curves(runs, tmp_path / "training.png")
@@ -231,7 +231,7 @@ def panels(groups):
     return [plot.Panel(f"channel {n}", group, values, probabilities) for n, group in enumerate(groups)]
 
 
-@pytest.mark.parametrize("count, shape", [(1, (495, 465)), (5, (1665, 765)), (12, (1665, 1065))])
+@pytest.mark.parametrize("count, shape", [(1, (495, 465)), (5, (1665, 765))])
 def test_latent_histograms(tmp_path, count, shape):
     rng = np.random.default_rng(0)
     groups = [np.round(rng.laplace(0, scale, 100 * count)).astype(np.int32) for scale in np.geomspace(9, 0.1, count)]

@@ -12,13 +12,14 @@ from codec.config import Config, DataConfig, ModelConfig, TrainConfig
 from codec.training.checkpoints import save_checkpoint
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.usefixtures("unseen")
+pytestmark = pytest.mark.usefixtures("unmeasured")
 
 
 def begun(**options) -> tuple[train.Run, str]:
     """A run at step 0, and what it took over; `init` and `prior` and the like are options of the configuration."""
     model = TINY | {"lmbda": [0.01]} | {name: options.pop(name) for name in (*TINY, "prior") if name in options}
-    run = train.Run(Config(ModelConfig(**model), DataConfig(patch=32), TrainConfig(**options)), CPU)
+    setup = TrainConfig(**options, precision="fp32")  # check_fitted is of what was computed with, to the last digit
+    run = train.Run(Config(ModelConfig(**model), DataConfig(patch=32), setup), CPU)
     return run, run.begin(torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
 
 

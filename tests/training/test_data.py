@@ -86,6 +86,7 @@ def test_reading_patches_leaves_the_random_state_alone(folder):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.usefixtures("served")
 def test_unreadable_images_are_skipped_and_listed_and_every_process_sees_the_same(wild, tmp_path):
     alone = patches(wild, samples=24, skipped=tmp_path / "alone.txt")
     expected = [alone[n] for n in range(24)]

@@ -2,13 +2,12 @@
 
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.multiprocessing as mp
+from shared import TRAIN, in_process, log
 
 import train
 from codec.config import Config, DataConfig, ModelConfig, TrainConfig
@@ -56,10 +55,8 @@ def differences(a: dict, b: dict) -> float:
 
 
 def test_two_processes_have_equal_weights_and_those_of_one_with_the_same_batches(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(one_of_two, args=(port, str(tmp_path)), nprocs=2)
+    port = free_port()
+    mp.start_processes(one_of_two, args=(port, str(tmp_path)), nprocs=2, start_method="forkserver")
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert differences(first, second) == 0
     alone = trained(World())
@@ -89,19 +86,25 @@ def folders(tmp_path, photos) -> Path:
     return tmp_path
 
 
-def test_torchrun_trains_as_one_process_does(folders, monkeypatch):
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def test_processes_of_torchrun_train_as_one_does(folders, monkeypatch):
     options = "--data data --val val --patch 32 --batch 4 --steps 4 --warmup 0 --val_every 2 --log_every 2 --N 8 --M 16"
     options += " --blocks 1 0 --hyper_N 8 --hyper_M 4 --precision fp32 --val_qualities 50 --device cpu"
-    program = str(Path(train.__file__).resolve())
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", program]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([*torchrun, *options.split(), "--out", "two"], cwd=folders, env=environment, check=True)
     monkeypatch.chdir(folders)
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = [world | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]  # what torchrun says to them
+    processes = [in_process(TRAIN, *options.split(), "--out", "two", environment=rank) for rank in ranks]
     assert train.main([*options.split(), "--out", "one"]) == 0
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
     one, two = (load_checkpoint(folders / name / "last.pt") for name in ("one", "two"))
     assert differences(*({"model": state["model"]} for state in (one, two))) < 0.01
     assert one["step"] == two["step"] == 4 and two["best"] == pytest.approx(one["best"], rel=0.01)
-    assert len((folders / "two/log.jsonl").read_text().splitlines()) == len(
-        (folders / "one/log.jsonl").read_text().splitlines()
-    )
+    assert [row["step"] for row in log("one", "val")] == [row["step"] for row in log("two", "val")]
     assert (folders / "two/model.safetensors").exists()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from shared import FACTORIZED, HYPER, tiny_network, untrained
+from shared import ALL_RATES, FACTORIZED, HYPER, ONE_LAMBDA, TINY, tiny_network, untrained
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import codec
@@ -156,12 +156,11 @@ def test_gradients_are_those_there_are_and_finite_in_part(tmp_path):
 @pytest.mark.parametrize(
     "transform, prior, lmbda",
     [
-        ("fast", HYPER, [0.0009, 0.18]), ("fast", FACTORIZED, [0.013]),
-        ("bmshj2018", HYPER, [0.013]), ("bmshj2018", FACTORIZED, [0.0009, 0.18]),
+        ("fast", HYPER, ALL_RATES), ("bmshj2018", FACTORIZED, ONE_LAMBDA),
     ],
 )  # fmt: skip
 def test_the_graph_is_drawn_and_changes_nothing(tmp_path, capsys, transform, prior, lmbda):
-    model = untrained(transform=transform, N=16, M=24, blocks=[1, 1], hyper_N=12, hyper_M=10, prior=prior, lmbda=lmbda)
+    model = untrained(transform=transform, **TINY, prior=prior, lmbda=lmbda)
     model.g_a.eval()  # a mixture of modes
     modes = [module.training for module in model.modules()]
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}

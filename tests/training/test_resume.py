@@ -2,36 +2,43 @@
 
 import math
 import os
+import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from shared import log, start
+from shared import TRAIN, in_process, log, start, train_folders
 
 import train
 from codec import signals
 from codec.config import DataConfig, TrainConfig
 from codec.training.checkpoints import load_checkpoint
 
-pytestmark = pytest.mark.usefixtures("unseen")
+pytestmark = pytest.mark.usefixtures("unmeasured")
 ENDLESS = [
-    sys.executable, str(Path(train.__file__).resolve()),
     *"--N 8 --M 16 --blocks 1 0 --hyper_N 8 --hyper_M 4 --lmbda 0.013 --data data --val val --patch 32".split(),
     *"--batch 2 --steps 100000 --val_every 100000 --log_every 1 --device cpu --out run".split(),
 ]  # fmt: skip
 
 
-@pytest.fixture
-def run(here, capsys):
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory, photos):
     """A run that stopped at step 2 of 4."""
-    assert start("run", "--minutes", 0) == train.main("--out run --resume --minutes 0".split()) == 0
-    capsys.readouterr()
-    return here / "run"
+    folder = tmp_path_factory.mktemp("stopped")
+    train_folders(folder, photos)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert start("run", "--minutes", 0) == train.main("--out run --resume --minutes 0".split()) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def run(here, stopped):
+    """A copy of it."""
+    return Path(shutil.copytree(stopped, here / "run"))
 
 
 def test_options_of_the_optimiser_change(run):
@@ -106,27 +113,30 @@ def test_options_that_make_no_sense_are_refused(options):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_all_processes_saves_with_loader_workers_too(here, number):
-    with open("out.txt", "w") as out:
-        process = subprocess.Popen([*ENDLESS, "--workers", "1"], stdout=out, stderr=out, start_new_session=True)
+    Path("out.txt").touch()
+    process = in_process(TRAIN, *ENDLESS, "--workers", 1, group=True, stdout="out.txt", stderr="out.txt")
     while "train " not in Path("out.txt").read_text():
-        assert process.poll() is None
+        assert process.exitcode is None
         time.sleep(0.05)
     os.killpg(process.pid, number)
-    assert process.wait(timeout=60) == 0
+    process.join(60)
+    assert process.exitcode == 0
     said = Path("out.txt").read_text()
     assert "Traceback" not in said and "go on with" in said and load_checkpoint("run/last.pt")["step"] > 0
 
 
-@pytest.mark.skipif(not hasattr(os, "forkpty"), reason="needs pseudo-terminals")
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs pseudo-terminals")
 def test_a_terminal_that_is_closed_saves(here):
-    child, terminal = os.forkpty()
-    if child == 0:
-        os.execv(ENDLESS[0], ENDLESS)
+    ours, theirs = os.openpty()
+    name = os.ttyname(theirs)
+    process = in_process(TRAIN, *ENDLESS, group=True, stdin=name, stdout=name, stderr=name)
     said = b""
     while b"train " not in said:
-        said += os.read(terminal, 4096)
-    os.close(terminal)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        said += os.read(ours, 4096)
+    os.close(theirs)
+    os.close(ours)
+    process.join(60)
+    assert process.exitcode == 0
     assert load_checkpoint("run/last.pt")["step"] > 0
 
 

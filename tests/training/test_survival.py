@@ -2,7 +2,6 @@
 
 import json
 import math
-import multiprocessing
 import os
 import random
 import signal
@@ -10,39 +9,26 @@ import time
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from shared import equal, log, start
+from shared import TRAIN, equal, in_process, log, start
 
 import train
 from codec.training.checkpoints import load_checkpoint
-from codec.training.log import Log
 
-pytestmark = pytest.mark.usefixtures("unseen")
-FORK = multiprocessing.get_context("forkserver")  # a server that has imported everything forks trainings quickly
-FORK.set_forkserver_preload(["train"])
-
-
-def child(folder: str, arguments: list[str]) -> None:
-    os.chdir(folder)
-    torch.set_num_threads(1)
-    torch.cuda.is_available = lambda: False
-    Log.graph = Log._histograms = lambda *_: None  # half of the time
-    raise SystemExit(train.main(arguments))
+pytestmark = pytest.mark.usefixtures("unmeasured")
+MODEL = "--N 8 --M 16 --blocks 1 0 --hyper_N 8 --hyper_M 4 --lmbda 0.013 --data data --val val"
+SETUP = "--patch 32 --batch 2 --steps 60 --warmup 0 --val_every 30 --save_every 7 --log_every 5 --out run"
 
 
-def spawn(folder, options: str):
-    model = "--N 8 --M 16 --blocks 1 0 --hyper_N 8 --hyper_M 4 --lmbda 0.013 --data data --val val"
-    setup = "--patch 32 --batch 2 --steps 60 --warmup 0 --val_every 30 --save_every 7 --log_every 5 --out run"
-    arguments = (options or f"{model} {setup}").split()
-    process = FORK.Process(target=child, args=(str(folder), arguments))
-    process.start()
-    return process
+def train_on(resumed: bool):
+    """A training in this folder, in a process of its own, begun or resumed."""
+    return in_process(TRAIN, *("--out run --resume" if resumed else f"{MODEL} {SETUP}").split())
 
 
-def test_killed_at_ten_moments_and_resumed_it_is_the_run_that_was_never_killed(here, tmp_path_factory):
+def test_killed_at_four_moments_and_resumed_it_is_the_run_that_was_never_killed(here):
+    """More of them: tests/tools/kill_campaign.py."""
     begun = time.monotonic()
-    process = spawn(here, "")
+    process = train_on(False)
     process.join()
     assert process.exitcode == 0
     took = time.monotonic() - begun
@@ -50,25 +36,23 @@ def test_killed_at_ten_moments_and_resumed_it_is_the_run_that_was_never_killed(h
     os.rename(here / "run", here / "whole")
 
     dice, kills = random.Random(4), 0
-    process = spawn(here, "")
-    while kills < 10 and process.exitcode != 0:
-        process.join(dice.uniform(0.05, 0.35) * took)
+    process = train_on(False)
+    while kills < 4 and process.exitcode != 0:
+        process.join(dice.uniform(0.1, 0.4) * took)
         if process.exitcode is None:
             os.kill(process.pid, signal.SIGKILL)
             process.join()
             kills += 1
-            process = spawn(here, "--out run --resume" if (here / "run/config.toml").exists() else "")
+            process = train_on((here / "run/config.toml").exists())
     process.join()
-    assert process.exitcode == 0 and kills >= 4
+    assert process.exitcode == 0 and kills >= 2
     killed = load_checkpoint(here / "run/last.pt")
     assert all(equal(killed[part], whole[part]) for part in ("step", "model", "average", "optimizer", "best", "first"))
     assert [row["step"] for row in log("run", "train")] == [row["step"] for row in rows]
 
 
 def test_sigterm_saves_and_exits_with_0(here):
-    process = spawn(
-        here, "--steps 100000 --data data --val val --patch 32 --batch 2 --N 8 --M 16 --blocks 1 0 --out run"
-    )
+    process = in_process(TRAIN, *MODEL.split(), *"--steps 100000 --patch 32 --batch 2 --out run".split())
     while not (here / "run/last.pt").exists():
         time.sleep(0.05)
     time.sleep(0.3)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from shared import TINY, equal, log, start
+from shared import ALL_RATES, FACTORIZED, HYPER, ONE_LAMBDA, TINY, equal, log, start
 
 import train
 from codec.coding.models import load_model
@@ -17,13 +17,13 @@ from codec.config import Config, DataConfig, ModelConfig, TrainConfig
 from codec.training.checkpoints import load_checkpoint
 from codec.training.distortion import distortion
 
-pytestmark = pytest.mark.usefixtures("unseen")
+pytestmark = pytest.mark.usefixtures("unmeasured")
 CPU = torch.device("cpu")
 SPEEDS = dict.fromkeys(("img_s", "steps_s", "mpx_s"), 0)
 
 
-@pytest.mark.parametrize("prior", ["factorized", "mean-scale-hyperprior"])
-@pytest.mark.parametrize("lmbda", [[0.013], [0.0009, 0.18]])
+@pytest.mark.usefixtures("measured")
+@pytest.mark.parametrize("prior, lmbda", [(FACTORIZED, ONE_LAMBDA), (HYPER, ALL_RATES)])
 def test_a_run_leaves_a_usable_model_and_everything_about_it(here, photo, capsys, prior, lmbda):
     assert start("run", "--prior", prior, "--lmbda", *lmbda) == 0
     out = capsys.readouterr().out
@@ -41,6 +41,7 @@ def test_a_run_leaves_a_usable_model_and_everything_about_it(here, photo, capsys
     assert model.decompress(model.compress(photo, model.qualities[-1])).size == photo.size
 
 
+@pytest.mark.usefixtures("measured")
 def test_a_run_may_be_called_as_the_codec_beside_it(here):
     assert start("jpeg") == 0
     assert {path.name for path in (here / "jpeg/rd").glob("*.json")} >= {"lic.json", "jpeg.json"}
@@ -51,8 +52,7 @@ def test_a_run_may_be_called_as_the_codec_beside_it(here):
     [
         ("--lmbda", 0.001, 0.1),
         ("--transform", "bmshj2018", "--prior", "scale-hyperprior"),
-        ("--prior", "factorized", "--shortcut", "false"),
-        ("--ema", 0, "--lapped", "false"),
+        ("--prior", "factorized", "--shortcut", "false", "--ema", 0, "--lapped", "false"),
     ],
 )
 def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(here, options):
@@ -88,7 +88,7 @@ def test_a_finished_run_can_be_extended(here):
 def test_stretches_of_training_add_up(here):
     """From constant.pt on, a longer schedule is what it would have been from the beginning; patches may change too."""
     for out, steps, decay in (("short", 10, 0.8), ("long", 20, 0.5)):
-        start(out, "--steps", steps, "--decay", decay, "--batch", 16, "--minutes", 0)
+        start(out, "--steps", steps, "--decay", decay, "--batch", 8, "--minutes", 0)
         for _ in range(3):
             train.main(f"--out {out} --resume --minutes 0".split())
     assert load_checkpoint("short/constant.pt")["step"] == 2
@@ -125,14 +125,7 @@ def test_the_same_seed_trains_the_same_model_and_another_seed_another(here):
     assert equal(a, b) and not equal(a, c)
 
 
-def test_two_spawned_workers_train_as_the_process_itself_does(here):
-    start("alone", "--steps", 3)
-    start("workers", "--steps", 3, "--workers", 2)
-    alone, workers = (load_checkpoint(f"{out}/last.pt") for out in ("alone", "workers"))
-    assert equal(alone["model"], workers["model"]) and alone["step"] == 3
-
-
-@pytest.mark.parametrize("prior", ["factorized", "mean-scale-hyperprior"])
+@pytest.mark.parametrize("prior", [FACTORIZED, HYPER])
 def test_training_from_nothing_lowers_the_loss(here, prior):
     schedule = ("--steps", 60, "--log_every", 20, "--val_every", 60, "--lr", 0.003, "--ema", 0.8)
     start("run", "--shortcut", "false", "--prior", prior, *schedule)
