@@ -14,7 +14,6 @@ from PIL import Image
 from shared import ALL_RATES, FACTORIZED, HYPER, ONE_LAMBDA, SERVER, tiny_network, train_folders
 
 import entropy
-import train
 from codec import machine
 from codec.cli import main
 from codec.coding.codec import Codec
@@ -22,7 +21,6 @@ from codec.coding.models import export, load_model
 from codec.evaluation import evaluate
 from codec.training.log import Log
 
-PUBLISH = train.publish
 torch.set_num_threads(1)  # the networks here are too small for more
 for number in {"SIGINT", "SIGHUP"} & set(signal.Signals.__members__):  # which a test behind nohup or & would ignore
     if signal.getsignal(signal.Signals[number]) == signal.SIG_IGN:
@@ -105,15 +103,19 @@ def unseen(monkeypatch):
 
 
 @pytest.fixture
-def unmeasured(unseen, monkeypatch):
-    """And whose exported model is not measured beside JPEG, which is half of what is left."""
-    monkeypatch.setattr(train, "publish", lambda model, about, _, out: export(model, out / "model.safetensors", about))
+def unmeasured(unseen, request, monkeypatch):
+    """And whose exported model is not measured beside JPEG, which is half of what is left; but for tests of that."""
+    if "measured" not in request.fixturenames:
+
+        def publish(network, about, _, out):
+            return export(network, out / "model.safetensors", about)
+
+        monkeypatch.setattr("codec.evaluation.publish.publish", publish)
 
 
 @pytest.fixture
-def measured(unmeasured, monkeypatch):
-    """The last again as it is."""
-    monkeypatch.setattr(train, "publish", PUBLISH)
+def measured():
+    """For tests of what a training measures at its end."""
 
 
 @pytest.fixture

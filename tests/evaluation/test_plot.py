@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from codec.cli import main
@@ -24,6 +25,14 @@ def curves(count):
 def drawn(path):
     """The share of pixels that are not white."""
     return (np.asarray(Image.open(path).convert("L")) < 250).mean()
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """Figures as they would be written, instead of the files."""
+    written = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: written.append(figure))
+    return written
 
 
 @pytest.mark.parametrize("count", [1, 25])
@@ -45,22 +54,22 @@ def test_rd_curves_as_svg_are_the_same_figure_each_time(tmp_path):
     assert "<text" not in text
 
 
-def test_curves_differ_in_more_than_colour():
-    styles = {(plot.MARKERS[n % len(plot.MARKERS)], str(plot.DASHES[n % len(plot.DASHES)])) for n in range(25)}
-    assert len(styles) == 25
+def test_curves_differ_in_more_than_colour(figures):
+    plot.rd_curves(curves(25), "rd.png")
+    lines = [line for line in figures[0].axes[0].lines if len(line.get_xdata()) > 1]
+    styles = {(line.get_marker(), str(line._dash_pattern)) for line in lines}
+    assert len(lines) == len(styles) == 25
 
 
 @pytest.mark.parametrize("count", [2, 12, 30])
-def test_names_never_overlap_and_stay_beside_the_axes(count):
-    figure = plot._figure(8, 5.5)
-    axes = figure.add_axes((0.1, 0.1, 0.6, 0.8))
-    axes.set_ylim(28, 40)
-    ends = [(38 + n / 1000, 1.0, f"codec {n}", {"color": "black", "marker": "o"}) for n in range(count)]
-    plot._name_ends(axes, ends)
-    levels = [text.get_position()[1] for text in axes.texts if text.get_text()]
-    assert len(levels) == count
-    assert min(np.diff(levels)) >= min(0.05, 1 / count) - 1e-9
-    assert 0 <= levels[0] and levels[-1] <= 1 + 1e-9
+def test_names_never_overlap_and_stay_beside_the_axes(figures, count):
+    plot.rd_curves([Curve(f"codec {n}", [0.1, 1.0], [28.0, 38 + n / 1000]) for n in range(count)], "rd.png")
+    boxes = [text.get_window_extent() for text in figures[0].axes[0].texts if text.get_text()]
+    boxes.sort(key=lambda box: box.y0)
+    assert len(boxes) == count
+    axes = figures[0].axes[0].get_window_extent()
+    assert all(a.y1 <= b.y0 + 1 for a, b in zip(boxes[:-1], boxes[1:], strict=True))  # pixels
+    assert axes.y0 - boxes[0].height <= boxes[0].y0 and boxes[-1].y1 <= axes.y1 + boxes[0].height
 
 
 def test_points_that_are_not_finite_are_left_out(tmp_path):
@@ -90,6 +99,9 @@ def training(scale=1.0, lines=120, first=1.0):
     return rows
 
 
+REST = {"bpp": 1.0, "psnr": 30.0}
+
+
 def write(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -114,31 +126,36 @@ def test_a_run_without_figures_is_an_error(tmp_path):
         plot.training_curves([("full", training()), ("empty", [])], tmp_path / "training.png")
 
 
-def test_what_an_untrained_model_does_and_a_single_spike_leave_the_axes_to_the_rest():
-    def limits(rows):
-        curves = [plot._over_steps(rows, kind, "loss") for kind in ("train", "val")]
-        return plot._limits([(steps, plot._smooth(values)) for steps, values in curves])
-
-    low, high = limits(training())
-    assert 0.8 < low < 1 and 1.5 < high < 2.2
+def test_what_an_untrained_model_does_and_a_single_spike_leave_the_axes_to_the_rest(figures):
     spiked = training(first=50)
     next(row for row in spiked if (row["kind"], row["step"]) == ("train", 7000))["loss"] = 1e6
-    assert limits(spiked) == pytest.approx((low, high), abs=0.3)
+    for rows in (training(), spiked):
+        plot.training_curves([("run", rows)], "training.png")
+    (low, high), others = (figure.axes[0].get_ylim() for figure in figures)
+    assert 0.8 < low < 1 and 1.5 < high < 2.2
+    assert others == pytest.approx((low, high), abs=0.3)
 
 
-def test_smoothing_keeps_constants_and_short_logs():
-    assert plot._smooth(np.full(500, 3.0)) == pytest.approx(3.0)
-    short = np.random.default_rng(0).normal(size=40)
-    assert np.array_equal(plot._smooth(short), short) and len(plot._smooth(np.zeros(0))) == 0
+def drawn_losses(figures, rows):
+    """Steps and values of the line of training, and of that of validation."""
+    plot.training_curves([("run", rows)], "training.png")
+    return [(line.get_xdata().tolist(), line.get_ydata()) for line in figures.pop().axes[0].lines[:2]]
 
 
-def test_steps_increase_and_count_once_and_what_is_not_finite_is_left_out():
-    rows = [
-        {"kind": "train", "step": step, "loss": loss} for step, loss in ((1, 5.0), (3, math.nan), (2, 4.0), (1, 6.0))
-    ]
-    steps, values = plot._over_steps(rows, "train", "loss")
-    assert steps.tolist() == [1, 2] and values.tolist() == [6, 4]
-    assert [len(part) for part in plot._over_steps(rows, "val", "loss")] == [0, 0]
+def test_smoothing_keeps_constants_and_short_logs(figures):
+    (_, values), _ = drawn_losses(figures, [{"kind": "train", "step": n, "loss": 3.0} | REST for n in range(500)])
+    assert values == pytest.approx(3.0)
+    short = np.random.default_rng(0).uniform(size=40)
+    (_, values), _ = drawn_losses(
+        figures, [{"kind": "train", "step": n, "loss": v} | REST for n, v in enumerate(short)]
+    )
+    assert np.array_equal(values, short)
+
+
+def test_steps_increase_and_count_once_and_what_is_not_finite_is_left_out(figures):
+    rows = [{"kind": "train", "step": n, "loss": v} | REST for n, v in ((1, 5.0), (3, math.nan), (2, 4.0), (1, 6.0))]
+    (steps, values), (none, _) = drawn_losses(figures, rows)
+    assert steps == [1, 2] and values.tolist() == [6, 4] and none == []
 
 
 @pytest.fixture
