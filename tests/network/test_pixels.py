@@ -53,6 +53,6 @@ def test_images_are_found_below_a_folder_in_the_order_of_their_paths(tmp_path):
 
 
 def test_the_sample_photographs_are_at_hand_without_a_network():
-    assert [(name, image.mode) for name, image in sample_images()] == [
-        ("astronaut", "RGB"), ("coffee", "RGB"), ("chelsea", "RGB"), ("motorcycle", "RGB"),
-    ]  # fmt: skip
+    images = dict(sample_images())
+    assert len(images) >= 4 and {image.mode for image in images.values()} == {"RGB"}
+    assert min(min(image.size) for image in images.values()) >= 300

@@ -25,8 +25,11 @@ SECONDS = 60  # after which a browser that says nothing is given up
 
 
 def find() -> str | None:
-    """The path of an installed Chromium or Chrome; None where there is none."""
-    return next((path for name in NAMES if (path := shutil.which(name))), None)
+    """The path of an installed Chromium or Chrome; None where there is none that runs."""
+    for path in filter(None, map(shutil.which, NAMES)):
+        if subprocess.run([path, "--version"], capture_output=True).returncode == 0:  # not one that is only announced
+            return path
+    return None
 
 
 class Chromium:

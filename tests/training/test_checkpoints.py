@@ -50,7 +50,7 @@ def test_another_file_of_torch_is_not_a_checkpoint(tmp_path, state):
 
 def test_weights_are_read_from_exported_models_and_from_checkpoints(models, tmp_path):
     exported = load_weights(models / "hyper.safetensors")
-    own = load_model(models / "hyper.safetensors").state_dict()
+    own = load_model(models / "hyper.safetensors").backend.network.state_dict()
     assert exported.keys() == own.keys() and all(torch.equal(exported[name], own[name]) for name in own)
     state = {"version": 3, "config": {}, "step": 0, "model": {}, "average": own, "optimizer": {}}
     save_checkpoint(tmp_path / "a.pt", state)

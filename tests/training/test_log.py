@@ -92,12 +92,18 @@ def test_figures_of_one_rate_are_their_own_summary():
 def test_a_file_gets_one_readable_line_an_interval_and_no_bar(tmp_path, capsys):
     write(tmp_path, 0, 2)
     out, err = capsys.readouterr()
-    assert err == "" and out.splitlines() == [
-        "val   0/8  loss 0.7000  bpp 0.9000  psnr 33.00",
-        "train 1/8  loss 1.4000  bpp 0.9000  psnr 31.90  lr 1.00e-03  grad_norm 2.50  img_s 50.0",
-        "train 2/8  loss 1.4000  bpp 0.9000  psnr 31.90  lr 1.00e-03  grad_norm 2.50  img_s 50.0",
-        "val   2/8  loss 0.7000  bpp 0.9000  psnr 33.00",
+    lines = [line.split() for line in out.splitlines()]
+    assert err == "" and [line[:2] for line in lines] == [
+        ["val", "0/8"],
+        ["train", "1/8"],
+        ["train", "2/8"],
+        ["val", "2/8"],
     ]
+    shown = [dict(zip(line[2::2], map(float, line[3::2]), strict=True)) for line in lines]
+    assert shown[0] == shown[3] == {"loss": 0.7, "bpp": 0.9, "psnr": 33.0}  # over both qualities
+    assert (
+        shown[1] == shown[2] and shown[1].items() <= TRAIN.items() and {"loss", "bpp", "psnr", "lr"} <= shown[1].keys()
+    )
 
 
 def test_a_terminal_shows_a_bar_with_the_time_left(tmp_path, monkeypatch):
@@ -118,9 +124,9 @@ def test_without_a_folder_nothing_is_written_or_shown(tmp_path, tiny, photo, cap
     monkeypatch.setattr(type(tiny), "latent", None)  # nor computed
     log = Log(None, 0, 8)
     log.numbers("train", 1, TRAIN)
-    log.picture(tiny, 1, photo)
-    log.gradients(tiny, 1)
-    log.graph(tiny)
+    log.picture(tiny.backend.network, 1, photo)
+    log.gradients(tiny.backend.network, 1)
+    log.graph(tiny.backend.network)
     log.say("something")
     log.bar.update()
     log.close()
@@ -129,13 +135,13 @@ def test_without_a_folder_nothing_is_written_or_shown(tmp_path, tiny, photo, cap
 
 def test_picture_shows_the_reconstruction_beside_the_input(tmp_path, model, photo):
     log = Log(tmp_path, 0, 8)
-    log.picture(model, 0, photo)
+    log.picture(model.backend.network, 0, photo)
     log.close()
     val = board(tmp_path, "val")
     image = np.array(Image.open(io.BytesIO(val.Images("input_and_reconstruction")[0].encoded_image_string)))
     beside = np.hstack((np.array(photo), np.array(model.decompress(model.compress(photo, 50)))))
     assert np.abs(image.astype(int) - beside).max() <= 1 and np.array_equal(image[:, :96], beside[:, :96])
-    names = {f"weights/{name}" for name, _ in model.named_parameters()}
+    names = {f"weights/{name}" for name, _ in model.backend.network.named_parameters()}
     latent = {"latent/y"} if model.config.prior == FACTORIZED else {"latent/y", "latent/z"}
     assert set(val.Tags()["histograms"]) == names | latent
 
