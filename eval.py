@@ -3,17 +3,20 @@
     python eval.py                                    our codec beside JPEG, WebP and AVIF on four photographs
     python eval.py --data kodak --codec lic lic:runs/001/model.safetensors@10,30,50,70,90 jpeg --out results
     python eval.py --data kodak --codec lic --anchor vtm --range full
+    python eval.py --data kodak --codec lic avif jxl --anchor avif --metric ssimulacra2
     python eval.py --data photos/ --codec compressai:mbt2018-mean:trained.pth.tar bridge:mbt2018-mean:trained.pth.tar
 
+PSNR, MS-SSIM and SSIMULACRA 2 are measured of every file, and CVVDP where the extra `perceptual` is installed. BD-rates
+are of each of them; --metric says which one counts, for --anchor, --range and the exit code, and is shown first.
+
 The output folder holds CODEC.json (means in CompressAI's keys, and a row for every file), files/ (every file that was
-measured), table.txt and bd_rate.json, rd.png and rd.svg, and latents.png (our symbols under the densities of the
-model). report.html shows all of it, and the pictures side by side, in one file for any browser. The same command again
-goes on where the last one stopped (rows.jsonl), whether that was at its end or not.
+measured), table.txt and bd_rate.json, rd.png and rd.svg with a panel for each metric, and latents.png (our symbols
+under the densities of the model). report.html shows all of it, and the pictures side by side, in one file for any
+browser. The same command again goes on where the last one stopped (rows.jsonl), whether that was at its end or not.
 """
 
 import argparse
 import json
-import math
 import os
 import shlex
 import sys
@@ -29,9 +32,20 @@ from codec.coding.codec import Codec, planes
 from codec.coding.tiles import Latent
 from codec.evaluation import plot
 from codec.evaluation.codecs import FileCodec, make_codec
-from codec.evaluation.evaluate import Journal, load_image, run
+from codec.evaluation.evaluate import JOURNAL, load_image, run
 from codec.evaluation.kodak import is_kodak, kodak
-from codec.evaluation.metrics import ANCHORS, BD_METHOD, BD_RANGE, Curve, anchors, bd_rate, full_range, read_curve
+from codec.evaluation.metrics import (
+    ANCHORS,
+    BD_METHOD,
+    METRICS,
+    Curve,
+    anchors,
+    bd_range,
+    bd_rate,
+    measurable,
+    read_curve,
+    read_curves,
+)
 from codec.evaluation.report import write_report
 from codec.evaluation.results import Result, table
 from codec.evaluation.rivals import RIVALS
@@ -45,28 +59,31 @@ def make_images(folder: Path | None) -> list[tuple[str, object]]:
     return [(path.relative_to(folder).with_suffix("").as_posix(), path) for path in find_images(folder)]
 
 
-def find_anchor(text: str | None, names: Sequence[str]) -> str | Curve | None:
-    """Return what BD-rates are relative to: a codec of the run, a published curve or that of a file; by default jpeg,
-    where it runs.
+def find_anchor(text: str | None, names: Sequence[str], metric: str = "psnr") -> str | dict[str, Curve] | None:
+    """Return what BD-rates are relative to: a codec of the run, or the curves, by metric, of published points or of a
+    file; by default jpeg, where it runs. ValueError where there is none, or none of `metric`.
     """
     if text is None:
         return "jpeg" if "jpeg" in names else None
     if text in names:
         return text
     if text in anchors():
-        return read_curve(ANCHORS, text)
-    file, _, curve = (text, "", "") if Path(text).is_file() else text.rpartition(":")
-    if not Path(file).is_file():
-        known = f"a codec of this run ({', '.join(names)}), published ({', '.join(anchors())})"
-        raise ValueError(f"--anchor {text} is neither {known} nor a file")
-    return read_curve(Path(file), curve or None)
+        path, name = ANCHORS, text
+    else:
+        file, _, name = (text, "", "") if Path(text).is_file() else text.rpartition(":")
+        path, name = Path(file), name or None
+        if not path.is_file():
+            known = f"a codec of this run ({', '.join(names)}), published ({', '.join(anchors())})"
+            raise ValueError(f"--anchor {text} is neither {known} nor a file")
+    read_curve(path, name, metric)
+    return read_curves(path, name)
 
 
 def bd_rates(
-    results: Sequence[Result], anchor: Curve | Result, limits: tuple[float, float] | None = BD_RANGE
+    results: Sequence[Result], anchor: Curve | Result, metric: str, wanted: tuple[float, float] | str | None = None
 ) -> dict[str, tuple[float, float, float] | str]:
-    """Return the BD-rate in percent of every result relative to the anchor, and from where to where in dB it is taken:
-    over `limits`, or by None over all that both curves have; or why there is none. Published points hold on Kodak only.
+    """Return the BD-rate in percent of every result relative to the anchor, and from where to where it is taken, as
+    metrics.bd_range has it; or why there is none. Published points hold on Kodak only.
     """
     rates: dict[str, tuple[float, float, float] | str] = {}
     for result in results:
@@ -74,10 +91,13 @@ def bd_rates(
             if isinstance(anchor, Curve) and anchor.name in anchors() and anchor == read_curve(ANCHORS, anchor.name):
                 if not is_kodak(image["sha256"] for image in result.images):
                     raise ValueError(f"{anchor.name} is known on the 24 Kodak images, which these are not")
-            reference, curve = anchor.curve() if isinstance(anchor, Result) else anchor, result.curve()
-            if limits is None and not (reference.psnr and curve.psnr):
-                raise ValueError(f"{result.name} or {reference.name} has no points")
-            low, high = limits or full_range(reference, curve)
+            for measured in (result, anchor):
+                if isinstance(measured, Result) and (holes := measured.without_score(metric)):
+                    label = METRICS[metric].label
+                    raise ValueError(f"{measured.name} has no finite {label} of every image ({', '.join(holes)})")
+            reference = anchor.curve(metric) if isinstance(anchor, Result) else anchor
+            curve = result.curve(metric)
+            low, high = bd_range(reference, curve, wanted)
             rates[result.name] = bd_rate(reference, curve, low, high), low, high
         except ValueError as error:
             rates[result.name] = str(error)
@@ -118,36 +138,53 @@ def plot_latents(codec: FileCodec, images: Sequence[tuple[str, object]], path: P
     plot.latent_histograms(latent_panels(codec.model, latents, quality), path, title)
 
 
-def compare(results: Sequence[Result], anchor: str | Curve, wanted: tuple[float, float] | None) -> tuple[str, dict]:
-    """Return the BD-rates of a run as text, and what bd_rate.json holds. `anchor` is a codec of the run or a curve."""
+def compare(
+    results: Sequence[Result],
+    anchor: str | dict[str, Curve],
+    metric: str,
+    wanted: tuple[float, float] | str | None = None,
+) -> tuple[str, dict]:
+    """Return the BD-rates of a run as text, and what bd_rate.json holds: of every metric that was measured, of
+    `metric`, which is the first, over the range that is wanted. `anchor` is a codec of the run, or curves by metric.
+    """
     if isinstance(anchor, str):
-        anchor = next(result for result in results if result.name == anchor)
-    rates = bd_rates(results, anchor, wanted)
-    text = f"BD-rate relative to {anchor.name}, {BD_METHOD}\n"
-    for name, rate in rates.items():
-        if isinstance(rate, str):
-            text += f"  {name:<24}    none: {rate}\n"
-        else:
-            text += f"  {name:<24}{rate[0]:+8.2f} %, {rate[1]:.2f} to {rate[2]:.2f} dB\n"
-    return text, {
-        "anchor": anchor.name,
-        "method": BD_METHOD,
-        "range": wanted or "full",
-        "percent": {name: rate if isinstance(rate, str) else rate[0] for name, rate in rates.items()},
-        "ranges": {name: rate[1:] for name, rate in rates.items() if not isinstance(rate, str)},
-    }
+        reference = next(result for result in results if result.name == anchor)
+        known, name = {key: reference for key in METRICS}, anchor
+    else:
+        known, name = anchor, next(iter(anchor.values())).name
+    text, document = f"BD-rate relative to {name}, {BD_METHOD}\n", {}
+    for key in [metric, *(key for key in measured(results) if key != metric and key in known)]:
+        limits = wanted if key == metric else None
+        rates = bd_rates(results, known[key], key, limits)
+        text += f"  at equal {METRICS[key].label}\n"
+        for codec, rate in rates.items():
+            if isinstance(rate, str):
+                text += f"    {codec:<24}    none: {rate}\n"
+            else:
+                text += f"    {codec:<24}{rate[0]:+8.2f} %, {METRICS[key].range_text(*rate[1:])}\n"
+        document[key] = {
+            "range": limits or METRICS[key].bd_range or "full",
+            "percent": {codec: rate if isinstance(rate, str) else rate[0] for codec, rate in rates.items()},
+            "ranges": {codec: rate[1:] for codec, rate in rates.items() if not isinstance(rate, str)},
+        }
+    return text, {"anchor": name, "method": BD_METHOD, "metric": metric, "rates": document}
+
+
+def measured(results: Sequence[Result]) -> list[str]:
+    """The keys of the metrics of which a result has a finite score."""
+    return [key for key in METRICS if any(key in result.metrics() for result in results)]
 
 
 def evaluate(args: argparse.Namespace) -> int:
     out = args.out or free_folder("runs/eval-")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is not a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / Journal.NAME).exists() and not args.force:
+    if out.is_dir() and any(out.iterdir()) and not (out / JOURNAL).exists() and not args.force:
         raise ValueError(f"{out} is not empty and no evaluation's; choose another --out, or -f to write into it")
     data = kodak() if args.data == Path("kodak") and not args.data.exists() else args.data
     images = make_images(data)
     codecs = [make_codec(text, args.device) for text in args.codec]
-    anchor = find_anchor(args.anchor, [codec.name for codec in codecs])
+    anchor = find_anchor(args.anchor, [codec.name for codec in codecs], args.metric)
 
     results = run(codecs, images, out, jobs=args.jobs)
     for result in results:
@@ -155,16 +192,17 @@ def evaluate(args: argparse.Namespace) -> int:
 
     report, document = table(results), None
     if anchor is not None:
-        rates, document = compare(results, anchor, args.range)
+        rates, document = compare(results, anchor, args.metric, args.range)
         report += rates
         (out / "bd_rate.json").write_text(json.dumps(document, indent=1))
     print(report)
     (out / "table.txt").write_text(report)
 
-    published = [anchor] if isinstance(anchor, Curve) else []
-    curves = [result.curve() for result in results] + published
+    there = measured(results)
+    published = [anchor[key] for key in there if key in anchor] if isinstance(anchor, dict) else []
+    curves = [result.curve(key) for key in there for result in results] + published
     title = f"{len(images)} images" + (f" of {data.resolve().name}" if data else ", sample photographs")
-    if any(map(math.isfinite, [db for curve in curves for db in curve.psnr])):
+    if curves:
         for name in ("rd.png", "rd.svg"):
             plot.rd_curves(curves, out / name, title)
     failed = {failure["image"] for result in results for failure in result.failures}
@@ -172,7 +210,7 @@ def evaluate(args: argparse.Namespace) -> int:
     coded = [(name, image) for name, image in images if name not in failed]
     if ours and coded:
         plot_latents(ours[0], coded, out / "latents.png")
-    write_report(out, results, images, codecs, published, document, args.command, title)
+    write_report(out, results, images, codecs, published, document, args.command, title, args.metric)
 
     for result in results:
         for row in result.rows:
@@ -182,7 +220,8 @@ def evaluate(args: argparse.Namespace) -> int:
             level = "" if failure["quality"] is None else f" at quality {failure['quality']}"
             say(f"{result.name} failed on {failure['image']}{level}: {failure['error']}")
     say(f"results are in {out}")
-    undefined = args.anchor is not None and any(isinstance(rate, str) for rate in document["percent"].values())
+    rates = {} if args.anchor is None else document["rates"][args.metric]["percent"]
+    undefined = any(isinstance(rate, str) for rate in rates.values())
     return 1 if failed or undefined else 0
 
 
@@ -216,11 +255,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"({', '.join(anchors())}), or a JSON file of results or of named curves (default: jpeg, where it runs)",
     )
     parser.add_argument(
+        "--metric",
+        choices=METRICS,
+        default="psnr",
+        help="at equal values of which BD-rates are wanted, by --anchor, over --range; those of the others are there, "
+        "too (default: psnr)",
+    )
+    ranges = [f"{metric.label} {metric.range_text(*metric.bd_range)}" for metric in METRICS.values() if metric.bd_range]
+    parser.add_argument(
         "--range",
         nargs="+",
-        default=list(BD_RANGE),
         metavar=("LOW HIGH", "full"),
-        help="PSNR range of the BD-rate in dB; full: all that both curves have (default: {:g} {:g})".format(*BD_RANGE),
+        help="range of the BD-rate in units of --metric; full: all that both curves have (default: "
+        f"{', '.join(ranges)}, of others full)",
     )
     parser.add_argument(
         "--jobs",
@@ -239,11 +286,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.codec = args.codec or ["lic", "jpeg", "webp", "avif"]
     args.command = shlex.join(["python", "eval.py", *(sys.argv[1:] if argv is None else argv)])
     try:
-        args.range = None if args.range == ["full"] else tuple(map(float, args.range))
-        if args.range is not None and not (len(args.range) == 2 and args.range[0] < args.range[1]):
-            raise ValueError
+        if args.range == ["full"]:
+            args.range = "full"
+        elif args.range is not None:
+            low, high = args.range = tuple(map(float, args.range))
+            if not low < high:
+                raise ValueError
     except ValueError:
         parser.error("--range needs LOW and HIGH, LOW below HIGH, or full")
+    if args.metric not in measurable():
+        parser.error(f"--metric {args.metric} needs a package that is not installed: pip install 'lic[perceptual]'")
     if args.jobs < 1:
         parser.error(f"--jobs needs at least 1, not {args.jobs}")
     try:

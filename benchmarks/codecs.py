@@ -40,7 +40,7 @@ from benchmarks.measure import (
 from codec.coding.models import find_model
 from codec.coding.target import fit_size
 from codec.evaluation import compressai_models, cost
-from codec.evaluation.metrics import ANCHORS, anchors, bd_rate, read_curve
+from codec.evaluation.metrics import ANCHORS, BD_RANGE, anchors, bd_rate, read_curve
 from codec.evaluation.rivals import RIVALS
 from codec.machine import has_native_bf16
 
@@ -146,7 +146,8 @@ def peak_memory(entry: Entry, image: Image.Image) -> int:
 
 
 def bd_rates(folder: Path) -> tuple[str, dict[str, float]]:
-    """The anchor, and BD-rates in percent by codec name and by model id, as eval.py wrote them; none if it has not.
+    """The anchor, and BD-rates in percent at equal PSNR by codec name and by model id, as eval.py wrote them; none if
+    it has not.
     Those of CompressAI's models, which are measured with random weights, are of their published points.
     """
     try:
@@ -154,7 +155,7 @@ def bd_rates(folder: Path) -> tuple[str, dict[str, float]]:
     except FileNotFoundError:
         return "-", {}
     rates = {}
-    for name, percent in document["percent"].items():
+    for name, percent in document["rates"]["psnr"]["percent"].items():
         about = json.loads((folder / f"{name}.json").read_text())["description"]
         model = re.match(r"model (\w+),", about)
         if isinstance(percent, float):  # otherwise it is the reason why there is none
@@ -162,7 +163,7 @@ def bd_rates(folder: Path) -> tuple[str, dict[str, float]]:
     anchor = document["anchor"]
     if anchor in anchors():
         for peer in peers.PEERS:
-            rates[peer] = bd_rate(read_curve(ANCHORS, anchor), read_curve(ANCHORS, f"compressai-{peer}"))
+            rates[peer] = bd_rate(read_curve(ANCHORS, anchor), read_curve(ANCHORS, f"compressai-{peer}"), *BD_RANGE)
     return anchor, rates
 
 

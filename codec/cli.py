@@ -129,22 +129,24 @@ def models(args: argparse.Namespace) -> int:
 
 def plot(args: argparse.Namespace) -> int:
     """The figure; of rate-distortion curves also the BD-rate of each against the first."""
-    from codec.evaluation.metrics import BD_RANGE, bd_rate
+    from codec.evaluation.metrics import METRICS, bd_range, bd_rate
     from codec.evaluation.plot import plot_files
 
     if args.output not in (None, "-") and Path(args.output).suffix.lower() not in (".png", ".svg"):
         raise Failure(f"{args.output}: a figure is a .png or a .svg")
     drawn = io.BytesIO()
     drawn.name = args.output or ""
-    name, curves = plot_files(args.inputs, drawn)
+    name, curves = plot_files(args.inputs, drawn, args.metric)
     target = args.output or f"{name}.png"
     write_bytes(target, drawn.getvalue(), args.force)
     say(f"{', '.join(args.inputs)} -> {target}")
-    low, high = BD_RANGE
     for curve in curves[1:]:
         try:
-            rate = bd_rate(curves[0], curve)
-            say(f"{curve.name}: BD-rate {rate:+.1f} % against {curves[0].name}, {low:g} to {high:g} dB")
+            low, high = bd_range(curves[0], curve)
+            rate = bd_rate(curves[0], curve, low, high)
+            metric = METRICS[curve.metric]
+            over = f"{metric.label} {metric.range_text(low, high)}"
+            say(f"{curve.name}: BD-rate {rate:+.1f} % against {curves[0].name}, {over}")
         except ValueError as error:  # a curve that does not span the range, or has few points
             say(f"{curve.name}: no BD-rate ({error})")
     return 0
@@ -265,6 +267,11 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "-o", "--output", metavar="OUT", help="PNG file (default: training.png, of results rd.png); - is stdout"
+    )
+    sub.add_argument(
+        "--metric",
+        choices=("psnr", "ms-ssim", "ssimulacra2", "cvvdp"),
+        help="of results: what is drawn, and what BD-rates are at equal values of (default: psnr)",
     )
     sub.add_argument("-f", "--force", action="store_true", help="replace an existing file")
     sub.set_defaults(run=plot)

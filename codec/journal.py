@@ -1,33 +1,45 @@
-"""log.jsonl of a run: one JSON object a line, {"kind": "train" or "val", "step": 100, "bpp": 0.9, ...}.
+"""Journals: files of JSON objects, one a line, to which a program adds as it goes.
 
-A training adds lines to it as it goes, so that a process killed while writing leaves a last line without its end: such
-a line does not count. Of one kind and step there is never more than one line.
+A process killed while writing leaves a last line without its end: such a line does not count. This holds for log.jsonl
+of a training, {"kind": "train" or "val", "step": 100, "bpp": 0.9, ...}, where of one kind and step there is never more
+than one line, and for rows.jsonl of an evaluation, {"key": HASH, ...}.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from codec.files import write_atomically
+
+
+def lines(path: Path, valid: Callable[[dict[str, Any]], bool], kind: str) -> list[dict[str, Any]]:
+    """The objects in the whole lines of a journal.
+
+    Raises OSError where it cannot be read, ValueError where a line is no valid object: it is no line of `kind`.
+    """
+    *whole, _ = path.read_bytes().split(b"\n")  # the rest is nothing, or torn
+    objects = []
+    for number, line in enumerate(whole, 1):
+        try:
+            found = json.loads(line)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict) or not valid(found):
+            raise ValueError(f"{path}: line {number} is no line of {kind}: {line[:40]!r}; remove it")
+        objects.append(found)
+    return objects
+
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log. Raises OSError where it cannot be read, ValueError where a line is no line of a log."""
-    *lines, _ = path.read_bytes().split(b"\n")  # the rest is nothing, or torn
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not _is_row(row):
-            raise ValueError(f"{path}: line {number} is no line of a training log: {line[:40]!r}; remove it")
-        rows.append(row)
-    return rows
+    """The lines of a training's log. Raises what `lines` does."""
+    return lines(path, _is_row, "a training log")
 
 
-def _is_row(row: Any) -> bool:
-    if not isinstance(row, dict) or not isinstance(row.get("kind"), str) or type(row.get("step")) is not int:
+def _is_row(row: dict[str, Any]) -> bool:
+    if not isinstance(row.get("kind"), str) or type(row.get("step")) is not int:
         return False
     return all(isinstance(value, (int, float)) for name, value in row.items() if name != "kind")
 
@@ -42,3 +54,23 @@ def summary(figures: dict[str, Any]) -> dict[str, float]:
         if given:
             whole[name] = float(np.mean(given))
     return whole | ({"loss": figures["rd_loss"]} if "rd_loss" in figures else {})
+
+
+class Keyed:
+    """A journal that finds again what was noted under a key, {"key": ..., ...} line by line; the last line counts."""
+
+    def __init__(self, path: Path):
+        self.path, self.entries = path, {}
+        if not path.exists():
+            return
+        found = lines(path, lambda line: isinstance(line.get("key"), str), "a journal")
+        self.entries = {line.pop("key"): line for line in found}
+        data = path.read_bytes()
+        if torn := len(data.rpartition(b"\n")[2]):
+            write_atomically(path, data[:-torn])  # what is added begins a line
+
+    def add(self, key: str, **entry: Any) -> None:
+        self.entries[key] = entry
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": key, **entry}) + "\n")

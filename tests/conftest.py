@@ -18,7 +18,7 @@ from codec import machine
 from codec.cli import main
 from codec.coding.codec import Codec
 from codec.coding.models import export, load_model
-from codec.evaluation import evaluate
+from codec.evaluation import evaluate, metrics
 from codec.training.log import Log
 
 torch.set_num_threads(1)  # the networks here are too small for more
@@ -192,3 +192,9 @@ def lic(capsys, shell):
 def threads(monkeypatch):
     """Threads instead of processes, which take seconds to begin; tests/evaluation/test_evaluate_again.py has those."""
     monkeypatch.setattr(evaluate, "_processes", ThreadPoolExecutor)
+
+
+@pytest.fixture(autouse=True)
+def without_cvvdp(monkeypatch):
+    """Evaluations as where the extra `perceptual` is not installed: its package takes seconds to begin."""
+    monkeypatch.setattr(metrics, "measurable", lambda: ("psnr", "ms-ssim", "ssimulacra2"))

@@ -1,32 +1,36 @@
 """Codecs x images -> real files, and the numbers read from them.
 
 Every image is written as a file at every quality of every codec, and what is reported comes from that file: its rate
-is the size on disk, its PSNR and MS-SSIM are those of the 8-bit image decoded from it.
+is the size on disk, its PSNR, MS-SSIM, SSIMULACRA 2 and, where its package is installed, CVVDP (codec/evaluation/
+metrics.py) are those of the 8-bit image decoded from it.
 
     codecs = [lic_codec(model), rival_codec("jpeg")]
     results = run(codecs, [("kodim01", Path("kodim01.png"))], Path("results"))
     print(table(results))
 
-Files may be made by several processes at once, one thread each. Times are taken after that, alone: the first few images
-once more, between memory and memory, one after another, after an unmeasured turn per image size, with all threads.
+Files may be made by several processes at once, one thread each, the entropy coder's included (AVIF's encoder has its
+own, as its settings say). Times are taken after that, alone: the first few images once more, between memory and memory,
+one after another, after an unmeasured turn per image size, with all threads.
 
 Every number goes into rows.jsonl of the folder at once, under a key that hashes all it depends on: codec, settings,
-model, pixels, versions, our source. A second run with the same key takes the number from there if the file is still as
-it was, so that a run that was stopped goes on, and one more codec costs no more than itself.
+model, pixels, metrics, versions, and those files of our source that code or measure. A second run with the same key
+takes the number from there if the file is still as it was, so that a run that was stopped goes on, and one more codec
+costs no more than itself.
 
 eval.py is the program around it.
 """
 
 import concurrent.futures
+import contextlib
 import functools
 import hashlib
 import json
-import math
 import multiprocessing
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -38,60 +42,43 @@ from tqdm import tqdm
 from codec.evaluation import metrics
 from codec.evaluation.codecs import FileCodec, check_unique, make_codec
 from codec.evaluation.cost import peak_memory, time_coding
-from codec.evaluation.results import Result, Row, versions
-from codec.files import write_atomically
+from codec.evaluation.results import Result, Row, set_apart_lossless, versions
+from codec.journal import Keyed
 from codec.machine import device_name
 
+JOURNAL = "rows.jsonl"  # of an output folder
+FIELDS = [field.name for field in fields(Row)]  # a journal of other figures is of no use
 TIMED = 4  # images
 Source = Image.Image | Path
 
 
-class Journal:
-    """rows.jsonl of an output folder: {"key": ..., ...} line by line. A last line without its end does not count."""
-
-    NAME = "rows.jsonl"
-
-    def __init__(self, folder: Path):
-        self.path, self.entries = folder / self.NAME, {}
-        if self.path.exists():
-            text = self.path.read_text(encoding="utf-8")
-            whole, _, torn = text.rpartition("\n")
-            if torn:
-                write_atomically(self.path, (whole + "\n" * bool(whole)).encode())
-            for number, line in enumerate(whole.splitlines(), 1):
-                try:
-                    entry = json.loads(line)
-                    self.entries[entry.pop("key")] = entry
-                except (ValueError, KeyError, AttributeError):
-                    raise ValueError(f"{self.path}: line {number} is damaged: {line[:40]!r}; remove it") from None
-
-    def add(self, key: str, **entry) -> None:
-        self.entries[key] = entry
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": key, **entry}) + "\n")
-
-
 def run(
-    codecs: Sequence[FileCodec], images: Sequence[tuple[str, Source]], folder: Path, ms_ssim: bool = True, jobs: int = 1
+    codecs: Sequence[FileCodec],
+    images: Sequence[tuple[str, Source]],
+    folder: Path,
+    wanted: Sequence[str] | None = None,
+    jobs: int = 1,
 ) -> list[Result]:
     """Code every image with every codec at each of its qualities into files under `folder`; one Result per codec.
 
     Images are (name, PIL image or path) with different names; they are taken as 8-bit RGB or L, without metadata. A
     file is `folder`/files/CODEC/IMAGE_qQUALITY.SUFFIX. What cannot be read or coded becomes a failure in the results,
-    with its reason, and does not stop the run. With `jobs` above 1 that many processes make the files; each codec must
-    then come from make_codec. The memory of such codecs is measured, too. Raises ValueError if names repeat, or if a
-    process dies.
+    with its reason, and does not stop the run. What one codec keeps without loss has no part in the means of any:
+    Result.lossless. `wanted` are keys of metrics.METRICS, by default all that can be measured here; PSNR is there
+    always. With `jobs` above 1 that many processes make the files; each codec must then come from make_codec. The
+    memory of such codecs is measured, too. Raises ValueError if names repeat, or if a process dies.
     """
     for codec in codecs:
         if jobs > 1 and codec.text is None:
             raise ValueError(f"{codec.name} was not made by make_codec: it cannot be made in another process")
     check_unique("codec", [codec.name for codec in codecs])
     check_unique("image", [name for name, _ in images])
-    journal, environment = Journal(folder), versions()
+    wanted = [key for key in metrics.METRICS if key in (metrics.measurable() if wanted is None else wanted)]
+    journal = Keyed(folder / JOURNAL)
+    environments = {learned: versions(learned) for learned in {codec.estimate is not None for codec in codecs}}
     results = [
         Result(
-            codec.name, codec.description, device_name(codec.device), environment, [],
+            codec.name, codec.description, device_name(codec.device), environments[codec.estimate is not None], [],
             dtype=codec.dtype, parameters=codec.parameters, kmac_per_pixel=codec.kmac,
         )
         for codec in codecs
@@ -109,7 +96,8 @@ def run(
             about[name] = {"name": name, "width": image.width, "height": image.height, "sha256": sha256}
 
     def key(what: str, codec: FileCodec, *facts) -> str:
-        everything = [what, codec.name, codec.description, codec.suffix, device_name(codec.device), environment, *facts]
+        everything = [what, codec.name, codec.description, codec.suffix, device_name(codec.device)]
+        everything += [environments[codec.estimate is not None], *facts]
         return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 
     tasks, files = [], {}  # what is left to do; (name of codec, image, quality) -> its entry, or the error
@@ -118,14 +106,14 @@ def run(
         for codec in codecs:
             levels = []
             for quality in codec.qualities:
-                k = keys[codec.name, name, quality] = key("file", codec, about[name], quality, ms_ssim)
+                k = keys[codec.name, name, quality] = key("file", codec, about[name], quality, wanted, FIELDS)
                 entry = journal.entries.get(k)
                 if entry and _sha256(folder / entry["row"]["file"]) == entry["sha256"]:
                     files[codec.name, name, quality] = entry
                 else:
                     levels.append(quality)
             if levels:
-                tasks.append((codec, name, sources[name], levels, folder, ms_ssim))
+                tasks.append((codec, name, sources[name], levels, folder, wanted))
     with tqdm(total=len(keys), initial=len(files), unit="file", disable=None) as bar:  # None: only on a terminal
         for codec, name, outcomes in _work(tasks, jobs):
             for quality, outcome in outcomes:
@@ -157,6 +145,7 @@ def run(
                     except BrokenProcessPool:
                         tqdm.write(f"{codec.name}: no figure for its memory: that process was killed", file=sys.stderr)
             result.peak_memory = journal.entries.get(k)
+    set_apart_lossless(results)
     return results
 
 
@@ -166,7 +155,7 @@ def _work(tasks: list[tuple], jobs: int) -> Iterator[tuple[FileCodec, str, list[
         for codec, name, *rest in tasks:
             yield codec, name, _code_image(codec, name, *rest)
         return
-    with _processes(min(jobs, len(tasks))) as pool:
+    with _one_thread_each(), _processes(min(jobs, len(tasks))) as pool:
         futures = {pool.submit(_code_elsewhere, task[0].text, task[0].device, *task[1:]): task for task in tasks}
         try:
             for future in concurrent.futures.as_completed(futures):
@@ -186,16 +175,31 @@ def _processes(count: int) -> concurrent.futures.ProcessPoolExecutor:
     return concurrent.futures.ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
 
 
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes that begin meanwhile have one thread each: torch and numba read this when they are imported, the
+    entropy coder whenever it codes.
+    """
+    name, before = "OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS")
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
 _make_once = functools.cache(make_codec)
 
 
 def _code_elsewhere(text: str, device: str, *arguments) -> list[tuple[int | None, Any]]:
-    torch.set_num_threads(1)
     return _code_image(_make_once(text, device), *arguments)
 
 
 def _code_image(
-    codec: FileCodec, name: str, source: Source, levels: list[int | None], folder: Path, ms_ssim: bool
+    codec: FileCodec, name: str, source: Source, levels: list[int | None], folder: Path, wanted: Sequence[str]
 ) -> list[tuple[int | None, Any]]:
     """Per quality the row and the hash of its file, or the error as text."""
     image, outcomes = load_image(source), []
@@ -203,7 +207,7 @@ def _code_image(
         level = "" if quality is None else f"_q{quality:02d}"
         file = folder / "files" / codec.name / f"{name}{level}{codec.suffix}"
         try:
-            numbers = _code(codec, image, quality, file, ms_ssim)
+            numbers = _code(codec, image, quality, file, wanted)
         except Exception as error:  # whatever happens to one file, the others are still worth measuring
             file.unlink(missing_ok=True)
             outcomes.append((quality, f"{type(error).__name__}: {error}"))
@@ -213,7 +217,9 @@ def _code_image(
     return outcomes
 
 
-def _code(codec: FileCodec, image: Image.Image, quality: int | None, file: Path, ms_ssim: bool) -> dict[str, Any]:
+def _code(
+    codec: FileCodec, image: Image.Image, quality: int | None, file: Path, wanted: Sequence[str]
+) -> dict[str, Any]:
     file.parent.mkdir(parents=True, exist_ok=True)  # an image name may hold folders
     file.write_bytes(codec.encode(image, quality))
     decoded = codec.decode(file.read_bytes())
@@ -221,19 +227,23 @@ def _code(codec: FileCodec, image: Image.Image, quality: int | None, file: Path,
         raise ValueError(f"decoded to {decoded.size} instead of {image.size}")
     original, decoded = image.convert("RGB"), decoded.convert("RGB")
     size = file.stat().st_size
-    similarity = metrics.ms_ssim(original, decoded) if ms_ssim else math.nan
     numbers = {
         "bytes": size,
         "bpp": metrics.bpp(size, *image.size),
         "psnr": metrics.psnr(original, decoded),
-        "ms_ssim": similarity,
-        "ms_ssim_db": metrics.decibel(similarity),
         "block_edges": metrics.block_edge_ratio(decoded),
     }
+    if "ms-ssim" in wanted:
+        similarity = metrics.ms_ssim(original, decoded)
+        numbers |= {"ms_ssim": similarity, "ms_ssim_db": metrics.decibel(similarity)}
+    if "ssimulacra2" in wanted:
+        numbers["ssimulacra2"] = metrics.ssimulacra2(original, decoded)
+    if "cvvdp" in wanted:
+        numbers["cvvdp"] = metrics.cvvdp(original, decoded)
     return numbers | (codec.estimate(image, quality) if codec.estimate else {})
 
 
-def _time(codec: FileCodec, rows: list[tuple[Row, str]], sources: dict[str, Source], journal: Journal) -> None:
+def _time(codec: FileCodec, rows: list[tuple[Row, str]], sources: dict[str, Source], journal: Keyed) -> None:
     """Give rows, each with its key, the times of this process, which must have nothing beside it."""
     warm, loaded = set(), ("", None)
     for row, k in tqdm(rows, desc=f"timing {codec.name}", unit="file", disable=None, leave=False):

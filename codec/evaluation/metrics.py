@@ -1,26 +1,114 @@
 """Distortion, rate and the Bjøntegaard delta rate: every number of a results table is defined here, once.
 
-PSNR and MS-SSIM compare 8-bit images, as they are read back from a file. A data set's PSNR is the mean over its images
-of the PSNR in dB (not the PSNR of the mean error), its rate the mean of the images' bits per pixel.
+Metrics compare 8-bit images, as they are read back from a file. A data set's score is the mean over its images of each
+image's score (of PSNR and MS-SSIM the mean of decibels, not the decibels of the mean), its rate the mean of the images'
+bits per pixel. METRICS has what tables, figures and BD-rates need to know about each of them; on all, more is better.
+
+PSNR counts squared errors, and that is what codecs in the literature are compared by. The others follow the eye:
 
 MS-SSIM: Wang, Simoncelli and Bovik, "Multi-scale structural similarity for image quality assessment" (Asilomar 2003).
+SSIMULACRA 2: Jon Sneyers (Cloudinary, libjxl), through the package `ssimulacra2`. 100 is equal, 90 visually lossless,
+    70 high quality, 50 medium, 30 low; far worse images are below zero.
+CVVDP: Mantiuk et al., "ColorVideoVDP: A visual difference predictor for image, video and display metrics" (SIGGRAPH
+    2024), through the package `cvvdp` (extra `perceptual`), on its display standard_4k: 10 is equal, and a difference
+    of 1 JOD is one that three of four people see.
+
+Where the shorter side of an image has fewer pixels than a metric needs (LEAST_SIDES) its score is NaN.
+
 BD-rate: Bjøntegaard, "Calculation of average PSNR differences between RD-curves" (VCEG-M33, 2001), here with a monotone
-cubic (PCHIP) in place of his polynomial and over a fixed PSNR range, so that a curve's number does not depend on where
-another curve happens to end.
+cubic (PCHIP) in place of his polynomial. It is taken over a fixed range of PSNR (BD_RANGE) and of SSIMULACRA 2
+(SSIMULACRA2_RANGE), so that a curve's number does not depend on where another curve happens to end; of MS-SSIM and
+CVVDP, for which nobody has settled a range, over what both curves have. The range is said with every number.
 """
 
+import contextlib
+import functools
+import importlib.util
+import io
 import json
+import logging
 import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 BD_RANGE = (29.0, 37.0)  # dB, where photographs at 0.2..1.5 bpp lie
-BD_METHOD = "PCHIP of log-rate over PSNR"
+# Of SSIMULACRA 2, from between low and medium quality to where hardly anybody sees a difference; 0.25..1.4 bpp, which
+# all codecs here reach. Below, the scale runs on for fifty points of pictures that nobody would keep.
+SSIMULACRA2_RANGE = (40.0, 80.0)
+BD_METHOD = "PCHIP of log-rate over the metric"
 ANCHORS = Path(__file__).parent / "anchors.json"
 BD_POINTS = 8  # a PCHIP through fewer points over 8 dB follows its own shape more than the codec's
 MS_SSIM_SIDE = 161  # the fifth scale must hold the 11-pixel window: min(H, W) > (11 - 1) * 2**4
+# Six scales of at least 8 pixels. With fewer, libjxl's sum and the package's give every later term the weight of
+# another one: the same JPEG of a photograph scores 66 at 224x224 pixels and 39 at 225x225.
+SSIMULACRA2_SIDE = 225
+CVVDP_SIDE = 8  # a pixel has no pyramid; what four pixels look like is nothing that anybody was asked
+
+
+class Metric(NamedTuple):
+    """What is to be known of a metric to show it; more of it is better."""
+
+    key: str  # on the command line, in bd_rate.json and in the report
+    row: str  # the field of results.Row
+    columns: dict[str, Callable[[float], float]]  # keys in JSON results, ours first, with what makes it this metric
+    label: str  # in headings
+    unit: str  # behind a number
+    axis: str  # beside an axis
+    digits: int  # decimals shown
+    bd_range: tuple[float, float] | None  # of BD-rates, unless another one is asked for; None: what both curves have
+
+    def text(self, value: float) -> str:
+        """A number of this metric with its unit."""
+        return f"{value:.{self.digits}f} {self.unit}".rstrip()
+
+    def range_text(self, low: float, high: float) -> str:
+        """A range of this metric with its unit."""
+        return f"{low:.{self.digits}f} to {high:.{self.digits}f} {self.unit}".rstrip()
+
+
+def decibel(similarity: float) -> float:
+    """Return an MS-SSIM in dB, -10 log10(1 - similarity), where differences near 1 show; inf for 1.
+
+    Of several images: the mean of these. CompressAI's plots show the figure of the mean MS-SSIM, which is lower.
+    """
+    return math.inf if similarity >= 1 else -10 * math.log10(1 - similarity)
+
+
+METRICS = {
+    metric.key: metric
+    for metric in (
+        Metric("psnr", "psnr", {"psnr-rgb": float, "psnr": float}, "PSNR", "dB", "PSNR in dB", 2, BD_RANGE),
+        Metric(
+            "ms-ssim",
+            "ms_ssim_db",
+            {"ms-ssim-rgb-db": float, "ms-ssim-rgb": decibel, "ms-ssim": decibel},
+            "MS-SSIM",
+            "dB",
+            "MS-SSIM in dB: -10 log10(1 - MS-SSIM)",
+            2,
+            None,
+        ),
+        Metric(
+            "ssimulacra2",
+            "ssimulacra2",
+            {"ssimulacra2": float},
+            "SSIMULACRA 2",
+            "",
+            "SSIMULACRA 2",
+            2,
+            SSIMULACRA2_RANGE,
+        ),
+        Metric("cvvdp", "cvvdp", {"cvvdp": float}, "CVVDP", "JOD", "CVVDP in JOD", 3, None),
+    )
+}
+
+
+def measurable() -> tuple[str, ...]:
+    """The keys of the metrics that can be measured here: all, but CVVDP only where its package is installed."""
+    return tuple(key for key in METRICS if key != "cvvdp" or importlib.util.find_spec("pycvvdp"))
 
 
 class Curve(NamedTuple):
@@ -28,31 +116,50 @@ class Curve(NamedTuple):
 
     name: str
     bpp: list[float]  # bits per pixel, file headers included
-    psnr: list[float]  # dB
+    scores: list[float]  # in the metric's unit
+    metric: str = "psnr"  # key of METRICS
     images: list[str] | None = None  # hashes of their pixels in increasing order; None: not known, or published points
 
 
-def read_curve(path: Path, name: str | None = None) -> Curve:
-    """Read one curve from a JSON file: a result of ours or of CompressAI, or the points `name` of several.
+def read_curves(path: Path, name: str | None = None) -> dict[str, Curve]:
+    """Read the curves of one codec, by metric, from a JSON file: a result of ours or of CompressAI, or the points
+    `name` of several.
 
     Several: {"codecs": {NAME: {"bpp": [...], "psnr": [...]}}}. Raises OSError where the file cannot be read, ValueError
     where it holds no such points.
     """
+    curves = {}
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         several = document.get("codecs")
         if several is None or name in several:
             points = document.get("results", document) if several is None else several[name]
-            psnr = points["psnr-rgb"] if "psnr-rgb" in points else points["psnr"]
             images = sorted(image["sha256"] for image in document["images"]) if "images" in document else None
-            curve = Curve(name or document.get("name", path.stem), _floats(points["bpp"]), _floats(psnr), images)
+            name, rates = name or document.get("name", path.stem), _floats(points["bpp"])
+            for metric in METRICS.values():
+                if column := next((column for column in metric.columns if column in points), None):
+                    scores = [metric.columns[column](score) for score in _floats(points[column])]
+                    curves[metric.key] = Curve(name, rates, scores, metric.key, images)
+            if not curves:
+                raise KeyError("psnr-rgb")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} holds no rate-distortion points ({type(error).__name__}: {error})") from None
     if several is not None and name not in several:
         raise ValueError(f"{path} has no curve {name!r}; add :NAME, one of {', '.join(several)}")
-    if len(curve.bpp) != len(curve.psnr):
-        raise ValueError(f"{path}: {len(curve.bpp)} rates but {len(curve.psnr)} PSNR values")
-    return curve
+    for curve in curves.values():
+        if len(curve.bpp) != len(curve.scores):
+            label = METRICS[curve.metric].label
+            raise ValueError(f"{path}: {len(curve.bpp)} rates but {len(curve.scores)} {label} values")
+    return curves
+
+
+def read_curve(path: Path, name: str | None = None, metric: str = "psnr") -> Curve:
+    """Read one of them; ValueError, too, where the file has nothing of this metric."""
+    curves = read_curves(path, name)
+    if metric not in curves:
+        there = ", ".join(METRICS[key].label for key in curves)
+        raise ValueError(f"{path} has no {METRICS[metric].label}, but {there}: choose another metric, or measure it")
+    return curves[metric]
 
 
 def psnr(a, b) -> float:
@@ -82,21 +189,68 @@ def ms_ssim(a, b) -> float:
         torch.from_numpy(image.astype(np.float64)).permute(2, 0, 1)[None].contiguous(memory_format=torch.channels_last)
         for image in (a, b)
     )  # (1, 3, H, W), 0..255; in float32 a bright flat image is more like another than like itself
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # its many small operations wait for one another where another process uses the processor
+    with torch.inference_mode(), _one_thread(torch):
+        return float(torch_ms_ssim(x, y, data_range=255))
+
+
+def ssimulacra2(a, b) -> float:
+    """Return the SSIMULACRA 2 (100 = equal) of b, compared with a, two uint8 images (H, W, 3) (PIL or arrays).
+
+    It is NaN where the shorter side is below SSIMULACRA2_SIDE pixels. A Kodak image takes half a second.
+    Raises ValueError if a shape or type does not fit.
+    """
+    a, b = _uint8_pair(a, b)
+    if min(a.shape[:2]) < SSIMULACRA2_SIDE:
+        return math.nan
+    from PIL import Image
+    from ssimulacra2 import compute_ssimulacra2
+
+    files = [io.BytesIO(), io.BytesIO()]  # the package opens images itself
+    for image, file in zip((a, b), files, strict=True):
+        Image.fromarray(image).save(file, "PPM")
+        file.seek(0)
+    return float(compute_ssimulacra2(*files))
+
+
+def cvvdp(a, b) -> float:
+    """Return the CVVDP in JOD (10 = equal) of b, compared with a, two uint8 images (H, W, 3) (PIL or arrays).
+
+    It is NaN where the shorter side is below CVVDP_SIDE pixels. A Kodak image takes half a second.
+    Raises ImportError without the package, ValueError if a shape or type does not fit.
+    """
+    a, b = _uint8_pair(a, b)
+    if min(a.shape[:2]) < CVVDP_SIDE:
+        return math.nan
+    import torch
+
+    with torch.inference_mode(), _one_thread(torch):
+        test, reference = torch.from_numpy(b.copy()), torch.from_numpy(a.copy())
+        return float(_visual_difference_predictor().predict(test, reference, dim_order="HWC")[0])
+
+
+@functools.cache
+def _visual_difference_predictor() -> Any:
+    import torch
+
+    logger, level = logging.getLogger(), logging.getLogger().level
+    logger.setLevel(logging.CRITICAL)  # it tells the root logger about displays, and torch about missing compilers
     try:
-        with torch.inference_mode():
-            return float(torch_ms_ssim(x, y, data_range=255))
+        import pycvvdp
+
+        return pycvvdp.cvvdp(display_name="standard_4k", device=torch.device("cpu"))
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _one_thread(torch: Any) -> Iterator[None]:
+    """Many small operations wait for one another where another process uses the processor."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
     finally:
         torch.set_num_threads(threads)
-
-
-def decibel(similarity: float) -> float:
-    """Return an MS-SSIM in dB, -10 log10(1 - similarity), where differences near 1 show; inf for 1.
-
-    Of several images: the mean of these. CompressAI's plots show the figure of the mean MS-SSIM, which is lower.
-    """
-    return math.inf if similarity >= 1 else -10 * math.log10(1 - similarity)
 
 
 def block_edge_ratio(image, size: int = 16) -> float:
@@ -131,30 +285,44 @@ def anchors() -> dict[str, str]:
 
 
 def full_range(a: Curve, b: Curve) -> tuple[float, float]:
-    """Return the lowest and the highest PSNR in dB that both curves reach."""
-    return max(min(a.psnr), min(b.psnr)), min(max(a.psnr), max(b.psnr))
+    """Return the lowest and the highest score that both curves reach; ValueError where one has none."""
+    ends = []
+    for curve in (a, b):
+        if not (finite := [score for score in curve.scores if math.isfinite(score)]):
+            raise ValueError(f"{curve.name} has no point with a finite {METRICS[curve.metric].label}")
+        ends.append((min(finite), max(finite)))
+    return max(low for low, _ in ends), min(high for _, high in ends)
 
 
-def bd_rate(
-    anchor: Curve, test: Curve, low: float = BD_RANGE[0], high: float = BD_RANGE[1], points: int = BD_POINTS
-) -> float:
-    """Return in percent how much rate `test` needs on average relative to `anchor` at equal PSNR from low to high dB.
-
-    It is exp(mean over the range of log(rate of test) - log(rate of anchor)) - 1, where log-rate is a PCHIP of PSNR:
-    -50 says half the rate. Points come in any order. An anchor of published points may have fewer than BD_POINTS.
-    Raises ValueError if a curve was measured on other images than the other, or has fewer than `points` points; if it
-    does not span the range, or if its points are not finite and of different PSNR.
+def bd_range(a: Curve, b: Curve, wanted: tuple[float, float] | str | None = None) -> tuple[float, float]:
+    """Return where the BD-rate of two curves is taken: (low, high) as wanted, "full" all that both have, None the
+    metric's own.
     """
+    limits = METRICS[a.metric].bd_range if wanted is None else wanted
+    return full_range(a, b) if limits in (None, "full") else limits
+
+
+def bd_rate(anchor: Curve, test: Curve, low: float, high: float, points: int = BD_POINTS) -> float:
+    """Return in percent how much rate `test` needs on average relative to `anchor` at equal scores from low to high.
+
+    It is exp(mean over the range of log(rate of test) - log(rate of anchor)) - 1, where log-rate is a PCHIP of the
+    score: -50 says half the rate. Points come in any order. An anchor of published points may have fewer than
+    BD_POINTS. Raises ValueError if the curves are of different metrics; if one was measured on other images than the
+    other, or has fewer than `points` points; if it does not span the range, or if its points are not finite and of
+    different score.
+    """
+    if anchor.metric != test.metric:
+        raise ValueError(f"{test.name} is a curve of {test.metric}, {anchor.name} of {anchor.metric}")
     if None not in (anchor.images, test.images) and anchor.images != test.images:
         counts = f"{len(test.images)} and {len(anchor.images)}"
         raise ValueError(f"{test.name} and {anchor.name} did not code the same images ({counts})")
     for curve in (test,) if anchor.images is None else (test, anchor):
-        if len(curve.psnr) < points:
+        if len(curve.scores) < points:
             raise ValueError(
-                f"{curve.name}: {len(curve.psnr)} points; a BD-rate needs at least {points}: evaluate more qualities"
+                f"{curve.name}: {len(curve.scores)} points; a BD-rate needs at least {points}: evaluate more qualities"
             )
     if not low < high:
-        raise ValueError(f"{anchor.name} and {test.name} have no PSNR in common")
+        raise ValueError(f"{anchor.name} and {test.name} have no {METRICS[test.metric].label} in common")
     mean = [_log_rate(curve, low, high).integrate(low, high) / (high - low) for curve in (anchor, test)]
     return 100 * float(np.expm1(mean[1] - mean[0]))
 
@@ -162,20 +330,29 @@ def bd_rate(
 def _log_rate(curve: Curve, low: float, high: float):
     from scipy.interpolate import PchipInterpolator
 
-    order = np.argsort(curve.psnr)
-    quality = np.asarray(curve.psnr, dtype=np.float64)[order]
+    metric = METRICS[curve.metric]
+    order = np.argsort(curve.scores)
+    score = np.asarray(curve.scores, dtype=np.float64)[order]
     rate = np.asarray(curve.bpp, dtype=np.float64)[order]
-    if not (np.isfinite(quality).all() and np.isfinite(rate).all() and (rate > 0).all()):
-        raise ValueError(f"{curve.name}: a BD-rate needs finite PSNR and positive rates")
-    if (np.diff(quality) == 0).any():
-        raise ValueError(f"{curve.name}: two points have the same PSNR, so that rate is no function of it; remove one")
-    if len(quality) < 2 or quality[0] > low or quality[-1] < high:
-        span = f"{quality[0]:.2f}..{quality[-1]:.2f} dB" if len(quality) else "no point"
+    if not (np.isfinite(score).all() and np.isfinite(rate).all() and (rate > 0).all()):
+        raise ValueError(f"{curve.name}: a BD-rate needs finite {metric.label} and positive rates")
+    if (np.diff(score) == 0).any():
         raise ValueError(
-            f"{curve.name}: its points ({span}) do not span {low:g}..{high:g} dB: "
+            f"{curve.name}: two points have the same {metric.label}, so that rate is no function of it; remove one"
+        )
+    if (np.diff(rate) <= 0).any():
+        fold = int(np.argmax(np.diff(rate) <= 0))
+        raise ValueError(
+            f"{curve.name} folds back: {metric.text(score[fold + 1])} at {rate[fold + 1]:.4f} bpp, but only "
+            f"{metric.text(score[fold])} at {rate[fold]:.4f} bpp; leave that quality out"
+        )
+    if len(score) < 2 or score[0] > low or score[-1] < high:
+        span = metric.range_text(score[0], score[-1]) if len(score) else "no point"
+        raise ValueError(
+            f"{curve.name}: its points ({span}) do not span {metric.range_text(low, high)}: "
             "evaluate lower or higher qualities, or choose another range"
         )
-    return PchipInterpolator(quality, np.log(rate))
+    return PchipInterpolator(score, np.log(rate))
 
 
 def _uint8_pair(a, b) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
 """Every figure of the project: rate-distortion curves, training curves, latent histograms, crops side by side.
 
     from codec.evaluation.plot import rd_curves
-    rd_curves([Curve("lic", [0.2, 0.5], [30.1, 33.0])], "rd.png", "Kodak")
+    rd_curves([Curve("lic", [0.2, 0.5], [30.1, 33.0], "psnr")], "rd.png", "Kodak")
 
 Figures are drawn without pyplot, so that nothing here depends on a display or on what else draws in the process. They
 are readable in grey: a curve differs from its neighbours by marker and dashes, and its name stands at its end.
@@ -21,7 +21,7 @@ from scipy.ndimage import convolve1d, median_filter
 from scipy.optimize import isotonic_regression
 
 from codec import journal
-from codec.evaluation.metrics import Curve, read_curve
+from codec.evaluation.metrics import METRICS, Curve, read_curve
 
 # Colours that stay apart for colour-blind readers (Okabe and Ito, "Color universal design", 2008), yellow left out
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -31,55 +31,77 @@ DPI = 150
 LINE = 0.225  # inches from one name to the next
 
 
-def plot_files(names: Sequence[str], file: BinaryIO) -> tuple[str, list[Curve]]:
-    """Draw what is in files: runs (folders, or logs) as training curves, results (.json) as rate-distortion curves.
+def plot_files(names: Sequence[str], file: BinaryIO, metric: str | None = None) -> tuple[str, list[Curve]]:
+    """Draw what is in files: runs (folders, or logs) as training curves, results (.json) as rate-distortion curves of a
+    metric (key of METRICS, by default PSNR).
 
-    Returns what it is, `training` or `rd`, and the curves of results. Raises OSError where a file cannot be read,
-    ValueError where one is damaged or empty, or where there are both kinds.
+    Returns what it is, `training` or `rd`, and the curves of results; those of one name are called by their files.
+    Raises OSError where a file cannot be read, ValueError where one is damaged or empty or has no such metric, where
+    there are both kinds, or where training runs are given a metric.
     """
     results = [name.endswith(".json") for name in names]
     if not any(results):
+        if metric is not None:
+            raise ValueError(f"--metric {metric} is for results (.json); training runs show what is in their logs")
         logs = [path / "log.jsonl" if path.is_dir() else path for path in map(Path, names)]
         titles = [(log.resolve().parent if log.name == "log.jsonl" else log).stem.removesuffix(".log") for log in logs]
-        titles = [title if titles.count(title) == 1 else name for title, name in zip(titles, names, strict=True)]
-        training_curves(list(zip(titles, map(journal.read, logs), strict=True)), file)
+        training_curves(list(zip(_told_apart(titles, names), map(journal.read, logs), strict=True)), file)
         return "training", []
     if not all(results):
         raise ValueError("results (.json) and training runs do not share a figure: plot one kind after the other")
-    curves = [read_curve(Path(name)) for name in names]
+    curves = [read_curve(Path(name), metric=metric or "psnr") for name in names]
+    titles = _told_apart([curve.name for curve in curves], names)
+    curves = [curve._replace(name=title) for curve, title in zip(curves, titles, strict=True)]
     rd_curves(curves, file)
     return "rd", curves
 
 
+def _told_apart(titles: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The titles, but the name in place of one that is there twice."""
+    return [title if titles.count(title) == 1 else name for title, name in zip(titles, names, strict=True)]
+
+
 def rd_curves(curves: Sequence[Curve], path: Path | str | BinaryIO, title: str = "") -> None:
-    """Write PSNR in dB over bits per pixel of `curves` as a PNG of 1200x825 pixels, without points that are not finite.
+    """Write the curves over bits per pixel as a PNG, one panel for each metric that they have, without points that are
+    not finite: 1200x825 pixels for one metric, 1800x750 for two, a second row for more. Curves of one name look alike.
 
     A path, or the name of an open file, that ends in .svg makes it an SVG, without fonts, for papers. Raises ValueError
     where no curve has a point.
     """
-    points = []
-    for curve in curves:
-        rate, quality = np.asarray(curve.bpp, dtype=float), np.asarray(curve.psnr, dtype=float)
-        finite = np.isfinite(rate) & np.isfinite(quality)
+    names = list(dict.fromkeys(curve.name for curve in curves))
+    panels: dict[str, list[tuple[int, np.ndarray, np.ndarray]]] = {}  # metric -> (number of the name, rates, scores)
+    for curve in sorted(curves, key=lambda curve: list(METRICS).index(curve.metric)):
+        rate, score = np.asarray(curve.bpp, dtype=float), np.asarray(curve.scores, dtype=float)
+        finite = np.isfinite(rate) & np.isfinite(score)
         order = np.argsort(rate[finite])
-        points.append((rate[finite][order], quality[finite][order]))
-    if not any(len(rate) for rate, _ in points):
+        if len(order):
+            points = (names.index(curve.name), rate[finite][order], score[finite][order])
+            panels.setdefault(curve.metric, []).append(points)
+    if not panels:
         raise ValueError("there is no rate-distortion point to plot")
 
-    names = [_shorten(curve.name, 40) for curve in curves]
-    figure = _figure(8, 5.5)
-    axes = _axes(figure, (0.085, 0.11, 0.9 - _room(names), 0.81), "PSNR in dB")
-    axes.set_xlabel("rate in bits per pixel")
-    axes.set_title(title)
-    ends = []
-    for n, (name, (rate, quality)) in enumerate(zip(names, points, strict=True)):
-        if len(rate) == 0:
-            continue
-        first, style = n == 0, _style(n)
-        axes.plot(rate, quality, linestyle=_dashes(n), linewidth=2 if first else 1.3, zorder=3 if first else 2, **style)
-        ends.append((quality[-1], rate[-1], name, style))
-    axes.set_xlim(left=0)
-    _name_ends(axes, sorted(ends, key=lambda end: end[0]))
+    columns, rows = min(2, len(panels)), -(-len(panels) // 2)
+    width, height = (8, 5.5) if columns == 1 else (6, 5)  # inches of a panel
+    labels = [_shorten(name, 40 if columns == 1 else 24) for name in names]
+    figure = _figure(columns * width, rows * height)
+    room = _room(labels) * 8 / width
+    for k, (metric, points) in enumerate(panels.items()):
+        left, bottom = k % columns / columns, 1 - (k // columns + 1) / rows
+        inner = (0.085 * 8 / width, 0.11, 0.985 - 0.085 * 8 / width - room, 0.81)  # of the panel's place
+        place = (left + inner[0] / columns, bottom + inner[1] / rows, inner[2] / columns, inner[3] / rows)
+        axes = _axes(figure, place, METRICS[metric].axis)
+        axes.set_xlabel("rate in bits per pixel")
+        if columns == 1:
+            axes.set_title(title)
+        ends = []
+        for n, rate, score in points:
+            style = _style(n)
+            axes.plot(rate, score, linestyle=_dashes(n), linewidth=1.3 if n else 2, zorder=2 if n else 3, **style)
+            ends.append((score[-1], rate[-1], labels[n], style))
+        axes.set_xlim(left=0)
+        _name_ends(axes, sorted(ends, key=lambda end: end[0]))
+    if columns > 1:
+        figure.suptitle(title, fontsize=12, y=1 - 0.03 / rows)
     _save(figure, path)
 
 

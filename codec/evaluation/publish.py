@@ -20,7 +20,7 @@ def publish(network: Network, about: dict[str, str], images: list[Image.Image], 
     exported = load_model(path, network.device, "auto" if network.bf16 else "fp32")
     jpeg, name = rival_codec("jpeg"), out.resolve().name
     codecs = [lic_codec(exported, name="lic" if name.lower() == jpeg.name else name), jpeg]
-    results = run(codecs, [(f"val{i:02d}", image) for i, image in enumerate(images)], out / "rd", ms_ssim=False)
+    results = run(codecs, [(f"val{i:02d}", image) for i, image in enumerate(images)], out / "rd", ["psnr"])
     rates = [point["bpp"] for point in results[0].means()]
     export(network, path, about | {"rates": f"{min(rates):.2g} to {max(rates):.2g} bpp"})  # the id stays
     for result in results:

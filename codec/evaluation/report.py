@@ -5,7 +5,8 @@
 eval.py calls it at its end. The page is made of the files in codec/evaluation/page: report.html, whose [[marks]] are
 filled in here, report.css, and scripts that draw everything from one JSON element. It opens from disk and asks no
 network: its content security policy allows pictures inside the file and this one script. Pictures that browsers decode
-are embedded as they were measured, others as lossless WebP of what their codec decoded; `pictures` says how many.
+are embedded as they were measured, others as lossless WebP of what their codec decoded; `pictures` says how many. A
+control switches curves, BD-rates and the words under the pictures between the metrics that were measured.
 """
 
 import base64
@@ -28,7 +29,7 @@ from codec import machine
 from codec.evaluation import plot
 from codec.evaluation.codecs import FileCodec
 from codec.evaluation.evaluate import load_image
-from codec.evaluation.metrics import Curve
+from codec.evaluation.metrics import METRICS, Curve
 from codec.evaluation.results import Result
 
 PAGE = Path(__file__).parent / "page"
@@ -49,26 +50,33 @@ def write_report(
     rates: Mapping[str, Any] | None = None,
     command: str = "",
     title: str = "Evaluation",
+    metric: str = "psnr",
 ) -> None:
     """Write `folder`/report.html about results whose files are in `folder`.
 
     `images` are those of the run, `codecs` decode its files, `curves` of published points are drawn beside the results,
-    `rates` is what bd_rate.json holds. Raises OSError where a file of the results cannot be read.
+    `rates` is what bd_rate.json holds, `metric` (key of METRICS) what is shown first. Raises OSError where a file of
+    the results cannot be read.
     """
     documents = [json.loads(result.to_json()) for result in results]
     note, shown, embedded = pictures(folder, documents, images, {codec.name: codec for codec in codecs})
     commit = machine.git(Path(__file__).parent)
+    points = {document["name"]: _measured(document) for document in documents}
+    for curve in curves:
+        points.setdefault(curve.name, []).extend(_published(curve))
+    there = [key for key in METRICS if any(point[key] is not None for some in points.values() for point in some)]
     data = {
         "codecs": [{key: d[key] for key in d if key not in ("rows", "images", "versions")} for d in documents],
-        "curves": [
-            _curve(n, name, points)
-            for n, (name, points) in enumerate([*map(_measured, documents), *map(_published, curves)])
+        "metrics": [
+            {name: getattr(METRICS[key], name) for name in ("key", "label", "unit", "axis", "digits")} for key in there
         ],
+        "metric": metric if metric in there else next(iter(there), metric),
+        "curves": [_curve(n, name, some) for n, (name, some) in enumerate(points.items())],
         "bd": rates,
         "pictures": {"note": note, "targets": TARGETS, "images": shown},
-        "images": list({image["name"]: image for d in documents for image in d["images"]}.values()),
+        "images": list({image["name"]: image for d in documents for image in _coded(d)}.values()),
         "failures": [failure | {"codec": d["name"]} for d in documents for failure in d["failures"]],
-        "versions": documents[0]["versions"],
+        "versions": {key: value for d in reversed(documents) for key, value in d["versions"].items()},
         "system": platform.platform(),
         "commit": "" if commit is None else commit["commit"] + (", changed" if commit["dirty"] else ""),
         "command": command,
@@ -102,7 +110,7 @@ def pictures(
     Shown are up to MAX_IMAGES images that every codec coded, evenly taken from all, as many as LIMIT allows; of each
     the file of the first codec nearest to each target rate, and of the others the files nearest to its size.
     """
-    coded = set.intersection(*({image["name"] for image in document["images"]} for document in documents))
+    coded = set.intersection(*({image["name"] for image in _coded(document)} for document in documents))
     candidates = [(name, source) for name, source in images if name in coded]
     chosen = np.unique(np.linspace(0, len(candidates) - 1, min(MAX_IMAGES, len(candidates))).round().astype(int))
     shown: list[dict[str, Any]] = []
@@ -117,8 +125,9 @@ def pictures(
         if shown and sum(map(len, embedded)) + sum(map(len, uris)) > LIMIT:
             break
         about = [
-            {"codec": codec, "picture": len(embedded) + 1 + n, "ms_ssim": row["ms_ssim_db"]}
-            | {key: row[key] for key in ("quality", "bytes", "bpp", "psnr")}
+            {"codec": codec, "picture": len(embedded) + 1 + n}
+            | {key: row[key] for key in ("quality", "bytes", "bpp")}
+            | {key: row[metric.row] for key, metric in METRICS.items()}
             for n, (codec, row) in enumerate(files)
         ]
         shown.append(
@@ -187,22 +196,26 @@ def _uri(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _measured(document: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]]:
-    """Name and points of a result."""
+def _coded(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The images that a codec coded at all qualities, in the means or not."""
+    return document["images"] + document["lossless"]
+
+
+def _measured(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The points of a result: quality, bpp, and a score or None for each key of METRICS."""
     means = document["results"]
-    if not means["bpp"]:
-        return document["name"], []
-    columns = [means[key] for key in ("quality", "bpp", "psnr-rgb", "ms-ssim-rgb-db")]
-    points = zip(*columns, strict=True)
-    return document["name"], [dict(zip(("quality", "bpp", "psnr", "ms_ssim"), point, strict=True)) for point in points]
+    missing = [None] * len(means["bpp"])
+    columns = {"quality": means.get("quality", missing), "bpp": means["bpp"]}
+    columns |= {key: means.get(next(iter(metric.columns)), missing) for key, metric in METRICS.items()}
+    return [dict(zip(columns, point, strict=True)) for point in zip(*columns.values(), strict=True)]
 
 
-def _published(curve: Curve) -> tuple[str, list[dict[str, Any]]]:
-    """Name and points of a curve, by increasing rate, without those that are not finite."""
+def _published(curve: Curve) -> list[dict[str, Any]]:
+    """The points of a curve, by increasing rate, without those that are not finite."""
     points = sorted(
-        (bpp, psnr) for bpp, psnr in zip(*curve[1:3], strict=True) if math.isfinite(bpp) and math.isfinite(psnr)
+        (bpp, score) for bpp, score in zip(*curve[1:3], strict=True) if math.isfinite(bpp) and math.isfinite(score)
     )
-    return curve.name, [{"quality": None, "bpp": bpp, "psnr": psnr, "ms_ssim": None} for bpp, psnr in points]
+    return [dict.fromkeys(METRICS) | {"quality": None, "bpp": bpp, curve.metric: score} for bpp, score in points]
 
 
 def _curve(n: int, name: str, points: list[dict[str, Any]]) -> dict[str, Any]:

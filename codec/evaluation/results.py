@@ -18,13 +18,22 @@ from typing import Any
 import numpy as np
 from PIL import features
 
+import codec
 import entropy
-from codec.evaluation.metrics import Curve
+from codec.evaluation.metrics import METRICS, Curve
 from codec.machine import version
 
 # A file may exceed its estimated bits by the coder's loss and by its header and checksums; beyond that, the rate model
 # that was trained is not the one that codes.
 ESTIMATE_SHARE, ESTIMATE_BYTES = 0.005, 64
+COLUMNS = (  # of the table: metric, field of Row, heading, decimals
+    ("psnr", "psnr", "PSNR", 2),
+    ("ms-ssim", "ms_ssim", "MS-SSIM", 4),
+    ("ms-ssim", "ms_ssim_db", "dB", 2),
+    ("ssimulacra2", "ssimulacra2", "SSIMULACRA 2", 2),
+    ("cvvdp", "cvvdp", "CVVDP", 3),
+)
+LEARNED = ("codecs", "compressai_models")  # what only learned codecs are made by
 
 
 @dataclass
@@ -40,8 +49,8 @@ class Row:
     bpp: float
     psnr: float
     """dB, over R, G and B; inf where the file is lossless."""
-    ms_ssim: float
-    """NaN where the image is too small for it or it was not asked for."""
+    ms_ssim: float = math.nan
+    """NaN, as of the other metrics, where the image is too small for it or it was not asked for."""
     encoding_time: float | None = None
     """Seconds; None for an image that was not timed."""
     decoding_time: float | None = None
@@ -59,6 +68,10 @@ class Row:
     """metrics.block_edge_ratio of the decoded image."""
     ms_ssim_db: float = math.nan
     """-10 log10(1 - ms_ssim)."""
+    ssimulacra2: float = math.nan
+    """100 is equal."""
+    cvvdp: float | None = None
+    """JOD, 10 is equal; None where its package is not installed or it was not asked for."""
 
     @property
     def misses_estimate(self) -> bool:
@@ -82,6 +95,9 @@ class Result:
     rows: list[Row] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
     """Image, quality and error of what could not be coded. Such an image is left out of the means at every quality."""
+    lossless: list[dict[str, Any]] = field(default_factory=list)
+    """As `images`, and `by`, the codecs: those that a codec of the run kept without loss at some quality. Their PSNR is
+    infinite, so they are left out of every codec's means, unless no image would remain. They have rows."""
     dtype: str = "int"
     parameters: int | None = None
     kmac_per_pixel: tuple[float, float] | None = None
@@ -106,19 +122,47 @@ class Result:
             means.append({"quality": quality} | {n: float(np.mean(values)) for n, values in given.items() if values})
         return sorted(means, key=lambda point: point["bpp"])
 
-    def curve(self) -> Curve:
-        """The curve of means."""
+    def metrics(self) -> list[str]:
+        """The keys of the metrics of which some file has a finite score."""
+        scores = {key: [getattr(row, metric.row) for row in self.rows] for key, metric in METRICS.items()}
+        return [key for key in scores if any(score is not None and math.isfinite(score) for score in scores[key])]
+
+    def curve(self, metric: str = "psnr") -> Curve:
+        """The curve of means of a metric (key of METRICS); NaN where it was not measured."""
         means, images = self.means(), sorted(image["sha256"] for image in self.images)
-        return Curve(self.name, [point["bpp"] for point in means], [point["psnr"] for point in means], images)
+        scores = [point.get(METRICS[metric].row, math.nan) for point in means]
+        return Curve(self.name, [point["bpp"] for point in means], scores, metric, images)
+
+    def without_score(self, metric: str) -> list[str]:
+        """The names of images behind the means whose score is not finite at some quality: holes in the curve."""
+        good = [image["name"] for image in self.images]
+        scores = [(row.image, getattr(row, METRICS[metric].row)) for row in self.rows if row.image in set(good)]
+        holes = {name for name, score in scores if score is None or not math.isfinite(score)}
+        return [name for name in good if name in holes]
 
     def to_json(self) -> str:
         """The result as JSON text with CompressAI's keys; NaN and infinity become null."""
         means = self.means()
         theirs = {"psnr": "psnr-rgb", "ms_ssim": "ms-ssim-rgb", "ms_ssim_db": "ms-ssim-rgb-db"}
-        keys = means[0] if means else ("bpp", "psnr", "ms_ssim", "encoding_time", "decoding_time")
+        keys = means[0] if means else ("bpp", "psnr", "ms_ssim", "ssimulacra2", "encoding_time", "decoding_time")
         results = {theirs.get(key, key): [point.get(key) for point in means] for key in keys}
         document = {"name": self.name, "description": self.description, "results": results, **asdict(self)}
         return json.dumps(_finite(document), indent=1, allow_nan=False)
+
+
+def set_apart_lossless(results: Sequence[Result]) -> None:
+    """Move the images that some codec kept without loss from `images` of all results to `lossless`, unless these are
+    all that a result has.
+    """
+    by: dict[str, list[str]] = {}
+    for result in results:
+        for name in dict.fromkeys(row.image for row in result.rows if math.isinf(row.psnr)):
+            by.setdefault(name, []).append(result.name)
+    for result in results:
+        rest = [image for image in result.images if image["name"] not in by]
+        if rest:
+            result.lossless = [image | {"by": by[image["name"]]} for image in result.images if image["name"] in by]
+            result.images = rest
 
 
 def table(results: Sequence[Result]) -> str:
@@ -131,14 +175,25 @@ def table(results: Sequence[Result]) -> str:
         lines.append(f"{result.name}: {result.description}")
         memory = "".join(f", peak memory {size / 1e6:.0f} MB ({of})" for of, size in (result.peak_memory or {}).items())
         lines.append(f"  {len(result.images)} images coded; times of {timed:g}, alone, on {result.device}{memory}")
+        if result.lossless:
+            kept = ", ".join(f"{image['name']} (by {', '.join(image['by'])})" for image in result.lossless)
+            lines.append(f"  {len(result.lossless)} more, kept without loss and in no mean: {kept}")
+        measured = result.metrics()
+        for metric in measured:
+            if holes := result.without_score(metric):
+                lines.append(f"  no mean {METRICS[metric].label}: it is not finite for {', '.join(holes)}")
+        columns = [column for column in COLUMNS if column[0] == "psnr" or column[0] in measured]
         learned = any(row.estimated_bytes is not None for row in result.rows)
         lines.append(
-            "  quality     bpp    PSNR  MS-SSIM     dB  edges          enc ms          dec ms"
+            "  quality     bpp"
+            + "".join(f"  {label:>6}" for _, _, label, _ in columns)
+            + "  edges          enc ms          dec ms"
             + ("  file bytes  estimated  bits/symbol: model  empirical" if learned else "")
         )
         for p in result.means():
-            quality = "-" if p["quality"] is None else p["quality"]
-            line = f"  {quality:>7}  {p['bpp']:6.3f}  {p['psnr']:6.2f}  {p['ms_ssim']:7.4f}  {p['ms_ssim_db']:5.2f}"
+            line = f"  {'-' if p['quality'] is None else p['quality']:>7}  {p['bpp']:6.3f}"
+            for _, key, label, digits in columns:
+                line += f"  {p.get(key, math.nan):{max(6, len(label))}.{digits}f}"
             line += f"  {p['block_edges']:5.3f}"
             for way in ("encoding", "decoding"):
                 whole, part = p.get(f"{way}_time", math.nan), p.get(f"{way}_entropy_time")
@@ -152,20 +207,37 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def versions() -> dict[str, str]:
-    """Versions of everything that the numbers depend on; of our own packages also a hash of the source."""
-    packages = ("lic", "torch", "pillow", "numpy", "numba", "pytorch-msssim")
-    libraries = {name: str(features.version(name)) for name in ("libjpeg_turbo", "jpg_2000", "webp", "avif")}
-    source = hashlib.sha256()
-    for package in (Path(__file__).parents[1], Path(entropy.__file__).parent):
-        for path in sorted(package.rglob("*.py")):
-            source.update(path.name.encode() + path.read_bytes())
-    return (
-        {"python": platform.python_version()}
-        | {name: str(version(name)) for name in packages}
-        | libraries
-        | {"source": source.hexdigest()[:16]}
-    )
+def versions(learned: bool) -> dict[str, str]:
+    """Versions of everything that the numbers of a codec depend on, of our own source a hash: of what measures, and
+    of a learned codec also of what codes. A classical one depends on Pillow's libraries instead.
+    """
+    packages = ["pillow", "numpy", "scipy", "pytorch-msssim", "ssimulacra2", "cvvdp"]
+    packages += ["lic", "torch", "numba", "compressai"] if learned else []
+    found = {"python": platform.python_version()} if learned else {}
+    found |= {name: number for name in packages if (number := version(name)) is not None}
+    if not learned:
+        found |= {name: str(features.version(name)) for name in ("libjpeg_turbo", "jpg_2000", "webp", "avif")}
+    return found | {"source": source_hash(sources(learned))}
+
+
+def sources(learned: bool) -> list[Path]:
+    """The files of ours that the numbers of a codec come from; what draws, tells and trains is not among them."""
+    package = Path(codec.__file__).parent
+    names = [f"evaluation/{name}.py" for name in ("metrics", "cost", *(LEARNED if learned else ("rivals",)))]
+    files = [package / name for name in names]
+    if learned:
+        folders = [package / "network", package / "container", package / "coding", Path(entropy.__file__).parent]
+        files += [path for folder in folders for path in folder.rglob("*.py")]
+        files += [package / f"{name}.py" for name in ("machine", "config", "files")]
+    return sorted(files)
+
+
+def source_hash(files: Sequence[Path]) -> str:
+    """Of names and contents."""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.parent.name}/{path.name}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _finite(value):

@@ -2,7 +2,8 @@
 
 Each runs at the settings that a careful user would choose for quality per byte, and says them wherever its numbers are
 shown. Chroma: JPEG is at its common 4:2:0, WebP knows only 4:2:0, AVIF is at 4:4:4, where its PSNR is best, and as
-avif-420 at 4:2:0. JPEG XL needs a plugin of Pillow: pip install pillow-jxl-plugin.
+avif-420 at 4:2:0. JPEG XL needs a plugin of Pillow, pillow-jxl-plugin of the extra `perceptual`, which is imported only
+where jxl is asked for.
 
     from codec.evaluation.rivals import RIVALS
     data = RIVALS["avif"].encode(image, 50)
@@ -70,7 +71,7 @@ class Rival:
             try:
                 importlib.import_module(self.plugin[0])
             except ImportError as error:
-                raise OSError(f"{self.name}: {error}; pip install {self.plugin[1]}") from None
+                raise OSError(f"{self.name}: {error}; pip install 'lic[perceptual]', or {self.plugin[1]}") from None
         elif not features.check(self.feature):
             raise OSError(
                 f"{self.name}: this Pillow ({PILLOW}) was built without {self.format}; "

@@ -40,12 +40,13 @@ def test_the_program_writes_everything(folder, models, capsys):
     # on with the same folder, and with this run's result as the anchor; into another one that is not empty only with -f
     again = ["--data", str(folder / "photos"), "--codec", "jpeg", "--anchor", str(out / "jpeg.json"), "--out", str(out)]
     assert program.main([*again, "--range", "33", "35"]) == 0
-    about = json.loads((out / "bd_rate.json").read_text())
+    document = json.loads((out / "bd_rate.json").read_text())
+    about = document["rates"]["psnr"]
     assert about["percent"]["jpeg"] == pytest.approx(0, abs=1e-9)
-    assert about["range"] == about["ranges"]["jpeg"] == [33, 35] and "PCHIP" in about["method"]
+    assert about["range"] == about["ranges"]["jpeg"] == [33, 35] and "PCHIP" in document["method"]
     assert "PCHIP" in (out / "table.txt").read_text() and "33.00 to 35.00 dB" in (out / "table.txt").read_text()
     assert program.main([*again, "--range", "full"]) == 0
-    about = json.loads((out / "bd_rate.json").read_text())
+    about = json.loads((out / "bd_rate.json").read_text())["rates"]["psnr"]
     curve = json.loads((out / "jpeg.json").read_text())["results"]["psnr-rgb"]
     assert about["range"] == "full" and about["ranges"]["jpeg"] == [min(curve), max(curve)]
     (folder / "mine").mkdir()
@@ -98,14 +99,63 @@ def test_bd_rates_need_an_anchor_that_coded_the_same_images():
         return Result(name, "", "", {}, [{"name": image, "sha256": image} for image in images], rows)
 
     anchor, half, other = result("jpeg", 1, "ab"), result("half", 0.5, "ab"), result("other", 1, "a")
-    rates = program.bd_rates([anchor, half, other], anchor)
+    rates = program.bd_rates([anchor, half, other], anchor, "psnr")
     assert rates["jpeg"] == (0, 29, 37) and rates["half"] == (pytest.approx(-50), 29, 37)
     assert "did not code the same images (1 and 2)" in rates["other"]
-    assert program.bd_rates([half], Curve("file", *anchor.curve()[1:]))["half"][0] == pytest.approx(-50)
-    assert "do not span" in program.bd_rates([half], anchor, (20, 30))["half"]
-    far = Curve("far", [0.1, 0.2], [20.0, 31.0])
-    assert program.bd_rates([half], far, None)["half"][1:] == (28, 31)
-    assert "no PSNR in common" in program.bd_rates([half], Curve("far", [0.1, 0.2], [20.0, 21.0]), None)["half"]
+    assert program.bd_rates([half], Curve("file", *anchor.curve()[1:]), "psnr")["half"][0] == pytest.approx(-50)
+    assert "do not span" in program.bd_rates([half], anchor, "psnr", (20, 30))["half"]
+    far, lower = Curve("far", [0.1, 0.2], [20.0, 31.0]), Curve("far", [0.1, 0.2], [20.0, 21.0])
+    assert program.bd_rates([half], far, "psnr", "full")["half"][1:] == (28, 31)
+    assert "no PSNR in common" in program.bd_rates([half], lower, "psnr", "full")["half"]
+
+
+def judged(name, factor=1.0, images="ab", **scores):
+    """A result of 11 qualities whose rate at every score is `factor` times that of another one."""
+    return Result(
+        name, "", "", {}, [{"name": image, "sha256": image} for image in images],
+        [
+            Row(image, q, f"{image}{q}", 1, factor * 0.1 * 1.3**q, 28.0 + q, 0.9, ms_ssim_db=8.0 + q)
+            for image in images for q in range(11)
+        ],
+    )  # fmt: skip
+
+
+def test_bd_rates_are_of_every_metric_over_its_own_range(tmp_path):
+    results = [judged("jpeg"), judged("half", 0.5)]
+    for result in results:
+        for row in result.rows:
+            row.ssimulacra2, row.cvvdp = 35.0 + 5 * row.quality, 8 + row.quality / 10
+    text, document = program.compare(results, "jpeg", "ssimulacra2")
+    assert (
+        list(document["rates"]) == ["ssimulacra2", "psnr", "ms-ssim", "cvvdp"] and document["metric"] == "ssimulacra2"
+    )
+    assert {key: rates["range"] for key, rates in document["rates"].items()} == {
+        "psnr": (29, 37), "ms-ssim": "full", "ssimulacra2": (40, 80), "cvvdp": "full",
+    }  # fmt: skip
+    assert {key: rates["ranges"]["half"] for key, rates in document["rates"].items()} == {
+        "psnr": (29, 37), "ms-ssim": (8, 18), "ssimulacra2": (40, 80), "cvvdp": (8, 9),
+    }  # fmt: skip
+    assert all(rates["percent"]["half"] == pytest.approx(-50) for rates in document["rates"].values())
+    assert text.index("at equal SSIMULACRA 2") < text.index("at equal PSNR") and "8.000 to 9.000 JOD" in text
+    rates = program.compare(results, "jpeg", "cvvdp", (8.2, 8.5))[1]["rates"]
+    assert rates["cvvdp"]["ranges"]["half"] == (8.2, 8.5) and rates["psnr"]["ranges"]["half"] == (29, 37)
+    (tmp_path / "old.json").write_text(results[0].to_json())
+    anchor = program.find_anchor(str(tmp_path / "old.json"), [], "cvvdp")
+    assert list(program.compare(results[1:], anchor, "cvvdp")[1]["rates"]) == [
+        "cvvdp",
+        "psnr",
+        "ms-ssim",
+        "ssimulacra2",
+    ]
+    published = {"psnr": Curve("vtm", *results[0].curve()[1:3])}
+    assert list(program.compare(results, published, "psnr")[1]["rates"]) == ["psnr"]
+
+
+def test_a_score_that_is_not_finite_is_told_with_its_image():
+    results = [judged("jpeg"), judged("lic")]
+    results[1].rows[3].ms_ssim_db = float("inf")
+    rates = program.compare(results, "jpeg", "ms-ssim")[1]["rates"]["ms-ssim"]["percent"]
+    assert rates["lic"] == "lic has no finite MS-SSIM of every image (a)" and rates["jpeg"] == 0
 
 
 def test_a_curve_in_a_file_knows_its_images_and_needs_as_many_points_as_any(tmp_path, capsys):
@@ -113,13 +163,13 @@ def test_a_curve_in_a_file_knows_its_images_and_needs_as_many_points_as_any(tmp_
         rows = [Row("a", q, "", 1, 0.1 * 1.3**q, 28.0 + q, 0.9) for q in levels]
         result = Result(name, "", "", {}, [{"name": n, "sha256": f"of {n}"} for n in images], rows)
         (tmp_path / f"{name}.json").write_text(result.to_json())
-        return result, program.find_anchor(str(tmp_path / f"{name}.json"), [])
+        return result, program.find_anchor(str(tmp_path / f"{name}.json"), [])["psnr"]
 
     (mine, _), (_, same), (_, other) = written("mine", "ab"), written("same", "ba"), written("other", "ac")
-    assert program.bd_rates([mine], same)["mine"][0] == pytest.approx(0)
-    assert "mine and other did not code the same images (2 and 2)" in program.bd_rates([mine], other)["mine"]
+    assert program.bd_rates([mine], same, "psnr")["mine"][0] == pytest.approx(0)
+    assert "mine and other did not code the same images (2 and 2)" in program.bd_rates([mine], other, "psnr")["mine"]
     _, few = written("few", "ab", range(0, 11, 2))
-    assert "few: 6 points" in program.bd_rates([mine], few)["mine"]
+    assert "few: 6 points" in program.bd_rates([mine], few, "psnr")["mine"]
     assert (
         main(["plot", *(str(tmp_path / f"{name}.json") for name in ("mine", "other")), "-o", f"{tmp_path}/a.png"]) == 0
     )
@@ -139,10 +189,12 @@ def test_a_run_in_which_all_is_lossless_has_a_report_without_a_figure(here):
 def test_published_anchors_are_compared_on_kodak_only(monkeypatch):
     rows = [Row("a", q, "", 1, 0.1 * 1.3**q, 28.0 + q, 0.9) for q in range(11)]
     result = Result("mine", "", "", {}, [{"name": "a", "sha256": "pixels"}], rows)
-    vtm = program.find_anchor("vtm", ["mine"])
-    assert "24 Kodak images, which these are not" in program.bd_rates([result], vtm)["mine"]
+    vtm = program.find_anchor("vtm", ["mine"])["psnr"]
+    assert "24 Kodak images, which these are not" in program.bd_rates([result], vtm, "psnr")["mine"]
     monkeypatch.setattr(program, "is_kodak", lambda pixels: list(pixels) == ["pixels"])
-    assert program.bd_rates([result], vtm)["mine"][0] > 0
+    assert program.bd_rates([result], vtm, "psnr")["mine"][0] > 0
+    with pytest.raises(ValueError, match="has no SSIMULACRA 2, but PSNR"):
+        program.find_anchor("vtm", ["mine"], "ssimulacra2")
 
 
 @pytest.mark.parametrize(
@@ -158,6 +210,7 @@ def test_published_anchors_are_compared_on_kodak_only(monkeypatch):
         (["--codec", "compressai:mbt2018-mean:missing.pth"], "missing.pth"),
         (["--codec", "bridge:mbt2018-mean:x.pth@50"], "takes no qualities"),
         (["--codec", "jpeg@20", "--anchor", "jpeg"], "1 points; a BD-rate needs at least 8"),
+        (["--codec", "jpeg", "--anchor", "vtm", "--metric", "ms-ssim"], "has no MS-SSIM, but PSNR"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(folder, monkeypatch, capsys, options, message):
@@ -172,8 +225,23 @@ def test_what_is_wrong_is_said_in_one_line(folder, monkeypatch, capsys, options,
         assert message in printed.err and printed.err.count("\n") == 1 and not (folder / "out").exists()
 
 
+def test_a_metric_whose_package_is_missing_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr(program, "measurable", lambda: ("psnr",))
+    with pytest.raises(SystemExit):
+        program.main(["--metric", "cvvdp"])
+    assert "pip install 'lic[perceptual]'" in capsys.readouterr().err
+
+
 def test_a_wrong_command_line_is_exit_code_2():
-    for options in (["--colour"], ["--device", "tpu"], ["--range", "37", "29"], ["--range", "all"], ["--jobs", "0"]):
+    for options in (
+        ["--metric", "lpips"],
+        ["--colour"],
+        ["--device", "tpu"],
+        ["--range", "37", "29"],
+        ["--range", "all"],
+        ["--metric", "lpips"],
+        ["--jobs", "0"],
+    ):
         with pytest.raises(SystemExit) as stop:
             program.main(options)
         assert stop.value.code == 2

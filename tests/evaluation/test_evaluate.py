@@ -17,10 +17,10 @@ from shared import SMOOTH, codec_of, smooth_image, untrained
 from codec import machine as meta
 from codec.coding.models import export, load_model
 from codec.coding.target import fit_size
-from codec.evaluation import cost
+from codec.evaluation import cost, metrics
 from codec.evaluation.codecs import FileCodec, lic_codec, rival_codec
 from codec.evaluation.evaluate import load_image, run
-from codec.evaluation.metrics import block_edge_ratio, decibel, psnr
+from codec.evaluation.metrics import block_edge_ratio, decibel, psnr, ssimulacra2
 from codec.evaluation.results import Row, table
 from codec.evaluation.rivals import RIVALS
 
@@ -78,7 +78,7 @@ def test_rivals_refuse_other_files_and_missing_libraries(name, monkeypatch):
 
 def test_a_rival_whose_plugin_is_missing_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_jxl", None)
-    with pytest.raises(OSError, match="pip install pillow-jxl-plugin"):
+    with pytest.raises(OSError, match=r"jxl: .*pip install 'lic\[perceptual\]', or pillow-jxl-plugin"):
         rival_codec("jxl")
 
 
@@ -110,7 +110,7 @@ def test_results_are_what_the_files_say(tmp_path):
         for point in means:
             rows = [row for row in result.rows if row.quality == point["quality"]]
             assert point["psnr"] == pytest.approx(sum(row.psnr for row in rows) / 2)
-        assert result.curve().psnr == [point["psnr"] for point in means]
+        assert result.curve().scores == [point["psnr"] for point in means]
     document = json.loads(results[0].to_json())
     assert set(document["results"]) >= {"bpp", "psnr-rgb", "ms-ssim-rgb", "encoding_time", "decoding_time"}
     assert document["results"]["quality"] == [10, 50, 90]
@@ -121,12 +121,48 @@ def test_results_are_what_the_files_say(tmp_path):
     assert "50" in table(results)
 
 
-def test_ms_ssim_is_measured_on_large_images(tmp_path):
-    images = [("large", smooth_image(180, 170))]
-    row = run([rival_codec("jpeg", [50])], images, tmp_path)[0].rows[0]
-    assert 0.5 < row.ms_ssim < 1 and row.ms_ssim_db == pytest.approx(-10 * math.log10(1 - row.ms_ssim))
-    assert decibel(1) == math.inf and math.isnan(decibel(math.nan))
-    assert math.isnan(run([rival_codec("jpeg", [50])], images, tmp_path, ms_ssim=False)[0].rows[0].ms_ssim)
+def test_metrics_are_measured_where_they_are_defined_and_wanted(tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "cvvdp", lambda a, b: 7.5)
+    images, jpeg = [("large", smooth_image(240, 230))], rival_codec("jpeg", [50])
+    (result,) = run([jpeg], images, tmp_path)
+    (row,) = result.rows
+    assert 0.5 < row.ms_ssim < 1 and row.ms_ssim_db == decibel(row.ms_ssim)
+    assert row.ssimulacra2 == ssimulacra2(images[0][1], Image.open(tmp_path / row.file)) and row.cvvdp is None
+    means = json.loads(result.to_json())["results"]
+    assert means["ssimulacra2"] == [row.ssimulacra2] == result.curve("ssimulacra2").scores
+    assert result.metrics() == ["psnr", "ms-ssim", "ssimulacra2"]
+    assert "cvvdp" not in means and math.isnan(result.curve("cvvdp").scores[0]) and "CVVDP" not in table([result])
+
+    (result,) = run([jpeg], [("small", smooth_image(230, 180)), *images], tmp_path)
+    assert result.without_score("ssimulacra2") == ["small"] and not result.without_score("ms-ssim")
+    assert "no mean SSIMULACRA 2: it is not finite for small" in table([result])
+
+    (result,) = run([jpeg], images, tmp_path, ["cvvdp"])
+    assert result.metrics() == ["psnr", "cvvdp"] and result.curve("cvvdp").scores == [7.5]
+    assert "SSIMULACRA 2" not in table([result]) and "7.500" in table([result])
+
+
+def test_what_one_codec_keeps_without_loss_is_named_and_in_no_mean(tmp_path):
+    jpeg = rival_codec("jpeg", [20, 60])
+    drawing = smooth_image(30, 30)
+
+    def encode(image, quality):
+        return image.tobytes() if image.size == drawing.size and quality == 60 else jpeg.encode(image, quality)
+
+    def decode(data):
+        return drawing if data == drawing.tobytes() else jpeg.decode(data)
+
+    exact = dataclasses.replace(jpeg, name="exact", encode=encode, decode=decode)
+    images = [SMOOTH[0], ("drawing", drawing), SMOOTH[1]]
+    plain, kept = run([jpeg, exact], images, tmp_path)
+    for result in (plain, kept):
+        assert len(result.rows) == 6 and [image["name"] for image in result.images] == ["first", "second"]
+        assert [(image["name"], image["by"]) for image in result.lossless] == [("drawing", ["exact"])]
+        assert all(map(math.isfinite, result.curve().scores))
+        assert "1 more, kept without loss and in no mean: drawing (by exact)" in table([result])
+    assert kept.curve()[1:] == plain.curve()[1:]
+    (alone,) = run([exact], [("drawing", drawing)], tmp_path)
+    assert alone.curve().scores[1] == math.inf and not alone.lossless  # there is nothing else to take a mean of
 
 
 def test_metadata_costs_no_codec_bytes(tmp_path):

@@ -1,11 +1,13 @@
 """An evaluation by several processes finds what one finds; it goes on where it stopped; its times are its own."""
 
+import ast
 import dataclasses
 import json
 import math
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +15,10 @@ import torch
 from PIL import Image
 
 import eval as program
-from codec.evaluation import compressai_models, evaluate, kodak
+from codec.evaluation import compressai_models, evaluate, kodak, results
 from codec.evaluation.codecs import make_codec, rival_codec
 from codec.evaluation.cost import Clock, entropy_clock, time_coding
-from codec.evaluation.evaluate import Journal, run
+from codec.evaluation.evaluate import JOURNAL, run
 from codec.evaluation.metrics import ANCHORS, anchors, bd_rate, full_range, read_curve
 
 
@@ -69,7 +71,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, photos):
 
     with pytest.raises(KeyboardInterrupt):
         run([dataclasses.replace(jpeg, encode=interrupted)], images, tmp_path)
-    journal = tmp_path / Journal.NAME
+    journal = tmp_path / JOURNAL
     journal.write_bytes(journal.read_bytes() + b'{"key": "torn')
     (first,) = run([counting(jpeg, calls)], images, tmp_path)
     assert calls[:2] == [20, 60]  # of the second image; what follows is timing
@@ -89,18 +91,82 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, photos):
 
 
 def test_a_damaged_journal_is_an_error_that_names_the_line(tmp_path, photos):
-    (tmp_path / Journal.NAME).write_text('{"key": "a"}\n{"key": \n')
-    with pytest.raises(ValueError, match="rows.jsonl: line 2 is damaged"):
+    (tmp_path / JOURNAL).write_text('{"key": "a"}\n{"key": \n')
+    with pytest.raises(ValueError, match="rows.jsonl: line 2 is no line of a journal"):
         run([rival_codec("jpeg", [20])], [("a", photos[0])], tmp_path)
 
 
-def test_our_source_is_part_of_the_key(tmp_path, photos, monkeypatch):
+def test_a_folder_of_another_version_is_measured_anew(tmp_path, photos):
     calls, jpeg = [], rival_codec("jpeg", [20])
-    run([jpeg], [("a", photos[0])], tmp_path)
-    before = evaluate.versions()
-    monkeypatch.setattr(evaluate, "versions", lambda: before | {"source": "another"})
-    run([counting(jpeg, calls)], [("a", photos[0])], tmp_path)
-    assert calls
+    row = {"image": "a", "quality": 20, "file": "files/jpeg/a_q20.jpg", "bytes": 1, "bpp": 1, "sharpness": 3}
+    (tmp_path / JOURNAL).write_text(json.dumps({"key": "old", "sha256": "0", "row": row}) + "\n")
+    (result,) = run([counting(jpeg, calls)], [("a", photos[0])], tmp_path)
+    assert calls and len(result.rows) == 1
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_our_source_is_part_of_the_key(tmp_path, photos, monkeypatch, learned):
+    calls, jpeg = [], rival_codec("jpeg", [20])
+    codec = dataclasses.replace(jpeg, estimate=lambda image, quality: {}) if learned else jpeg
+    run([codec], [("a", photos[0])], tmp_path)
+    versions = evaluate.versions
+    for changed in (True, False):
+        calls.clear()
+        change = {"source": "another"}
+        monkeypatch.setattr(evaluate, "versions", lambda of: versions(of) | (change if of == changed else {}))  # noqa: B023
+        run([counting(codec, calls)], [("a", photos[0])], tmp_path)
+        assert bool(calls) == (changed == learned)
+
+
+def imported(path, package):
+    """The files of `package` that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            for file in (package.parent.joinpath(*name.split(".")).with_suffix(".py"),):
+                if file.is_file():
+                    yield file
+
+
+def test_the_key_covers_what_codes_and_not_what_tells():
+    """A change there makes files anew; one in what draws, trains or talks does not."""
+    package = Path(results.__file__).parents[1]
+    ours, theirs = results.sources(True), results.sources(False)
+    for path in {*ours, *theirs}:
+        covered = ours if path in ours else theirs
+        for file in imported(path, package):
+            assert file in covered or file in {*ours, *theirs}, f"{path} imports {file}, which is in no key"
+    folders = {path.parent.name for path in ours}
+    assert folders == {"codec", "entropy", "network", "container", "coding", "evaluation"}
+    assert {path.name for path in theirs} == {"rivals.py", "metrics.py", "cost.py"}
+    for path in ("cli", "journal", "evaluation/report", "evaluation/plot", "training/log"):
+        assert package / f"{path}.py" not in ours
+
+
+def test_the_hash_of_source_is_of_names_and_contents(tmp_path):
+    (tmp_path / "a.py").write_text("a")
+    before = results.source_hash([tmp_path / "a.py"])
+    (tmp_path / "a.py").write_text("b")
+    after = results.source_hash([tmp_path / "a.py"])
+    (tmp_path / "a.py").rename(tmp_path / "b.py")
+    assert len({before, after, results.source_hash([tmp_path / "b.py"])}) == 3
+
+
+def test_processes_that_make_files_begin_with_one_thread_each_also_for_the_coder(photos, tmp_path, monkeypatch):
+    """Threads in place of processes, which inherit the environment as it is then."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr(evaluate, "_processes", ThreadPoolExecutor)
+    monkeypatch.setattr(evaluate, "_code_elsewhere", lambda *_: os.environ["OMP_NUM_THREADS"])
+    task = (make_codec("jpeg@50"), "a", photos[0], [50], tmp_path, ["psnr"])
+    assert [outcome for _, _, outcome in evaluate._work([task], 2)] == ["1"]
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert [outcome for _, _, outcome in evaluate._work([task], 2)] == ["1"]
+    assert "OMP_NUM_THREADS" not in os.environ
 
 
 def test_times_of_few_images_stand_for_all(tmp_path, photos, monkeypatch):
@@ -248,9 +314,9 @@ def test_published_curves_give_the_published_table():
 
 def test_every_published_curve_has_its_source_and_can_be_an_anchor():
     for name, source in anchors().items():
-        curve = program.find_anchor(name, ["lic"])
-        assert "/" in source and len(curve.bpp) == len(curve.psnr) >= 6
-        assert curve.bpp == sorted(curve.bpp) and curve.psnr == sorted(curve.psnr)
+        curve = program.find_anchor(name, ["lic"])["psnr"]
+        assert "/" in source and len(curve.bpp) == len(curve.scores) >= 6
+        assert curve.bpp == sorted(curve.bpp) and curve.scores == sorted(curve.scores)
 
 
 @pytest.fixture
@@ -275,7 +341,7 @@ def test_kodak_is_downloaded_once_and_its_results_may_be_compared_with_published
     options = ["--data", "kodak", "--codec", "jpeg", "--anchor", "vtm", "--range", "31", "34"]
     assert program.main([*options, "--out", "out"]) == 0, capsys.readouterr()
     assert "24 images" not in capsys.readouterr().out
-    assert isinstance(json.loads(open("out/bd_rate.json").read())["percent"]["jpeg"], float)
+    assert isinstance(json.loads(open("out/bd_rate.json").read())["rates"]["psnr"]["percent"]["jpeg"], float)
     for path in fake_kodak.iterdir():
         path.unlink()
     assert sorted(path.name for path in kodak.kodak().iterdir()) == ["kodim00.png", "kodim01.png"]

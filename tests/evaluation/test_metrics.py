@@ -1,23 +1,38 @@
 """The laws of PSNR, MS-SSIM and BD-rate."""
 
+import io
 import json
 import math
 
 import numpy as np
 import pytest
+from conftest import saved
+from PIL import Image
 
+from codec.evaluation import metrics
 from codec.evaluation.metrics import (
     BD_POINTS,
+    BD_RANGE,
+    METRICS,
     MS_SSIM_SIDE,
+    SSIMULACRA2_SIDE,
     Curve,
-    bd_rate,
+    bd_range,
     block_edge_ratio,
     bpp,
+    cvvdp,
     decibel,
+    full_range,
     ms_ssim,
     psnr,
     read_curve,
+    read_curves,
+    ssimulacra2,
 )
+
+
+def bd_rate(anchor, test, low=BD_RANGE[0], high=BD_RANGE[1]):
+    return metrics.bd_rate(anchor, test, low, high)
 
 
 def curve(name="test", factor=1.0, low=27.0, high=40.0, points=12):
@@ -71,6 +86,58 @@ def test_ms_ssim_of_bright_flat_images_is_at_most_1():
     similarity = ms_ssim(a, b)
     assert 0.9 < similarity < 1 and 0 < decibel(similarity) < 200
     assert decibel(1 + 1e-7) == decibel(1.0) == math.inf and math.isnan(decibel(math.nan))
+
+
+@pytest.fixture(scope="module")
+def ladder():
+    """A photograph, and JPEGs of it from bad to good."""
+    from skimage import data
+
+    original = Image.fromarray(data.astronaut()).crop((100, 0, 340, 240))
+    return original, [Image.open(io.BytesIO(saved(original, "JPEG", quality=quality))) for quality in (5, 20, 60, 95)]
+
+
+@pytest.mark.parametrize("name", ["ms-ssim", "ssimulacra2", "cvvdp"])
+def test_metrics_of_the_eye_grow_with_the_quality_up_to_that_of_equal_images(name, ladder):
+    if name == "cvvdp":
+        pytest.importorskip("pycvvdp")
+    measure = {"ms-ssim": ms_ssim, "ssimulacra2": ssimulacra2, "cvvdp": cvvdp}[name]
+    original, damaged = ladder
+    scores = [measure(original, image) for image in damaged]
+    equal = measure(original, original)
+    assert scores == sorted(scores) and scores[-1] < equal == pytest.approx({"ms-ssim": 1, "cvvdp": 10}.get(name, 100))
+    with pytest.raises(ValueError, match="shape"):
+        measure(original, damaged[0].crop((0, 0, 9, 9)))
+    assert math.isnan(measure(original.crop((0, 0, 7, 300)), original.crop((0, 0, 7, 300))))
+
+
+def test_ssimulacra2_is_the_packages_of_the_files_of_both_images(ladder, tmp_path):
+    from ssimulacra2 import compute_ssimulacra2
+
+    original, (_, damaged, *_) = ladder
+    original.save(tmp_path / "a.png")
+    damaged.save(tmp_path / "b.png")
+    assert ssimulacra2(original, damaged) == compute_ssimulacra2(tmp_path / "a.png", tmp_path / "b.png")
+
+
+def test_ssimulacra2_is_nan_where_a_scale_is_missing():
+    small, large = (np.zeros((side, 300, 3), np.uint8) for side in (SSIMULACRA2_SIDE - 1, SSIMULACRA2_SIDE))
+    assert math.isnan(ssimulacra2(small, small)) and ssimulacra2(large, large) == 100
+
+
+def test_cvvdp_is_measured_where_its_package_is_installed(monkeypatch):
+    monkeypatch.undo()
+    for found, there in ((None, False), ("it", True)):
+        monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name, found=found: found)
+        assert ("cvvdp" in metrics.measurable()) == there
+        assert {"psnr", "ms-ssim", "ssimulacra2"} <= set(metrics.measurable())
+
+
+def test_cvvdp_says_nothing_on_its_own(ladder, capfd):
+    pytest.importorskip("pycvvdp")
+    metrics._visual_difference_predictor.cache_clear()
+    cvvdp(ladder[0], ladder[1][0])
+    assert capfd.readouterr() == ("", "")
 
 
 def test_ms_ssim_is_nan_where_it_is_not_defined():
@@ -129,23 +196,23 @@ def test_bd_rates_there_and_back_cancel():
 def test_bd_rate_does_not_depend_on_the_order_of_points():
     shuffled = curve(factor=0.8)
     order = np.random.default_rng(0).permutation(len(shuffled.bpp))
-    mixed = Curve("mixed", [shuffled.bpp[i] for i in order], [shuffled.psnr[i] for i in order])
+    mixed = Curve("mixed", [shuffled.bpp[i] for i in order], [shuffled.scores[i] for i in order])
     assert bd_rate(curve(), mixed) == bd_rate(curve(), shuffled)
 
 
 def test_bd_rate_equals_bjontegaard_where_both_curves_end_with_the_range():
     bjontegaard = pytest.importorskip("bjontegaard")
     a, b = curve(low=29, high=37), Curve("b", [0.11 * 1.35**n for n in range(9)], [29.0 + n for n in range(9)])
-    expected = bjontegaard.bd_rate(a.bpp, a.psnr, b.bpp, b.psnr, method="pchip", require_matching_points=False)
+    expected = bjontegaard.bd_rate(a.bpp, a.scores, b.bpp, b.scores, method="pchip", require_matching_points=False)
     assert bd_rate(a, b) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("low, high", [(29.01, 40), (27, 36.99)])
 def test_a_curve_that_does_not_span_the_range_is_an_error(low, high):
     short = curve("short", low=low, high=high)
-    with pytest.raises(ValueError, match="short: its points .* do not span 29..37 dB"):
+    with pytest.raises(ValueError, match="short: its points .* do not span 29.00 to 37.00 dB"):
         bd_rate(curve(), short)
-    with pytest.raises(ValueError, match="short: its points .* do not span 29..37 dB"):
+    with pytest.raises(ValueError, match="short: its points .* do not span 29.00 to 37.00 dB"):
         bd_rate(short, curve())
     assert bd_rate(curve(), short, 30, 36) == pytest.approx(0, abs=0.2)
 
@@ -162,11 +229,13 @@ def test_a_curve_of_few_points_is_an_error_but_published_anchors_are_not():
 def test_points_that_define_no_curve_are_an_error():
     good = curve()
     with pytest.raises(ValueError, match="same PSNR"):
-        bd_rate(good, good._replace(psnr=[good.psnr[1], *good.psnr[1:]]))
+        bd_rate(good, good._replace(scores=[good.scores[1], *good.scores[1:]]))
     with pytest.raises(ValueError, match="finite"):
-        bd_rate(good, good._replace(psnr=[*good.psnr[:-1], math.inf]))
+        bd_rate(good, good._replace(scores=[*good.scores[:-1], math.inf]))
+    with pytest.raises(ValueError, match="test folds back: 30.00 dB at 0.0.* bpp, but only 29.* dB at 0.9"):
+        bd_rate(good, Curve("test", [0.9, 0.05, *np.linspace(1, 2, 8)], [29.5, 30.0, *np.linspace(31, 38, 8)]), 30, 37)
     with pytest.raises(ValueError, match="no point"):
-        bd_rate(good._replace(bpp=[], psnr=[]), good)
+        bd_rate(good._replace(bpp=[], scores=[]), good)
 
 
 @pytest.mark.parametrize(
@@ -181,8 +250,37 @@ def test_curves_are_read_from_each_kind_of_file(tmp_path, document):
     path = tmp_path / "points.json"
     path.write_text(json.dumps(document))
     read = read_curve(path, "vtm")
-    assert (read.name, read.bpp, read.psnr[0]) == ("vtm", [0.1, 0.2], 27.0)
-    assert math.isnan(read.psnr[1])
+    assert (read.name, read.bpp, read.scores[0]) == ("vtm", [0.1, 0.2], 27.0)
+    assert math.isnan(read.scores[1])
+
+
+def test_curves_of_every_metric_are_read_whoever_wrote_them(tmp_path):
+    path = tmp_path / "points.json"
+    theirs = {"bpp": [0.1, 0.2], "psnr-rgb": [27.0, 28.0], "ms-ssim-rgb": [0.9, 0.99]}
+    path.write_text(json.dumps({"name": "theirs", "results": theirs}))
+    assert read_curve(path, metric="ms-ssim").scores == pytest.approx([10, 20])
+    with pytest.raises(ValueError, match="points.json has no SSIMULACRA 2, but PSNR, MS-SSIM"):
+        read_curve(path, metric="ssimulacra2")
+    ours = theirs | {"ms-ssim-rgb-db": [10.5, 20.5], "ssimulacra2": [40, 50], "cvvdp": [8.5, None]}
+    path.write_text(json.dumps({"name": "ours", "results": ours, "images": [{"sha256": "b"}, {"sha256": "a"}]}))
+    read = read_curves(path)
+    assert list(read) == list(METRICS) and all(curve.images == ["a", "b"] for curve in read.values())
+    assert read["ms-ssim"].scores == [10.5, 20.5] and math.isnan(read["cvvdp"].scores[1])
+    path.write_text(json.dumps({"results": ours | {"ssimulacra2": [1]}}))
+    with pytest.raises(ValueError, match="2 rates but 1 SSIMULACRA 2 values"):
+        read_curves(path)
+
+
+def test_each_metric_has_its_own_range():
+    a, b = curve("a", low=27, high=40), curve("b", low=30, high=45)
+    assert bd_range(a, b) == BD_RANGE and bd_range(a, b, "full") == full_range(a, b) == (30, 40)
+    assert bd_range(a, b, (31, 32)) == (31, 32)
+    judged = [c._replace(metric="cvvdp", scores=[*c.scores[:-1], math.nan]) for c in (a, b)]
+    assert bd_range(*judged) == (30, pytest.approx(judged[0].scores[-2]))
+    with pytest.raises(ValueError, match="b is a curve of cvvdp, a of psnr"):
+        bd_rate(a, judged[1])
+    with pytest.raises(ValueError, match="none has no point with a finite CVVDP"):
+        bd_range(judged[0], Curve("none", [1.0], [math.nan], "cvvdp"))
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from codec.cli import main
+from codec.cli import main, parser
 from codec.evaluation import plot
-from codec.evaluation.metrics import Curve
+from codec.evaluation.metrics import METRICS, Curve
 
 
 def curves(count):
@@ -59,6 +59,20 @@ def test_curves_differ_in_more_than_colour(figures):
     lines = [line for line in figures[0].axes[0].lines if len(line.get_xdata()) > 1]
     styles = {(line.get_marker(), str(line._dash_pattern)) for line in lines}
     assert len(lines) == len(styles) == 25
+
+
+@pytest.mark.parametrize("metrics, size", [(2, (1800, 750)), (3, (1800, 1500)), (4, (1800, 1500))])
+def test_each_metric_has_a_panel(tmp_path, metrics, size):
+    several = [curve._replace(metric=key) for key in list(METRICS)[:metrics] for curve in curves(3)]
+    plot.rd_curves(several, tmp_path / "rd.png", "Some photographs")
+    page = np.asarray(Image.open(tmp_path / "rd.png").convert("L"))
+    assert page.shape == size[::-1]
+    places = [page[y : y + 750, x : x + 900] for y in range(0, size[1], 750) for x in (0, 900)]
+    assert all(((place < 250).mean() > 0.01) == (n < metrics) for n, place in enumerate(places))
+    # what has no point has no panel, and looks of a name do not depend on the order of metrics
+    holed = [*several, Curve("codec number 0", [0.1], [math.nan], "cvvdp")] if metrics < 4 else several[::-1]
+    plot.rd_curves([several[0], *holed], tmp_path / "again.png", "Some photographs")
+    assert Image.open(tmp_path / "again.png").size == size
 
 
 @pytest.mark.parametrize("count", [2, 12, 30])
@@ -300,5 +314,26 @@ def test_rate_distortion_curves_are_plotted_with_their_bd_rate_against_the_first
         points = {"name": name, "results": {"bpp": [factor * 1.2**i for i in range(count)], "psnr-rgb": psnr[:count]}}
         (tmp_path / f"{name}.json").write_text(json.dumps(points))
     code, lines = lic("base.json", "better.json", "short.json")
-    assert code == 0 and lines[1] == "better: BD-rate -10.0 % against base, 29 to 37 dB"
+    assert code == 0 and lines[1] == "better: BD-rate -10.0 % against base, PSNR 29.00 to 37.00 dB"
     assert lines[2].startswith("short: no BD-rate (short: 4 points;")
+
+
+def test_results_are_plotted_by_the_metric_that_is_asked_for(tmp_path, lic):
+    for folder, factor in (("a", 1.0), ("b", 0.8)):
+        (tmp_path / folder).mkdir()
+        rates = [factor * 1.2**i for i in range(11)]
+        results = {"bpp": rates, "psnr-rgb": [28.0 + i for i in range(11)], "cvvdp": [8 + i / 10 for i in range(11)]}
+        (tmp_path / folder / "mine.json").write_text(json.dumps({"name": "mine", "results": results}))
+    code, lines = lic("a/mine.json", "b/mine.json", "--metric", "cvvdp")  # of one name: they are called by their files
+    assert code == 0
+    assert lines[1] == "b/mine.json: BD-rate -20.0 % against a/mine.json, CVVDP 8.000 to 9.000 JOD"
+    code, (line,) = lic("a/mine.json", "--metric", "ssimulacra2", "-f")
+    assert code == 1 and "a/mine.json has no SSIMULACRA 2, but PSNR, CVVDP" in line
+    write(tmp_path / "run/log.jsonl", training())
+    code, (line,) = lic("run", "--metric", "cvvdp")
+    assert code == 1 and "--metric cvvdp is for results" in line
+
+
+def test_every_metric_can_be_asked_for():
+    for metric in METRICS:
+        assert parser().parse_args(["plot", "a.json", "--metric", metric]).metric == metric

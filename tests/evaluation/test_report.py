@@ -24,7 +24,15 @@ from codec.evaluation.report import write_report
 
 HOSTILE = "</script><img src=x onerror=\"document.title='broken'\"><!--<script>[[data]]"
 PERCENT = {"lic": -12.34, "jpeg": 0.0, "webp": "its points do not span <b>29..37</b> dB", "avif": -12.0}
-RATES = {"anchor": "jpeg", "method": BD_METHOD, "range": [29.0, 37.0], "percent": PERCENT}
+RATES = {
+    "anchor": "jpeg",
+    "method": BD_METHOD,
+    "metric": "psnr",
+    "rates": {
+        "psnr": {"range": [29.0, 37.0], "percent": PERCENT},
+        "ssimulacra2": {"range": "full", "percent": PERCENT | {"lic": 5.4}},
+    },
+}
 VTM = Curve("vtm", [0.9, 0.1, float("nan")], [36.0, 28.0, 30.0])
 
 
@@ -35,13 +43,13 @@ def evaluation(models, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("evaluation")
     astronaut = Image.fromarray(data.astronaut())
-    images = [("face", astronaut.crop((120, 10, 312, 186))), (HOSTILE, astronaut.crop((0, 200, 170, 400)))]
+    images = [("face", astronaut.crop((120, 10, 352, 236))), (HOSTILE, astronaut.crop((0, 200, 230, 440)))]
     codecs = [lic_codec(load_model(models / "hyper.safetensors", precision="fp32"), [0, 50, 100])]
     codecs += [
         rival_codec(name, levels)
         for name, levels in (("jpeg", [5, 10, 15, 20, 30, 40, 60, 80, 90]), ("webp", [20, 80]), ("avif", [50]))
     ]
-    results = run(codecs, images, folder)
+    results = run(codecs, images, folder, ["psnr", "ms-ssim", "ssimulacra2"])
     assert not any(result.failures for result in results)
     write_report(folder, results, images, codecs, [VTM], RATES, "eval.py --data '<b>'", "Two <b>images</b>")
     return folder, results, images, codecs
@@ -203,12 +211,13 @@ def test_the_viewer_shows_the_numbers_of_the_files_of_the_image_that_is_chosen(b
                 }
                 column = [line[n + 1] for line in table]
                 if name == "original":
-                    assert column == ["B: original", "–", "–", "–", "–", "–"]
+                    assert column == ["B: original", "–", "–", "–", "–", "–", "–"]
                     continue
                 row = rows[column[1]]
                 assert column[0].endswith(f": {name}") and column[2] == f"{row.bytes:,}"
                 assert column[3:5] == [f"{row.bpp:.3f}", f"{row.psnr:.2f}"]
                 assert float(column[5]) == pytest.approx(-10 * np.log10(1 - row.ms_ssim), abs=0.006)
+                assert column[6] == f"{row.ssimulacra2:.2f}".replace("-", "−")
     assert browser.run("document.title") == "Two <b>images</b>"
 
 
@@ -258,10 +267,10 @@ def test_zoom_shows_pixels_and_pans_within_the_picture(browser):
     press(browser, "#zoom [value='8']")
     width, height = browser.run("[stage.clientWidth, stage.clientHeight]")
     where = "[view.x, view.y, view.zoom, getComputedStyle(sides[0].canvas).imageRendering]"
-    assert browser.run(where) == [round((width - 8 * 192) / 2), round((height - 8 * 176) / 2), 8, "pixelated"]
+    assert browser.run(where) == [round((width - 8 * 232) / 2), round((height - 8 * 226) / 2), 8, "pixelated"]
     browser.run("stage.focus()")
     browser.key("ArrowRight")
-    assert browser.run("view.x") == round((width - 8 * 192) / 2) - 40
+    assert browser.run("view.x") == round((width - 8 * 232) / 2) - 40
     browser.key("ArrowLeft", 30)
     browser.key("ArrowUp", 30)
     assert browser.run("[view.x, view.y]") == [0, 0]
@@ -276,7 +285,8 @@ def test_zoom_shows_pixels_and_pans_within_the_picture(browser):
 def test_the_plot_names_the_nearest_point_and_hides_curves(browser, evaluation):
     means = evaluation[1][1].means()
     x, y = browser.run(
-        "(() => { const b = by('plot').getBoundingClientRect(), p = places.find((p) => p.curve.name === 'jpeg');"
+        "(() => { by('plot').scrollIntoView({block: 'center', behavior: 'instant'});"
+        " const b = by('plot').getBoundingClientRect(), p = places.find((p) => p.curve.name === 'jpeg');"
         " return [b.x + p.x + 2, b.y + p.y - 2]; })()"
     )
     browser.mouse("mouseMoved", x, y)
@@ -292,9 +302,36 @@ def test_the_plot_names_the_nearest_point_and_hides_curves(browser, evaluation):
     press(browser, "#legend button:nth-child(2)")
     assert browser.run("places.some((place) => place.curve.name === 'jpeg')") is False
     assert browser.run("document.querySelector('#legend button:nth-child(2)').ariaPressed") == "false"
-    press(browser, "#metric [value=ms_ssim]")
+    press(browser, "#metric [value=ms-ssim]")
     assert browser.run("by('without').textContent") == "Without MS-SSIM: vtm."
     assert browser.run("places.length") == 3 + 2 + 1
+
+
+def test_one_control_switches_curves_rates_and_words_between_the_metrics_that_were_measured(browser, evaluation):
+    inputs = browser.run("[...document.querySelectorAll('#metric input')].map((input) => [input.value, input.checked])")
+    assert inputs == [
+        ["psnr", True], ["ms-ssim", False], ["ssimulacra2", False],
+    ]  # fmt: skip
+    assert browser.run("by('lead').textContent") == "lic needs 12.3 % fewer bits than jpeg at equal PSNR."
+    browser.run("document.querySelector('#metric input').focus()")
+    browser.key("ArrowRight", 2)
+    settle(browser)
+    assert browser.run("by('lead').textContent") == "lic needs 5.4 % more bits than jpeg at equal SSIMULACRA 2."
+    means = {result.name: result.means() for result in evaluation[1]}
+    shown = browser.run("places.filter((place) => place.curve.name === 'jpeg').map((place) => score(place.point))")
+    assert shown == [point["ssimulacra2"] for point in means["jpeg"]]
+    assert "+5.4 %" in browser.run("by('summary').textContent") and "12.3" not in browser.run(
+        "by('summary').textContent"
+    )
+    assert "all SSIMULACRA 2 that both curves have" in browser.run("by('rates-note').textContent")
+    for side, name in (("a", "lic"), ("b", "jpeg")):
+        select(browser, side, name)
+    column = [line[1] for line in shown_numbers(browser)]
+    assert browser.run("by('tag-a').textContent") == f"lic, SSIMULACRA 2 {column[6]}"
+    assert "its SSIMULACRA 2 " in browser.run("by('numbers').textContent")
+    press(browser, "#metric [value=ms-ssim]")  # of which there is no BD-rate
+    assert browser.run("by('lead').textContent") == "lic, jpeg, webp, avif"
+    assert "BD-rate" not in browser.run("by('summary').textContent") and browser.run("by('speed').hidden")
 
 
 def test_a_report_without_a_point_opens(chrome, tmp_path):

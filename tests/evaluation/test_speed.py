@@ -42,11 +42,13 @@ def test_without_a_gpu_nothing_is_measured(monkeypatch, capsys):
 def test_bd_rates_are_read_from_what_an_evaluation_wrote(tmp_path):
     assert codecs.bd_rates(tmp_path) == ("-", {})
     percent = {"lic": -20.5, "lic-old": -10.0, "avif": -46.0, "webp": "webp: its points do not span 29..37 dB"}
-    (tmp_path / "bd_rate.json").write_text(json.dumps({"anchor": "jpeg", "percent": percent}))
+    document = {"anchor": "jpeg", "metric": "cvvdp", "rates": {"cvvdp": {"percent": {}}, "psnr": {"percent": percent}}}
+    (tmp_path / "bd_rate.json").write_text(json.dumps(document))
     for name, about in (("lic", "model 12ab, 3 M"), ("lic-old", "model 34cd, 2 M"), ("avif", "Pillow"), ("webp", "")):
         (tmp_path / f"{name}.json").write_text(json.dumps({"description": about}))
     assert codecs.bd_rates(tmp_path) == ("jpeg", {"12ab": -20.5, "34cd": -10.0, "avif": -46.0})
-    (tmp_path / "bd_rate.json").write_text(json.dumps({"anchor": "vtm", "percent": {"avif": 49.0}}))
+    document = {"anchor": "vtm", "rates": {"psnr": {"percent": {"avif": 49.0}}}}
+    (tmp_path / "bd_rate.json").write_text(json.dumps(document))
     anchor, rates = codecs.bd_rates(tmp_path)
     assert anchor == "vtm" and rates["avif"] == 49.0
     assert rates["mbt2018-mean"] == pytest.approx(23, abs=2)  # +21 to +23 % in the literature

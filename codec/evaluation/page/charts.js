@@ -80,12 +80,11 @@ function axes(holder, xAxis, yAxis) {
 // ---- rate-distortion curves ----
 
 const shown = new Set(data.curves.map((curve) => curve.name));
-const metric = () => document.querySelector("#metric input:checked").value;
-const METRICS = { psnr: ["PSNR in dB", "PSNR"], ms_ssim: ["MS-SSIM in dB, −10 log₁₀(1 − MS-SSIM)", "MS-SSIM"] };
 let places = []; // of the points drawn: {curve, point, x, y}
 let current = null; // the place that the tip tells about
 
-const pointsOf = (curve) => curve.points.filter((point) => point[metric()] !== null);
+const score = (point) => point[metric().key];
+const pointsOf = (curve) => curve.points.filter((point) => score(point) !== null);
 
 function drawCurves() {
   const curves = data.curves.filter((curve) => shown.has(curve.name) && pointsOf(curve).length);
@@ -95,19 +94,19 @@ function drawCurves() {
   hideTip();
   places = [];
   const without = data.curves.filter((curve) => shown.has(curve.name) && !pointsOf(curve).length).map((curve) => curve.name);
-  by("without").textContent = without.length ? `Without ${METRICS[metric()][1]}: ${without.join(", ")}.` : "";
+  by("without").textContent = without.length ? `Without ${metric().label}: ${without.join(", ")}.` : "";
   const holder = by("plot");
-  const values = points.length ? points.map((point) => point[metric()]) : [20, 40];
+  const values = points.length ? points.map(score) : [20, 40];
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const pad = 0.05 * (high - low || 1);
   const xAxis = { low: 0, high: most, ticks: ticks(0, most, holder.clientWidth / 80), label: "bits per pixel" };
-  const yAxis = { low: low - pad, high: high + pad, ticks: ticks(low - pad, high + pad, 6), label: METRICS[metric()][0] };
+  const yAxis = { low: low - pad, high: high + pad, ticks: ticks(low - pad, high + pad, 6), label: metric().axis };
   const { svg, x, y, left, right, bottom } = axes(holder, xAxis, yAxis);
   const inside = draw("clipPath", { id: "inside" }, draw("rect", { x: left, y: 0, width: right - left, height: bottom }));
   svg.append(inside);
   for (const curve of [...curves].reverse()) { // the first one on top
     const first = curve === data.curves[0];
-    const all = pointsOf(curve).map((point) => ({ curve, point, x: x(point.bpp), y: y(point[metric()]) }));
+    const all = pointsOf(curve).map((point) => ({ curve, point, x: x(point.bpp), y: y(score(point)) }));
     const here = all.filter((place) => place.point.bpp <= most);
     const path = line(curve, "M" + all.map((place) => `${place.x} ${place.y}`).join("L"), first ? 2.4 : 1.6);
     path.setAttribute("clip-path", "url(#inside)");
@@ -124,7 +123,7 @@ function showTip(place) {
   svg.append(draw("circle", { class: "halo", cx: place.x, cy: place.y, r: 8 }));
   const { curve, point } = place;
   const quality = point.quality === null ? "" : `quality ${point.quality}`;
-  const lines = [`${fixed(point.bpp, 3)} bpp, ${fixed(point[metric()], 2)} dB`, quality].filter(Boolean);
+  const lines = [`${fixed(point.bpp, 3)} bpp, ${withUnit(score(point), metric())}`, quality].filter(Boolean);
   const tip = by("tip");
   tip.replaceChildren(el("strong", {}, curve.name), ...lines.map((text) => el("div", {}, text)));
   tip.hidden = false;
@@ -166,8 +165,6 @@ function legend() {
     });
     by("legend").append(button);
   }
-  const any = data.curves.some((curve) => curve.points.some((point) => point.ms_ssim !== null));
-  document.querySelector("#metric [value=ms_ssim]").disabled = !any;
 }
 
 // ---- BD-rate over time ----
@@ -219,6 +216,7 @@ function drawSpeed(id, kind) {
 function drawAll() {
   if (!by("plot").clientWidth) return; // a window that is not shown yet
   drawCurves();
+  by("speed").hidden = !timed("encoding_time").length || !timed("decoding_time").length;
   if (!by("speed").hidden) {
     drawSpeed("speed-encoding", "encoding_time");
     drawSpeed("speed-decoding", "decoding_time");
@@ -226,8 +224,7 @@ function drawAll() {
 }
 
 legend();
-by("speed").hidden = !timed("encoding_time").length || !timed("decoding_time").length;
-by("metric").addEventListener("change", drawCurves);
+by("metric").addEventListener("change", drawAll);
 by("plot").addEventListener("pointermove", (event) => {
   const box = by("plot").getBoundingClientRect();
   const [px, py] = [event.clientX - box.left, event.clientY - box.top];

@@ -36,20 +36,38 @@ function table(headings, rows) {
   return el("table", {}, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...body));
 }
 
-const rate = (name) => (data.bd ? data.bd.percent[name] : undefined); // a number, or why there is none
-const rangeText = () =>
-  (data.bd.range === "full" ? "the PSNR that both curves have" : `${data.bd.range[0]} to ${data.bd.range[1]} dB PSNR`) +
-  `, ${data.bd.method}`;
+// The metric that is looked at: {key, label, unit, axis, digits}. The switch has those that were measured.
+const metric = () => data.metrics.find(({ key }) => key === document.querySelector("#metric input:checked")?.value) ?? { key: data.metric, label: "", unit: "", axis: "", digits: 2 };
+const withUnit = (value, { digits, unit }) => `${fixed(value, digits)} ${unit}`.trim();
+
+function metrics() {
+  for (const { key, label } of data.metrics) {
+    const button = el("input", { type: "radio", name: "metric", value: key });
+    button.checked = key === data.metric;
+    by("metric").append(el("label", {}, button, el("span", {}, label)));
+  }
+  by("metric").parentElement.hidden = data.metrics.length < 2;
+}
+
+// BD-rates at equal values of the metric that is looked at: {range, percent}; none where there is no anchor.
+const rates = () => data.bd?.rates[metric().key];
+const rate = (name) => rates()?.percent[name]; // a number, or why there is none
+const rangeText = () => {
+  const { range } = rates();
+  const { label, unit } = metric();
+  return (range === "full" ? `all ${label} that both curves have` : `${label} ${range[0]} to ${range[1]} ${unit}`.trim()) + `, ${data.bd.method}`;
+};
 
 function lead() {
   const first = data.codecs[0];
   const percent = rate(first.name);
+  by("lead").replaceChildren();
   if (typeof percent !== "number" || first.name === data.bd.anchor) {
     by("lead").textContent = data.codecs.map((codec) => codec.name).join(", ");
     return;
   }
   const strong = `${first.name} needs ${fixed(Math.abs(percent), 1)} % ${percent < 0 ? "fewer" : "more"} bits`;
-  by("lead").append(el("strong", {}, strong), ` than ${data.bd.anchor} at equal PSNR.`);
+  by("lead").append(el("strong", {}, strong), ` than ${data.bd.anchor} at equal ${metric().label}.`);
 }
 
 // Figures of a codec that are shown in the summary where the results have them: label, and text or null.
@@ -65,13 +83,13 @@ const TRAITS = [
 
 function summary() {
   const traits = TRAITS.filter(([, text]) => data.codecs.some((codec) => text(codec) !== null));
-  const headings = ["codec", ...(data.bd ? [`BD-rate against ${data.bd.anchor}`] : []), "encode, ms", "decode, ms"];
+  const headings = ["codec", ...(rates() ? [`BD-rate against ${data.bd.anchor}`] : []), "encode, ms", "decode, ms"];
   headings.push(...traits.map(([label]) => label));
   const known = data.codecs.map((codec) => rate(codec.name)).filter((percent) => typeof percent === "number");
   const rows = data.codecs.map((codec) => {
     const cells = [codec.name];
     const percent = rate(codec.name);
-    if (data.bd) {
+    if (rates()) {
       const best = percent === Math.min(...known) ? "best" : "";
       cells.push(typeof percent === "number" ? { text: `${signed(percent, 1)} %`, class: best } : "–");
     }
@@ -79,12 +97,12 @@ function summary() {
     cells.push(...traits.map(([, text]) => text(codec) ?? "–"));
     return cells;
   });
-  by("summary").append(table(headings, rows));
+  by("summary").replaceChildren(table(headings, rows));
   const without = data.codecs.filter((codec) => typeof rate(codec.name) === "string");
   by("rates-without").textContent = without.map((codec) => `No BD-rate of ${codec.name}: ${rate(codec.name)}.`).join(" ");
   by("rates-note").textContent =
-    (data.bd
-      ? `BD-rate: bits needed on average at equal PSNR relative to ${data.bd.anchor}, over ${rangeText()}, on the curve of means. `
+    (rates()
+      ? `BD-rate: bits needed on average at equal ${metric().label} relative to ${data.bd.anchor}, over ${rangeText()}, on the curve of means. `
       : "") + "Times are of one image, from memory to memory: means over images and qualities. In the figures, down and left is better.";
 }
 
@@ -96,6 +114,8 @@ const COLUMNS = {
   "psnr-rgb": ["PSNR, dB", (v) => fixed(v, 2)],
   "ms-ssim-rgb": ["MS-SSIM", (v) => fixed(v, 4)],
   "ms-ssim-rgb-db": ["MS-SSIM, dB", (v) => fixed(v, 2)],
+  ssimulacra2: ["SSIMULACRA 2", (v) => fixed(v, 2)],
+  cvvdp: ["CVVDP, JOD", (v) => fixed(v, 3)],
   encoding_time: ["encode, ms", (v) => fixed(1e3 * v, 1)],
   decoding_time: ["decode, ms", (v) => fixed(1e3 * v, 1)],
   encoding_entropy_time: ["entropy coding", (v) => fixed(1e3 * v, 1)],
@@ -128,7 +148,8 @@ function about() {
   fact("System", data.system);
   fact("Code", data.commit);
   fact("Versions", Object.entries(data.versions).map(([name, version]) => `${name} ${version}`).join(", "));
-  if (data.bd) fact("BD-rate", `against ${data.bd.anchor}, over ${rangeText()}`);
+  if (data.bd) fact("BD-rate", `against ${data.bd.anchor}, ${data.bd.method}`);
+  for (const { name, by: codecs } of data.codecs[0].lossless) fact("Kept without loss", `${name}, by ${codecs.join(", ")}; in no mean`);
   fact("Not coded", data.failures.map((f) => `${f.codec}: ${f.image}${f.quality === null ? "" : ` at quality ${f.quality}`}: ${f.error}`).join("\n"));
   const rows = data.images.map((image) => [image.name, fixed(image.width, 0), fixed(image.height, 0), { text: image.sha256.slice(0, 32), title: image.sha256, class: "hash" }]);
   const headings = ["image", "width", "height", "SHA-256 of the pixels, first half"];
@@ -137,7 +158,12 @@ function about() {
     el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Images" }, table(headings, rows))));
 }
 
+metrics();
 lead();
 summary();
 tables();
 about();
+by("metric").addEventListener("change", () => {
+  lead();
+  summary();
+});

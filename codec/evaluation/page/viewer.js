@@ -7,7 +7,7 @@ const slider = by("slider");
 const choice = (name) => document.querySelector(`#${name} input:checked`).value;
 const sides = ["a", "b"].map((side) => ({
   select: by(side), layer: by(`layer-${side}`), canvas: by(`layer-${side}`).firstElementChild, tag: by(`tag-${side}`),
-  file: null, // {codec, quality, bytes, bpp, psnr, ms_ssim, picture}; null: the original
+  file: null, // {codec, quality, bytes, bpp, picture, psnr and other metrics}; null: the original
 }));
 const view = { width: 1, height: 1, x: 0, y: 0, zoom: 1 }; // of the picture, and where the stage's corner shows it
 let turn = 0; // counts choices, so that only the last one is shown
@@ -67,7 +67,6 @@ async function show() {
     const context = side.canvas.getContext("2d");
     if (gain === 1) context.drawImage(decoded[n], 0, 0);
     else context.putImageData(errors(decoded[n], original, gain), 0, 0);
-    side.tag.textContent = side.file ? side.file.codec : ORIGINAL;
   });
   place(fresh);
   numbers();
@@ -81,16 +80,19 @@ function numbers() {
     row("quality", (file) => (file.quality === null ? "–" : String(file.quality))),
     row("bytes", (file) => fixed(file.bytes, 0)),
     row("bpp", (file) => fixed(file.bpp, 3)),
-    row("PSNR, dB", (file) => fixed(file.psnr, 2)),
-    row("MS-SSIM, dB", (file) => fixed(file.ms_ssim, 2)),
+    ...data.metrics.map(({ key, label, unit, digits }) => row(unit ? `${label}, ${unit}` : label, (file) => fixed(file[key], digits))),
   ];
+  for (const { tag, file } of sides) {
+    tag.textContent = !file ? ORIGINAL : score(file) === null ? file.codec : `${file.codec}, ${metric().label} ${withUnit(score(file), metric())}`;
+  }
   const headings = ["", `A: ${a?.codec ?? ORIGINAL}`, `B: ${b?.codec ?? ORIGINAL}`];
   const words = [];
   if (a && b) {
     const more = 100 * (b.bytes / a.bytes - 1);
     const size = Math.abs(more) < 0.05 ? "B is as large as A" : `B is ${fixed(Math.abs(more), 1)} % ${more > 0 ? "larger" : "smaller"} than A`;
-    const gap = b.psnr === null || a.psnr === null ? null : b.psnr - a.psnr;
-    words.push(gap === null ? `${size}.` : `${size}, its PSNR ${fixed(Math.abs(gap), 2)} dB ${gap < 0 ? "lower" : "higher"}.`);
+    const [of, than] = [score(b), score(a)];
+    const gap = of === null || than === null ? null : of - than;
+    words.push(gap === null ? `${size}.` : `${size}, its ${metric().label} ${withUnit(Math.abs(gap), metric())} ${gap < 0 ? "lower" : "higher"}.`);
   }
   by("numbers").replaceChildren(table(headings, rows), el("p", {}, words.join(" ")));
 }
@@ -185,6 +187,7 @@ if (data.pictures.images.length) {
   fill();
   for (const id of ["image", "target", "a", "b"]) by(id).addEventListener("change", choose);
   by("view").addEventListener("change", show);
+  by("metric").addEventListener("change", numbers);
   by("zoom").addEventListener("change", () => place());
   slider.addEventListener("input", divide);
   stage.addEventListener("pointerdown", drag);
