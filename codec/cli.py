@@ -276,7 +276,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("-f", "--force", action="store_true", help="replace an existing file")
     sub.set_defaults(run=plot)
     sub = commands.add_parser(
-        "demo", parents=[common], help="compress sample photographs, compare with JPEG, WebP and AVIF"
+        "demo",
+        parents=[common],
+        help="compress sample photographs, compare with JPEG, WebP and AVIF by PSNR and SSIMULACRA 2",
     )
     sub.add_argument("--out", type=Path, default=Path("lic-demo"), help="folder for all results (default: lic-demo)")
     sub.add_argument(
