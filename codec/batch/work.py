@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import codec
-from codec.batch.jobs import Hopeless, explain, say
+from codec.batch.jobs import Hopeless, complaint, explain, say
 from codec.batch.plan import Job
 from codec.container import bitstream
 from codec.files import Failure, read_bytes, write_bytes
@@ -64,13 +64,13 @@ def check_image(data: bytes) -> None:
         image.verify() if image.format == "PNG" else image.load()
 
 
-def open_image(source: str, max_pixels: int, strict: bool) -> tuple["Image.Image", bool]:
-    """A loaded PIL image that can be coded, and whether there is more; of several frames or pages it is the first, and
-    they are refused if `strict`.
+def open_image(source: str, max_pixels: int, strict: bool) -> tuple["Image.Image", list[str]]:
+    """A loaded PIL image that can be coded, and sentences about what of its file is not: further frames or pages, what
+    no section can hold. Failure with them if `strict`.
     """
     from PIL import Image, UnidentifiedImageError
 
-    from codec.container import modes
+    from codec.container import found, modes, original
 
     Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow refuses twice that, also of an image inside an icon
     data = read_bytes(source)
@@ -83,8 +83,10 @@ def open_image(source: str, max_pixels: int, strict: bool) -> tuple["Image.Image
                 raise Failure(excess)
             modes.check(image)
             has_more = modes.has_more(image)
-            modes.load(image)
+            lost = modes.load(image)
     except UnidentifiedImageError:
+        if data.startswith(BEGINNINGS["JPEG"]) and (original.bits_of_jpeg(data) or 8) > 8:
+            raise Failure(modes.DEEP) from None
         raise Failure("not an image that Pillow can read") from None
     except Image.DecompressionBombError:
         raise Failure(f"its pixels are more than the limit of {max_pixels}") from None
@@ -94,7 +96,10 @@ def open_image(source: str, max_pixels: int, strict: bool) -> tuple["Image.Image
         raise Failure(f"damaged image: {error}") from error
     if has_more and strict:
         raise Failure("it has more than one frame or page, which --strict refuses; without it the first is coded")
-    return image, has_more
+    if strict and (strictly := [name for name in lost if name not in found.ASIDE]):
+        raise Failure(f"{modes.not_kept(strictly)}, which --strict refuses; without it the image is coded")
+    notes = ["it has more than one frame or page, only the first is coded"] if has_more else []
+    return image, notes + ([modes.not_kept(lost)] if lost else [])
 
 
 @dataclass
@@ -137,7 +142,7 @@ class Compressor:
     def __call__(self, job: Job) -> str | None:
         if self.resume and is_complete(job.target, (bitstream.MAGIC,), bitstream.read):
             return None
-        image, has_more = open_image(job.source, bitstream.MAX_PIXELS, self.strict)
+        image, notes = open_image(job.source, bitstream.MAX_PIXELS, self.strict)
         if self.verify:
             from codec.coding.verify import Witness
 
@@ -149,7 +154,7 @@ class Compressor:
         write_bytes(job.target, data, self.replace or self.resume, check)
         header, _ = bitstream.read(data)
         bpp = 8 * len(data) / (image.width * image.height)
-        note = f"lic: {job.source}: it has more than one frame or page, only the first is coded\n" if has_more else ""
+        note = "".join(f"{complaint(job.source, note)}\n" for note in notes)
         told = "" if quality is None else f", quality {quality}"
         told += ", verified" if self.verify else ""
         size = f"{header.width}x{header.height}, {len(data)} bytes, {bpp:.3f} bpp"

@@ -39,8 +39,11 @@ in the order (channel, row, column):
     129      EXIF: the TIFF structure, without what a format puts before it ("Exif" and two zero bytes in a JPEG)
     130      XMP packet, as it is
     131      dots per inch: horizontal and vertical, two IEEE 754 doubles, little-endian, above 0 and at most 10,000,000
+    132      what the colours mean, as code points of ITU-T H.273, a byte each: colour primaries, transfer
+             characteristics, matrix coefficients (0: the samples are RGB, or gray) and full range (0 or 1), as in a
+             PNG's cICP chunk. It may stand beside an ICC profile, and then has the word
 
-The payload of 128 to 131 is a byte 0 and the bytes themselves, or a byte 1 and one zlib stream of them; they are at
+The payload of 128 to 132 is a byte 0 and the bytes themselves, or a byte 1 and one zlib stream of them; they are at
 most 2^24 bytes.
 
 How many symbols there are follows from width and height, never from the stream. h_s works on integers alone up to
@@ -62,8 +65,8 @@ NO_QUALITY = 255
 ROW_UNIT = 64  # pixels in which the height of a row of tiles counts
 MODES = ("RGB", "L", "LA", "RGBA")
 LATENT, HYPER, LOSSLESS, ALPHA, ROWS = 1, 2, 3, 4, 5  # tags of the sections
-ICC, EXIF, XMP, DPI = 128, 129, 130, 131
-METADATA = {ICC: "ICC profile", EXIF: "EXIF", XMP: "XMP", DPI: "DPI"}
+ICC, EXIF, XMP, DPI, CICP = 128, 129, 130, 131, 132
+METADATA = {ICC: "ICC profile", EXIF: "EXIF", XMP: "XMP", DPI: "DPI", CICP: "CICP"}
 KNOWN = {LATENT, HYPER, LOSSLESS, ALPHA, ROWS}  # of the critical ones
 
 

@@ -1,8 +1,11 @@
-"""What an image file says beside its pixels, and how it is kept: ICC profile, EXIF, XMP and resolution.
+"""What an image file says beside its pixels, and how it is kept: ICC profile, EXIF, XMP, resolution and CICP.
 
-In Python it is `image.info`, in Pillow's own keys and forms: icc_profile, exif and xmp as bytes, dpi as two floats. In
-a .lic file each is an ancillary section of its own (codec/container/bitstream.py). Nothing else of `image.info` is
-kept, such as comments, or text and gamma of a PNG.
+In Python it is `image.info`, in Pillow's own keys and forms: icc_profile, exif and xmp as bytes, dpi as two floats; and
+cicp, four code points (codec/container/colour.py). In a .lic file each is an ancillary section of its own
+(codec/container/bitstream.py). Colours that a file tells in numbers, gamma and primaries, become an ICC profile. Beside
+cicp there is always the profile that says the same, if one can: it is for whoever does not know cicp, and not stored.
+
+Nothing else is kept. What is lost has a name: codec/container/original.py finds it, and `lost_of_tiff`.
 
 EXIF and XMP stay as they are, byte for byte. Only where the image was turned upright does the orientation go, out of
 EXIF's first directory (CIPA DC-008, "Exchangeable image file format", 2023, section 4.6): nobody turns it again.
@@ -17,23 +20,28 @@ import warnings
 import zlib
 from typing import Any
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffTags
 from PIL.PngImagePlugin import PngInfo
 
-from codec.container import bitstream
+from codec.container import bitstream, boxes, colour
 from codec.container.bitstream import FormatError, Section
+from codec.container.found import LARGEST
 
-KEYS = {bitstream.ICC: "icc_profile", bitstream.EXIF: "exif", bitstream.XMP: "xmp", bitstream.DPI: "dpi"}
+KEYS = {
+    bitstream.ICC: "icc_profile", bitstream.EXIF: "exif", bitstream.XMP: "xmp", bitstream.DPI: "dpi",
+    bitstream.CICP: "cicp",
+}  # fmt: skip
 NAMES = {key: bitstream.METADATA[tag] for tag, key in KEYS.items()}
-LARGEST = 1 << 24  # bytes of one of them; larger than what cameras and editors write
-DPI_BYTES = 16  # two doubles
+MOST_BYTES = {"dpi": 16, "cicp": 4}  # two doubles; four code points
+GRAY = ("1", "L", "LA")
 IN_JPEG = {"exif": 65533, "xmp": 65504}  # bytes that fit into a segment
 LARGEST_DPI = 1e7  # a pixel of 2.5 nanometres
 HELD = {  # by Pillow's name of the format
-    "PNG": set(NAMES), "JPEG": set(NAMES), "TIFF": set(NAMES), "WEBP": {"icc_profile", "exif", "xmp"},
-    "AVIF": {"icc_profile", "exif", "xmp"}, "BMP": {"dpi"},
+    "PNG": set(NAMES), "JPEG": {"icc_profile", "exif", "xmp", "dpi"}, "TIFF": {"icc_profile", "exif", "xmp", "dpi"},
+    "WEBP": {"icc_profile", "exif", "xmp"}, "AVIF": {"icc_profile", "exif", "xmp", "cicp"}, "BMP": {"dpi"},
 }  # fmt: skip
-SOURCES = {*NAMES, "XML:com.adobe.xmp", "Raw profile type exif"}  # keys of `info` that `of` reads
+IN_COLOUR = {"WEBP", "AVIF"}  # what Pillow writes in RGB, gray or not
+SOURCES = {*NAMES, "XML:com.adobe.xmp", "Raw profile type exif", "gamma", "chromaticity"}  # keys that `of` reads
 HOLD_ALPHA = {"PNG", "TIFF", "WEBP", "AVIF", "JPEG2000", "TGA", "ICO", "DDS", "QOI", "SGI", "IM"}
 LARGEST_SIDE = {"JPEG": 65500, "MPO": 65500, "WEBP": 16383, "GIF": 65535, "TGA": 65535}  # pixels
 COLOURS_OF_GIF = 256
@@ -41,18 +49,59 @@ ICONS = {"ICO", "ICNS"}  # what Pillow shrinks to the sizes that they have
 PREFIX = b"Exif\0\0"  # of EXIF in a JPEG; Pillow hands it on
 BYTE_ORDER = {b"II*\0": "little", b"MM\0*": "big"}  # by the first four bytes behind it
 ORIENTATION, XMP_TAG, RESOLUTION_TAG = 0x0112, 700, 282
+TRANSFER_FUNCTION, WHITE_POINT, PRIMARIES = 301, 318, 319  # tags of TIFF
+GAMMA_OF_TIFF = 2.2  # where there are primaries and no transfer function (TIFF 6.0, section 20)
 LOSSY_QUALITY = dict.fromkeys(("JPEG", "MPO", "PDF", "WEBP", "AVIF"), 95)  # Pillow's own loses as much as a codec
 XMP_ORIENTATION = re.compile(rb'\s*tiff:Orientation\s*=\s*"(\d)"|\s*<tiff:Orientation>\s*(\d)\s*</tiff:Orientation>')
 DESCRIPTIVE = (  # what a TIFF says about the picture and not about its own bytes
     *(ExifTags.Base[name] for name in ("ImageDescription", "Make", "Model", "Software", "DateTime", "Artist")),
-    ExifTags.Base.Copyright,
-)
+    ExifTags.Base.Copyright, *(ExifTags.Base[name] for name in ("DocumentName", "PageName", "HostComputer")),
+    33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113,  # GeoTIFF (OGC 19-008r4), and GDAL's
+)  # fmt: skip
+STORED = {  # tags of TIFF that say how pixels are stored, and what becomes another kind of metadata
+    *range(254, 260), 262, 263, 264, 265, 266, 273, 274, *range(277, 285), 292, 293, 296, 297, 317, 318, 319, 320, 321,
+    *range(322, 326), 332, 334, 336, 338, 339, 340, 341, 347, *range(512, 516), 519, 520, 521, *range(529, 533), 700,
+    34665, 34675, 34853,
+}  # fmt: skip
+NAMES_OF_TAGS = {33723: "IPTC", 34377: "Photoshop resources"}
 
 
 def of(image: Image.Image) -> dict[str, Any]:
     """The metadata of a loaded image, in the keys and forms of a decoded one."""
-    found = {"icc_profile": image.info.get("icc_profile"), "exif": _exif(image), "xmp": _xmp(image), "dpi": _dpi(image)}
-    return {key: value for key, value in found.items() if value}
+    icc = image.info.get("icc_profile") or _profile(image)
+    cicp = colour.checked(image.info.get("cicp"))
+    found = {"icc_profile": icc, "exif": _exif(image), "xmp": _xmp(image), "dpi": _dpi(image), "cicp": cicp}
+    return explained({key: value for key, value in found.items() if value}, image.mode in GRAY)
+
+
+def explained(info: dict[str, Any], gray: bool) -> dict[str, Any]:
+    """With the profile that says what cicp does, where there is no other."""
+    if "cicp" in info and "icc_profile" not in info and (made := colour.of_cicp(info["cicp"], gray)):
+        return {"icc_profile": made} | info
+    return info
+
+
+def _profile(image: Image.Image) -> bytes | None:
+    """The colours of a PNG that tells gamma or primaries and does not say that they are sRGB's, or of such a TIFF."""
+    gray = image.mode in GRAY
+    if hasattr(image, "tag_v2"):
+        white, primaries = image.tag_v2.get(WHITE_POINT), image.tag_v2.get(PRIMARIES)
+        if not primaries or not white or TRANSFER_FUNCTION in image.tag_v2:
+            return None
+        return colour.of_numbers(GAMMA_OF_TIFF, (*white, *primaries), gray)
+    gamma, chromaticities = image.info.get("gamma"), image.info.get("chromaticity")
+    if "srgb" in image.info or "cicp" in image.info or not (gamma or chromaticities):
+        return None
+    return colour.of_numbers(1 / gamma if gamma else None, chromaticities, gray)
+
+
+def lost_of_tiff(image: Image.Image) -> list[str]:
+    """Names of the tags of a TIFF that are not kept."""
+    return [
+        NAMES_OF_TAGS.get(tag) or TiffTags.lookup(tag).name.replace("unknown", f"tag {tag}")
+        for tag in sorted(image.tag_v2)
+        if tag not in STORED and tag not in DESCRIPTIVE
+    ]
 
 
 def _exif(image: Image.Image) -> bytes:
@@ -91,6 +140,8 @@ def _dpi(image: Image.Image) -> tuple[float, float] | None:
     """Dots per inch, or None where there is no number that means a size."""
     if hasattr(image, "tag_v2") and RESOLUTION_TAG not in image.tag_v2:
         return None  # Pillow would say 1
+    if image.format in ("JPEG", "MPO") and not image.info.get("jfif_unit") and RESOLUTION_TAG not in image.getexif():
+        return None  # Pillow would say 72
     x, y = map(float, image.info.get("dpi", (0, 0)))
     return (x, y) if 0 < x <= LARGEST_DPI and 0 < y <= LARGEST_DPI else None
 
@@ -158,8 +209,8 @@ def pack(info: dict[str, Any]) -> list[Section]:
     """Metadata as sections. ValueError if one is larger than a file may hold."""
     sections = []
     for tag, key in KEYS.items():
-        if key in info:
-            raw = struct.pack("<dd", *info[key]) if key == "dpi" else info[key]
+        if key in info and not (key == "icc_profile" and _is_made(info)):
+            raw = struct.pack("<dd", *info[key]) if key == "dpi" else bytes(info[key])
             raw = raw.removeprefix(PREFIX) if key == "exif" else raw
             if len(raw) > LARGEST:
                 raise ValueError(f"{NAMES[key]} of {len(raw)} bytes, above the limit of {LARGEST}: remove it first")
@@ -168,14 +219,19 @@ def pack(info: dict[str, Any]) -> list[Section]:
     return sections
 
 
-def unpack(sections: list[Section]) -> dict[str, Any]:
-    """The inverse of `pack`; FormatError for damage."""
+def _is_made(info: dict[str, Any]) -> bool:
+    """Whether the profile only says what cicp does."""
+    return "cicp" in info and info["icc_profile"] in [colour.of_cicp(info["cicp"], gray) for gray in (False, True)]
+
+
+def unpack(sections: list[Section], gray: bool) -> dict[str, Any]:
+    """The inverse of `pack`, for an image in gray or in colour; FormatError for damage."""
     info = {}
     for tag, key in KEYS.items():
         if any(section.tag == tag for section in sections):
-            raw = _inflate(bitstream.find(sections, tag), NAMES[key], DPI_BYTES if key == "dpi" else LARGEST)
-            info[key] = PREFIX + raw if key == "exif" else _resolution(raw) if key == "dpi" else raw
-    return info
+            raw = _inflate(bitstream.find(sections, tag), NAMES[key], MOST_BYTES.get(key, LARGEST))
+            info[key] = FORMS[key](raw) if key in FORMS else raw
+    return explained(info, gray)
 
 
 def _inflate(payload: bytes, name: str, largest: int) -> bytes:
@@ -196,12 +252,21 @@ def _inflate(payload: bytes, name: str, largest: int) -> bytes:
 
 
 def _resolution(raw: bytes) -> tuple[float, float]:
-    if len(raw) != DPI_BYTES:
-        raise FormatError(f"damaged: DPI of {len(raw)} bytes instead of {DPI_BYTES}")
+    if len(raw) != MOST_BYTES["dpi"]:
+        raise FormatError(f"damaged: DPI of {len(raw)} bytes instead of {MOST_BYTES['dpi']}")
     x, y = struct.unpack("<dd", raw)
     if not all(math.isfinite(value) and 0 < value <= LARGEST_DPI for value in (x, y)):
         raise FormatError(f"damaged: a resolution of {x} x {y} dots per inch")
     return x, y
+
+
+def _code_points(raw: bytes) -> colour.Cicp:
+    if (cicp := colour.checked(raw)) is None:
+        raise FormatError(f"damaged: CICP of {len(raw)} bytes, {raw.hex()}")
+    return cicp
+
+
+FORMS = {"exif": PREFIX.__add__, "dpi": _resolution, "cicp": _code_points}  # bytes of a section -> what `info` has
 
 
 # ---- other image files ----
@@ -222,6 +287,10 @@ def save(image: Image.Image, form: str) -> tuple[bytes, list[str]]:
         held = held - {"dpi"}
     if form == "JPEG":
         held = held - {key for key in IN_JPEG if len(image.info.get(key, b"")) > IN_JPEG[key]}
+    if form in IN_COLOUR and image.info.get("icc_profile", b"")[16:20] == b"GRAY":
+        held = held - {"icc_profile"}
+    if form == "AVIF" and not (image.info.get("cicp") or (1,))[-1]:  # its range is that of YCbCr
+        held = held - {"cicp"}
     if form in ("TIFF", "AVIF") and image.info.get("exif", b"")[6:10] not in BYTE_ORDER:  # which Pillow reads for them
         held = held - {"exif"}
     if form == "AVIF" and "exif" in image.info and "exif" in held:
@@ -233,9 +302,13 @@ def save(image: Image.Image, form: str) -> tuple[bytes, list[str]]:
     options = {key: value for key, value in image.info.items() if key in held}
     if form in LOSSY_QUALITY:
         options["quality"] = LOSSY_QUALITY[form]
-    if form == "PNG" and "xmp" in options:
+    cicp = options.pop("cicp", None)
+    if form == "PNG":
         options["pnginfo"] = PngInfo()
-        options["pnginfo"].add_itxt("XML:com.adobe.xmp", options.pop("xmp"))
+        if cicp:
+            options["pnginfo"].add(b"cICP", bytes(cicp))
+        if "xmp" in options:
+            options["pnginfo"].add_itxt("XML:com.adobe.xmp", options.pop("xmp"))
     if form == "TIFF":
         tags = Image.Exif()
         try:
@@ -250,7 +323,9 @@ def save(image: Image.Image, form: str) -> tuple[bytes, list[str]]:
     image.save(packed, form, compress_level=1, **options)
     if form in ICONS and Image.open(packed).size != image.size:
         raise ValueError(f"{form} cannot hold {image.width}x{image.height} pixels: write PNG instead")
-    lost = [NAMES[key] for key in image.info if key not in held]
+    if "icc_profile" in held and "icc_profile" in image.info and _is_made(image.info):
+        held = held | {"cicp"}
+    lost = [NAMES[key] for key in image.info if key in NAMES and key not in held]
     if form == "GIF" and image.getcolors(COLOURS_OF_GIF) is None:
         lost.append(f"more than {COLOURS_OF_GIF} colours")
-    return packed.getvalue(), lost
+    return (boxes.with_cicp(packed.getvalue(), cicp) if form == "AVIF" and cicp else packed.getvalue()), lost

@@ -13,21 +13,26 @@ Colours under fully transparent pixels are not kept, except where the whole imag
 they become the average of what is near them (`fill`), which takes few bits. The orientation of EXIF is applied, once;
 codec/container/metadata.py has what is kept beside the pixels. Of an animation the frame at hand is coded.
 
-Pillow reads samples of 16 bits in colour as 8 bits without a word. Until the image is loaded its file can tell, and
-`check` asks it: give `compress` what Image.open returned, or let `lic compress` open the file.
+Pillow reads samples of 16 bits in colour as 8 bits without a word. The file can tell, and `check` asks it, of an image
+that is loaded too, if it was opened by its name. What a file has and nobody keeps can be told until the image is
+loaded, by a warning: give `compress` what Image.open returned, or let `lic compress` open the file.
 """
 
+import io
+import os
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
-from codec.container import bitstream, lossless, metadata
+from codec.container import bitstream, lossless, metadata, original
 from codec.container.bitstream import FormatError, Header, Section
+from codec.container.found import Found
 
 Corners = tuple[int, int, int, int]  # left, top, right, bottom
 Paint = Callable[[Header, list[Section], Corners], Image.Image]
@@ -55,7 +60,8 @@ CMYK_WITHOUT = CMYK + "no profile is embedded, so convert by that of the printer
 DEEP_RAW_MODE = re.compile(r";(16|32)[LBN]$")  # Pillow's names for samples of that many bits; RGB;16 is 5 + 6 + 5
 BITS_PER_SAMPLE = 258  # a tag of TIFF
 GRAY_UNITS = {"L;2": 85, "L;4": 17}  # a level of a gray PNG of few bits, by Pillow's name for it, as one of 255
-HEAD = 1 << 16  # bytes of a file in which its depth is looked for
+MP_ENTRIES = 0xB002  # of the index of a JPEG of several pictures (CIPA DC-007)
+NAMED = 12  # of what is lost
 
 
 class UnsupportedImage(ValueError):
@@ -102,7 +108,8 @@ def prepare(image: Image.Image) -> Source:
     if not isinstance(image, Image.Image):
         raise TypeError(f"a PIL image is wanted, not {type(image).__name__}: Image.open(path), Image.fromarray(array)")
     check(image)
-    load(image)
+    if lost := load(image):
+        warnings.warn(not_kept(lost), stacklevel=4)  # where compress was called
     info = metadata.of(image)
     if (turn := metadata.orientation(info)) in TURNS:
         image, info = image.transpose(TURNS[turn]), metadata.without_orientation(info)
@@ -135,7 +142,8 @@ def unpack(header: Header, sections: list[Section]) -> tuple[Image.Image | None,
 
     FormatError if one is damaged, or not as the header's mode wants it.
     """
-    info, tags, size = metadata.unpack(sections), [section.tag for section in sections], (header.width, header.height)
+    info = metadata.unpack(sections, header.mode in metadata.GRAY)
+    tags, size = [section.tag for section in sections], (header.width, header.height)
     if bitstream.LOSSLESS in tags:
         if sum(tag < 128 for tag in tags) != 1:
             raise FormatError("damaged: a lossless section is not alone")
@@ -158,43 +166,97 @@ def check(image: Image.Image) -> None:
     if image.mode not in CODED:
         reason = REASONS.get(image.mode, "convert it first, with image.convert('RGB') or image.convert('RGBA')")
         raise UnsupportedImage(f"mode {image.mode}: {reason}")
-    if _is_deep(image):
+    check_depth(image)
+
+
+def check_depth(image: Image.Image) -> None:
+    """UnsupportedImage if the file of an image has more than 8 bits a sample, of which Pillow would keep 8 without a
+    word. Of an image that is loaded the file is asked once more, if it has a name.
+    """
+    if is_deep(image):
         raise UnsupportedImage(f"mode {image.mode}: {DEEP}")
 
 
-def load(image: Image.Image) -> None:
-    """Load the pixels of an image. Pillow scales a gray PNG of 2 or 4 bits to 8, but not its transparent colour."""
-    unit = next((GRAY_UNITS.get(str(tile.args), 1) for tile in getattr(image, "tile", ())), 1)
+def load(image: Image.Image) -> list[str]:
+    """Load the pixels of an image, add to its `info` what its file says and Pillow does not, and return the names of
+    what its file has and nobody keeps. Of an image that is loaded the file is asked once more, if it has a name; of
+    one that was here before, it is not.
+    """
+    if (file := _unread(image)) is None:
+        image.load()
+        found = _look_again(image)
+        image.info |= found.info | image.info
+        image.asked = True
+        return list(found.lost)
+    found = original.look(file, image.format)
+    # Pillow scales a gray PNG of 2 or 4 bits to 8, but not its transparent colour
+    unit = next((GRAY_UNITS.get(str(tile.args), 1) for tile in image.tile), 1)
+    # it turns a TIFF, but not its resolution
+    turned = hasattr(image, "tag_v2") and image.getexif().get(metadata.ORIENTATION, 1) >= 5
+    lost = list(found.lost) + (metadata.lost_of_tiff(image) if hasattr(image, "tag_v2") else [])
     image.load()
     if image.format == "PNG" and isinstance(image.info.get("transparency"), int):
         image.info["transparency"] *= unit
+    if turned and "dpi" in image.info:
+        image.info["dpi"] = image.info["dpi"][::-1]
+    if "icc_profile" in image.info and not image.info["icc_profile"]:  # of a PNG, damaged
+        lost.append("ICC profile, which is damaged")
+        del image.info["icc_profile"]
+    image.info |= found.info | image.info
+    image.asked = True
+    return lost
+
+
+def not_kept(lost: list[str]) -> str:
+    """A line about what is lost."""
+    more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
+    return " ".join(f"not kept: {', '.join(lost[:NAMED])}{more}".split())
 
 
 def has_more(image: Image.Image) -> bool:
-    """Whether an image file is an animation or has several pages."""
+    """Whether an image file is an animation or has several pages; not those that a phone adds to a photograph, such as
+    a gain map or a preview.
+    """
+    if image.format == "MPO":
+        kinds = [str(entry["Attribute"]["MPType"]) for entry in image.mpinfo[MP_ENTRIES][1:]]
+        return any(kind.startswith("Multi-Frame") for kind in kinds)
     return getattr(image, "is_animated", False)
 
 
-def _is_deep(image: Image.Image) -> bool:
-    """Whether the file of an image that is not loaded has more than 8 bits a sample, as far as Pillow or it says."""
-    tiles = getattr(image, "tile", ())
-    if tiles and hasattr(image, "tag_v2") and np.max(image.tag_v2.get(BITS_PER_SAMPLE, 8)) > 8:
-        return True
-    for tile in tiles:
+def is_deep(image: Image.Image) -> bool:
+    """Whether the file of an image has more than 8 bits a sample, as far as Pillow or it says."""
+    if hasattr(image, "tag_v2"):
+        return bool(np.max(image.tag_v2.get(BITS_PER_SAMPLE, 8)) > 8)
+    if (file := _unread(image)) is None:
+        return _look_again(image).deep
+    for tile in image.tile:
         raw_mode, *more = tile.args if isinstance(tile.args, tuple) else (tile.args,)
         of_netpbm = tile.codec_name.startswith("ppm") and more and more[-1] > 255  # its largest value
         if of_netpbm or tile.codec_name == "SGI16" or DEEP_RAW_MODE.search(str(raw_mode)):
             return True
-    if image.format not in ("AVIF", "JPEG2000") or not tiles:
-        return False
-    place = image.fp.tell()
-    image.fp.seek(0)
-    head = image.fp.read(HEAD)
-    image.fp.seek(place)
-    if image.format == "AVIF":  # AV1 codec configuration: the second bit of its third byte is high_bitdepth
-        return any(record[2] & 0x40 for record in head.split(b"av1C")[1:] if len(record) > 2)
-    _, _, size = head.partition(b"\xff\x4f\xff\x51")  # markers SOC and SIZ; 38 bytes, then 3 for each component
-    return any((depth & 0x7F) + 1 > 8 for depth in size[38 : 38 + 3 * int.from_bytes(size[36:38], "big") : 3])
+    return original.look(file, image.format).deep
+
+
+def _unread(image: Image.Image) -> IO[bytes] | None:
+    """The open file of an image that is not loaded; None of any other."""
+    return getattr(image, "fp", None) if getattr(image, "tile", ()) or image.format == "WEBP" else None
+
+
+def _look_again(image: Image.Image) -> Found:
+    """What is in the file of an image that is loaded: opened anew by its name, or where Pillow has it open still."""
+    if not isinstance(image, ImageFile.ImageFile) or image.format in (None, "LIC") or hasattr(image, "asked"):
+        return Found()
+    file = getattr(image, "_fp", None)
+    if isinstance(file, io.BytesIO) and not file.closed:
+        return original.look(file, image.format)
+    if not image.filename or not os.path.isfile(image.filename):
+        return Found()
+    with warnings.catch_warnings(action="ignore"), Image.open(image.filename) as again:
+        if (again.format, again.size) != (image.format, image.size):
+            return Found()
+        found = original.look(again.fp, again.format)
+        found.deep |= is_deep(again)
+        return found
 
 
 def _convert(image: Image.Image) -> Image.Image:

@@ -196,9 +196,9 @@ def test_metadata_beyond_the_limit_is_an_error_of_both_sides(tiny, photo):
         tiny.compress(image, 50)
     bomb = Section(XMP, b"\1" + zlib.compress(bytes(metadata.LARGEST + 1)))
     with pytest.raises(FormatError, match="XMP of more than"):
-        metadata.unpack([bomb])
+        metadata.unpack([bomb], gray=False)
     with pytest.raises(FormatError, match="DPI of more than 16 bytes"):
-        metadata.unpack([Section(DPI, b"\1" + zlib.compress(bytes(17)))])
+        metadata.unpack([Section(DPI, b"\1" + zlib.compress(bytes(17)))], gray=False)
     image.info = {"xmp": bytes(metadata.LARGEST)}
     data = tiny.compress(image, 0)
     assert len(data) < 20_000 and tiny.decompress(data).info == image.info
@@ -277,4 +277,4 @@ def test_a_resolution_that_means_nothing_is_not_coded_and_not_decoded(tiny, phot
     image.info = {"dpi": (value, 72)}
     assert tiny.decompress(tiny.compress(image, 0)).info == {}
     with pytest.raises(FormatError, match="dots per inch"):
-        metadata.unpack([Section(DPI, b"\0" + struct.pack("<dd", 72, value))])
+        metadata.unpack([Section(DPI, b"\0" + struct.pack("<dd", 72, value))], gray=False)
