@@ -14,6 +14,7 @@ model is not at hand, is an OSError of one line.
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import IO
 
 from PIL import Image, ImageFile
@@ -37,7 +38,7 @@ class LicImageFile(ImageFile.ImageFile):
             raise SyntaxError("not a .lic file")
         try:
             header, sections = bitstream.read(data, max_pixels=sys.maxsize)  # Pillow has a limit of its own
-            self.info.update(metadata.unpack(sections))
+            self.info.update(metadata.unpack(sections, header.mode in metadata.GRAY))
         except FormatError as error:
             raise OSError(str(error)) from error
         limit = Image.MAX_IMAGE_PIXELS  # Pillow refuses twice that; thin images take more than their pixels here
@@ -67,23 +68,25 @@ def _accept(prefix: bytes) -> bool:
 
 def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     from codec.coding import models as checkpoint
-    from codec.container.modes import UnsupportedImage
+    from codec.container import modes
 
     options = image.encoderinfo
     model = checkpoint.shared_model(options.get("model") or checkpoint.DEFAULT, device=codec.pick_device("auto"))
     given = {key: options[key] for key in metadata.NAMES if key in options}
     if isinstance(given.get("exif"), Image.Exif):
         given["exif"] = given["exif"].tobytes()
-    if given:
-        kept = {key: value for key, value in image.info.items() if key not in metadata.SOURCES}
-        known = metadata.of(image) | given
-        image = image.copy()
-        image.info = kept | {key: value for key, value in known.items() if value}
-    quality = options.get("quality", codec.DEFAULT_QUALITY if model.config.variable_rate else None)
     try:
-        fp.write(model.compress(image, quality))
-    except UnsupportedImage as error:
+        modes.check(image)
+    except modes.UnsupportedImage as error:
         raise OSError(str(error)) from error
+    if lost := modes.load(image):
+        warnings.warn(modes.not_kept(lost), stacklevel=3)  # where save was called
+    kept = {key: value for key, value in image.info.items() if key not in metadata.SOURCES}
+    known = metadata.of(image) | given
+    image = image.copy()  # its file has been asked
+    image.info = kept | {key: value for key, value in known.items() if value}
+    quality = options.get("quality", codec.DEFAULT_QUALITY if model.config.variable_rate else None)
+    fp.write(model.compress(image, quality))
 
 
 def register() -> None:

@@ -1,10 +1,13 @@
 """The Pillow plugin: opens and saves .lic files once registered, as Pillow's own formats do, and only then."""
 
 import io
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
+from files_with import box, chunk, deep, jp2, png
 from PIL import Image, UnidentifiedImageError
 from shared import in_fresh_python, picture, saved
 
@@ -122,6 +125,38 @@ def test_an_image_that_is_not_coded_is_an_oserror_and_leaves_no_file(shell):
     with pytest.raises(OSError, match="mode CMYK"):
         Image.new("CMYK", (9, 9)).save("a.lic", model="tiny")
     assert not (shell / "a.lic").exists()
+
+
+def sixteen_bits() -> bytes:
+    """A PNG in colour."""
+    rows = zlib.compress(b"".join(b"\0" + np.arange(30, dtype=">u2").tobytes() for _ in range(10)))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        chunk(kind, body)
+        for kind, body in ((b"IHDR", struct.pack(">IIBBBBB", 10, 10, 16, 2, 0, 0, 0)), (b"IDAT", rows), (b"IEND", b""))
+    )
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.parametrize("name, data", [("a.png", sixteen_bits()), ("a.jp2", deep(jp2(box(b"uuid", bytes(70_000)))))])
+def test_more_than_8_bits_are_refused_though_pillow_has_loaded_the_image(shell, name, data, loaded):
+    (shell / name).write_bytes(data)
+    with Image.open(name) as image:
+        if loaded:
+            image.load()
+        for options in ({}, {"xmp": b"<x/>"}):
+            with pytest.raises(OSError, match="more than 8 bits a sample.*-depth 8"):
+                image.save("a.lic", model="tiny", **options)
+    with Image.open(io.BytesIO(sixteen_bits())) as image, pytest.raises(OSError, match="more than 8 bits"):
+        image.save("a.lic", model="tiny")
+    assert not (shell / "a.lic").exists()
+
+
+def test_what_pillow_does_not_tell_is_kept_by_save_too_or_told(shell):
+    (shell / "a.png").write_bytes(png((b"cICP", bytes((9, 16, 0, 1))), (b"tEXt", b"Title\0sea")))
+    with Image.open("a.png") as image, pytest.warns(UserWarning, match=r"not kept: text \(Title\)"):
+        image.save("a.lic", model="tiny")
+    with Image.open("a.lic") as image:
+        assert image.info == {"cicp": (9, 16, 0, 1)}
 
 
 def test_every_damage_is_an_oserror_of_one_line(tiny, photo):
