@@ -169,7 +169,7 @@ def trained_case(size: tuple[int, int], count: int, name: str, folder: Path | No
     net = model.backend.network
     quality = QUALITY if net.config.variable_rate else None
     images = [planes(image) for image in photographs(folder)]
-    small = [model.latent(image, quality) for image in (images + [image[..., ::-1] for image in images])[:16]]
+    small = [model.latent(image, quality) for image in (images + [image[..., ::-1].copy() for image in images])[:16]]
     values = mosaics([latent.y[0] for latent in small], size, count)
     reach = max(int(np.abs(v).max()) for v in values) + 1
     if small[0].index is not None:

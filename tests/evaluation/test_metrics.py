@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from conftest import saved
+from shared import saved
 from PIL import Image
 
 from codec.evaluation import metrics
