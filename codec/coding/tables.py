@@ -34,14 +34,14 @@ class CodecTables:
     @classmethod
     def of(cls, network: "Network", qualities: Sequence[int | None] | None = None) -> "CodecTables":
         """Those of a network at some qualities, by default at all. ValueError if its exact path is not exact."""
-        y, z, constants = {}, {}, {}
+        y, z, constants, support = {}, {}, {}, network.prior.support()
         for quality in network.config.qualities if qualities is None else qualities:
             level = network.level_of(quality)
             if network.config.prior == "factorized":
-                y[quality] = network.y_tables(level)
+                y[quality] = network.y_tables(level, support)
                 continue
-            y[quality] = next(iter(y.values()), None) or network.y_tables(level)
-            z[quality] = network.z_tables(level)
+            y[quality] = next(iter(y.values()), None) or network.y_tables(level, support)
+            z[quality] = network.z_tables(level, support)
             constants[quality] = network.constants_of(level)
         if not z:
             return cls(y)

@@ -57,6 +57,8 @@ from entropy.tables import Tables
 SHORTCUT_SCALE = 8.0  # the latent of an all-rates model is 8 times the orthonormal DCT of [0, 1] pixels
 LIKELIHOOD_FLOOR = 1e-9  # as in compressai and tensorflow-compression: in training a symbol costs at most 30 bits
 
+Support = tuple[Tensor, Tensor]  # of FactorizedPrior.support(): found by bisection, which takes longer than the tables
+
 
 class Output(NamedTuple):
     """What one forward pass gives."""
@@ -215,11 +217,11 @@ class Network(nn.Module, ABC):
         """Symbols (B, M, h, w) as floats -> where v - mean is put back."""
 
     @abstractmethod
-    def y_tables(self, level: Tensor | None) -> Tables:
-        """Integer tables of the symbols of y at a level (1,)."""
+    def y_tables(self, level: Tensor | None, support: Support) -> Tables:
+        """Integer tables of the symbols of y at a level (1,); the support of `prior` is the same at all."""
 
     @abstractmethod
-    def z_tables(self, level: Tensor | None) -> Tables | None:
+    def z_tables(self, level: Tensor | None, support: Support) -> Tables | None:
         """Integer tables of the symbols of z, one per channel, at a level (1,); None without a hyperprior."""
 
 
@@ -259,10 +261,10 @@ class FactorizedNetwork(Network):
         return y_q - self.shrink_at(level) * torch.sign(y_q.detach())
 
     @torch.no_grad()
-    def y_tables(self, level: Tensor | None) -> Tables:
-        return self.prior.tables(self.gain_at(level)[0, :, 0, 0], self.prior.support())
+    def y_tables(self, level: Tensor | None, support: Support) -> Tables:
+        return self.prior.tables(self.gain_at(level)[0, :, 0, 0], support)
 
-    def z_tables(self, level: Tensor | None) -> None:
+    def z_tables(self, level: Tensor | None, support: Support) -> None:
         return None
 
 
@@ -333,12 +335,12 @@ class HyperpriorNetwork(Network):
         shift = self.shrink_at(level) - centroid.index_select(0, row.flatten()).view(row.shape)
         return y_q - shift * torch.sign(symbols)
 
-    def y_tables(self, level: Tensor | None) -> Tables:
+    def y_tables(self, level: Tensor | None, support: Support) -> Tables:
         return self.conditional.tables()
 
     @torch.no_grad()
-    def z_tables(self, level: Tensor | None) -> Tables:
-        return self.prior.tables(self.hyper_gain_at(level)[0, :, 0, 0], self.prior.support())
+    def z_tables(self, level: Tensor | None, support: Support) -> Tables:
+        return self.prior.tables(self.hyper_gain_at(level)[0, :, 0, 0], support)
 
 
 def to_reach(z_q: Tensor) -> Tensor:
