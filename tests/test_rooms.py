@@ -90,4 +90,5 @@ def test_the_top_of_codec_holds_at_most_12_files():
 
 @pytest.mark.parametrize("module", FILES)
 def test_a_file_has_at_most_350_lines(module):
-    assert len(FILES[module].read_text(encoding="utf-8").splitlines()) <= 350
+    lines = FILES[module].read_text(encoding="utf-8").count("\n")
+    assert lines <= 350
