@@ -76,7 +76,10 @@ def find_anchor(text: str | None, names: Sequence[str], metric: str = "psnr") ->
             known = f"a codec of this run ({', '.join(names)}), published ({', '.join(anchors())})"
             raise ValueError(f"--anchor {text} is neither {known} nor a file")
     read_curve(path, name, metric)
-    return read_curves(path, name)
+    curves = read_curves(path, name)
+    if next(iter(curves.values())).name in names:  # another one than that of the run: it goes by the file's name
+        curves = {key: curve._replace(name=text) for key, curve in curves.items()}
+    return curves
 
 
 def bd_rates(

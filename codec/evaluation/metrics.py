@@ -223,7 +223,7 @@ def cvvdp(a, b) -> float:
         return math.nan
     import torch
 
-    with torch.inference_mode(), _one_thread(torch):
+    with torch.inference_mode(), _one_thread(torch), _silence():
         test, reference = torch.from_numpy(b.copy()), torch.from_numpy(a.copy())
         return float(_visual_difference_predictor().predict(test, reference, dim_order="HWC")[0])
 
@@ -232,14 +232,20 @@ def cvvdp(a, b) -> float:
 def _visual_difference_predictor() -> Any:
     import torch
 
-    logger, level = logging.getLogger(), logging.getLogger().level
-    logger.setLevel(logging.CRITICAL)  # it tells the root logger about displays, and torch about missing compilers
-    try:
-        import pycvvdp
+    import pycvvdp
 
-        return pycvvdp.cvvdp(display_name="standard_4k", device=torch.device("cpu"))
+    return pycvvdp.cvvdp(display_name="standard_4k", device=torch.device("cpu"))
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """No logging: CVVDP tells of displays and of dark images, and what it imports of compilers that are missing."""
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        yield
     finally:
-        logger.setLevel(level)
+        logging.disable(before)
 
 
 @contextlib.contextmanager

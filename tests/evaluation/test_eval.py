@@ -167,6 +167,7 @@ def test_a_curve_in_a_file_knows_its_images_and_needs_as_many_points_as_any(tmp_
 
     (mine, _), (_, same), (_, other) = written("mine", "ab"), written("same", "ba"), written("other", "ac")
     assert program.bd_rates([mine], same, "psnr")["mine"][0] == pytest.approx(0)
+    assert program.find_anchor(str(tmp_path / "same.json"), ["same"])["psnr"].name == str(tmp_path / "same.json")
     assert "mine and other did not code the same images (2 and 2)" in program.bd_rates([mine], other, "psnr")["mine"]
     _, few = written("few", "ab", range(0, 11, 2))
     assert "few: 6 points" in program.bd_rates([mine], few, "psnr")["mine"]
