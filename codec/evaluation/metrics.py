@@ -230,9 +230,8 @@ def cvvdp(a, b) -> float:
 
 @functools.cache
 def _visual_difference_predictor() -> Any:
-    import torch
-
     import pycvvdp
+    import torch
 
     return pycvvdp.cvvdp(display_name="standard_4k", device=torch.device("cpu"))
 
