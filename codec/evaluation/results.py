@@ -171,10 +171,11 @@ def table(results: Sequence[Result]) -> str:
     """
     lines = []
     for result in results:
-        timed = sum(row.encoding_time is not None for row in result.rows) / max(1, len(result.means()))
+        good = {image["name"] for image in result.images}
+        timed = len({row.image for row in result.rows if row.encoding_time is not None and row.image in good})
         lines.append(f"{result.name}: {result.description}")
         memory = "".join(f", peak memory {size / 1e6:.0f} MB ({of})" for of, size in (result.peak_memory or {}).items())
-        lines.append(f"  {len(result.images)} images coded; times of {timed:g}, alone, on {result.device}{memory}")
+        lines.append(f"  {len(result.images)} images coded; times of {timed}, alone, on {result.device}{memory}")
         if result.lossless:
             kept = ", ".join(f"{image['name']} (by {', '.join(image['by'])})" for image in result.lossless)
             lines.append(f"  {len(result.lossless)} more, kept without loss and in no mean: {kept}")
