@@ -30,6 +30,7 @@ import torch
 
 from codec.coding.codec import Codec, planes
 from codec.coding.tiles import Latent
+from codec.errors import LicError
 from codec.evaluation import plot
 from codec.evaluation.codecs import FileCodec, make_codec
 from codec.evaluation.evaluate import JOURNAL, load_image, run
@@ -61,7 +62,7 @@ def make_images(folder: Path | None) -> list[tuple[str, object]]:
 
 def find_anchor(text: str | None, names: Sequence[str], metric: str = "psnr") -> str | dict[str, Curve] | None:
     """Return what BD-rates are relative to: a codec of the run, or the curves, by metric, of published points or of a
-    file; by default jpeg, where it runs. ValueError where there is none, or none of `metric`.
+    file; by default jpeg, where it runs. LicError where there is none, or none of `metric`.
     """
     if text is None:
         return "jpeg" if "jpeg" in names else None
@@ -74,7 +75,7 @@ def find_anchor(text: str | None, names: Sequence[str], metric: str = "psnr") ->
         path, name = Path(file), name or None
         if not path.is_file():
             known = f"a codec of this run ({', '.join(names)}), published ({', '.join(anchors())})"
-            raise ValueError(f"--anchor {text} is neither {known} nor a file")
+            raise LicError(f"--anchor {text} is neither {known} nor a file")
     read_curve(path, name, metric)
     curves = read_curves(path, name)
     if next(iter(curves.values())).name in names:  # another one than that of the run: it goes by the file's name
@@ -93,16 +94,16 @@ def bd_rates(
         try:
             if isinstance(anchor, Curve) and anchor.name in anchors() and anchor == read_curve(ANCHORS, anchor.name):
                 if not is_kodak(image["sha256"] for image in result.images):
-                    raise ValueError(f"{anchor.name} is known on the 24 Kodak images, which these are not")
+                    raise LicError(f"{anchor.name} is known on the 24 Kodak images, which these are not")
             for measured in (result, anchor):
                 if isinstance(measured, Result) and (holes := measured.without_score(metric)):
                     label = METRICS[metric].label
-                    raise ValueError(f"{measured.name} has no finite {label} of every image ({', '.join(holes)})")
+                    raise LicError(f"{measured.name} has no finite {label} of every image ({', '.join(holes)})")
             reference = anchor.curve(metric) if isinstance(anchor, Result) else anchor
             curve = result.curve(metric)
             low, high = bd_range(reference, curve, wanted)
             rates[result.name] = bd_rate(reference, curve, low, high), low, high
-        except ValueError as error:
+        except LicError as error:
             rates[result.name] = str(error)
     return rates
 
@@ -181,9 +182,9 @@ def measured(results: Sequence[Result]) -> list[str]:
 def evaluate(args: argparse.Namespace) -> int:
     out = args.out or free_folder("runs/eval-")
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is not a folder")
+        raise LicError(f"{out} is not a folder")
     if out.is_dir() and any(out.iterdir()) and not (out / JOURNAL).exists() and not args.force:
-        raise ValueError(f"{out} is not empty and no evaluation's; choose another --out, or -f to write into it")
+        raise LicError(f"{out} is not empty and no evaluation's; choose another --out, or -f to write into it")
     data = kodak() if args.data == Path("kodak") and not args.data.exists() else args.data
     images = make_images(data)
     codecs = [make_codec(text, args.device) for text in args.codec]
@@ -294,7 +295,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif args.range is not None:
             low, high = args.range = tuple(map(float, args.range))
             if not low < high:
-                raise ValueError
+                raise LicError
     except ValueError:
         parser.error("--range needs LOW and HIGH, LOW below HIGH, or full")
     if args.metric not in measurable():
@@ -303,7 +304,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--jobs needs at least 1, not {args.jobs}")
     try:
         return evaluate(args)
-    except (OSError, ValueError) as error:
+    except (OSError, LicError) as error:
         if args.debug:
             raise
         say(f"error: {error}")

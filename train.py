@@ -39,6 +39,7 @@ from torch import Tensor, nn
 import codec
 from codec import config as configuration
 from codec.config import Config
+from codec.errors import LicError
 from codec.files import free_folder, write_atomically
 from codec.machine import keep_freed_memory
 from codec.network.calibrate import fit
@@ -114,7 +115,7 @@ class Run:
 
     def load(self, state: dict) -> None:
         if state["version"] != VERSION:
-            raise ValueError(
+            raise LicError(
                 f"a checkpoint of version {state['version']}; this program continues version {VERSION}. Begin a new "
                 "run with its weights: --init CHECKPOINT"
             )
@@ -293,7 +294,7 @@ def begin(args: argparse.Namespace, device: torch.device, world: World) -> tuple
         values = state["config"]
     config = configuration.from_dict(configuration.merge_options(values, args))
     if world.first and not args.resume and not resume.is_new(out):
-        raise ValueError(f"{out} is not empty: choose another --out, or --resume what is there")
+        raise LicError(f"{out} is not empty: choose another --out, or --resume what is there")
     resume.check_batch(config.train, world.size)
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as PyTorch's notes on reproducibility ask
@@ -332,7 +333,7 @@ def main(argv: list[str] | None = None) -> int:
             elif world.first:
                 steps = run.config.train.steps
                 print(f"stopped at step {run.step} of {steps}; go on with: python train.py --out {out} --resume")
-    except (OSError, ValueError) as error:
+    except (OSError, LicError) as error:
         if args.debug:
             raise
         print(f"train.py: {error}", file=sys.stderr)

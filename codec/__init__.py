@@ -14,6 +14,7 @@ import os
 from typing import TYPE_CHECKING
 
 from codec.container.bitstream import MAX_PIXELS, FormatError, Header, Section
+from codec.errors import LicError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -46,7 +47,7 @@ def decompress(
 ) -> Image.Image:
     """The image of a .lic file: RGB, L, RGBA or LA, with its metadata in `info`; with `region` (left, top, width,
     height) that part of it. FormatError if the bytes are damaged, ModelError if a model is needed and not at
-    hand, ValueError if the region is not inside. Without `model` each one is loaded once per process.
+    hand, LicError if the region is not inside. Without `model` each one is loaded once per process.
     """
     from codec.container import modes
 
@@ -59,17 +60,17 @@ def decompress(
 
 
 def pick_device(name: str) -> str:
-    """auto, cpu or cuda -> cpu or cuda; ValueError for another name, or if the GPU asked for is not there. Under
+    """auto, cpu or cuda -> cpu or cuda; LicError for another name, or if the GPU asked for is not there. Under
     torchrun, cuda is from here on the GPU of this process, its LOCAL_RANK; where processes outnumber GPUs, they share
     them.
     """
     import torch
 
     if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"the device must be auto, cpu or cuda, not {name!r}")
+        raise LicError(f"the device must be auto, cpu or cuda, not {name!r}")
     if name == "cpu" or not torch.cuda.is_available():
         if name == "cuda":
-            raise ValueError("--device cuda: torch finds no GPU here")
+            raise LicError("--device cuda: torch finds no GPU here")
         return "cpu"
     if "LOCAL_RANK" in os.environ:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())

@@ -17,6 +17,7 @@ import codec
 from codec.batch.jobs import Work, complaint, explain, run, say
 from codec.batch.plan import expand, plan, rank_and_world, remove_temporaries
 from codec.container import bitstream
+from codec.errors import LicError
 from codec.files import IMAGES, Failure, read_bytes, write_bytes
 
 LIC = {".lic"}
@@ -147,7 +148,7 @@ def plot(args: argparse.Namespace) -> int:
             metric = METRICS[curve.metric]
             over = f"{metric.label} {metric.range_text(low, high)}"
             say(f"{curve.name}: BD-rate {rate:+.1f} % against {curves[0].name}, {over}")
-        except ValueError as error:  # a curve that does not span the range, or has few points
+        except LicError as error:  # a curve that does not span the range, or has few points
             say(f"{curve.name}: no BD-rate ({error})")
     return 0
 

@@ -16,6 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from codec.errors import LicError
+
 # What every family of transforms keeps to, since the file format builds on it
 STRIDE = 16  # pixels per sample of y, in each direction
 CELL = 4  # samples of y per sample of z, in each direction
@@ -52,20 +54,20 @@ class ModelConfig:
 
     def __post_init__(self):
         if self.transform not in ("fast", "bmshj2018"):
-            raise ValueError(f"transform must be fast or bmshj2018, not {self.transform!r}")
+            raise LicError(f"transform must be fast or bmshj2018, not {self.transform!r}")
         if self.prior not in ("factorized", "scale-hyperprior", "mean-scale-hyperprior"):
-            raise ValueError(f"prior must be factorized, scale-hyperprior or mean-scale-hyperprior, not {self.prior!r}")
+            raise LicError(f"prior must be factorized, scale-hyperprior or mean-scale-hyperprior, not {self.prior!r}")
         if self.density not in ("laplace", "gaussian"):
-            raise ValueError(f"density must be laplace or gaussian, not {self.density!r}")
+            raise LicError(f"density must be laplace or gaussian, not {self.density!r}")
         if min(self.hyper_N, self.hyper_M) < 1:
-            raise ValueError(f"hyper_N and hyper_M must be at least 1, not {self.hyper_N} and {self.hyper_M}")
+            raise LicError(f"hyper_N and hyper_M must be at least 1, not {self.hyper_N} and {self.hyper_M}")
         increasing = all(a < b for a, b in pairwise([0, *self.lmbda, 1e9]))
         if len(self.lmbda) not in (1, 2) or not increasing:
-            raise ValueError(f"lmbda must be one value, or an increasing pair, above 0 and below 1e9, not {self.lmbda}")
+            raise LicError(f"lmbda must be one value, or an increasing pair, above 0 and below 1e9, not {self.lmbda}")
         if len(self.blocks) != 2 or min(self.blocks) < 0:
-            raise ValueError(f"blocks must be two counts, not {self.blocks}")
+            raise LicError(f"blocks must be two counts, not {self.blocks}")
         if self.N < 8 or not 8 <= self.M <= 768:
-            raise ValueError(f"N must be at least 8 and M in 8..768, not N={self.N}, M={self.M}")
+            raise LicError(f"N must be at least 8 and M in 8..768, not N={self.N}, M={self.M}")
 
     @property
     def least_weights(self) -> int:
@@ -123,17 +125,17 @@ class DataConfig:
 
     def __post_init__(self):
         if self.weights and (len(self.weights) != len(self.data) or min(self.weights) <= 0):
-            raise ValueError(
+            raise LicError(
                 f"weights must be positive, one for each of the {len(self.data)} entries of data, not {self.weights}"
             )
         if self.patch < 16 or self.patch % 16:
-            raise ValueError(f"patch must be a positive multiple of 16, not {self.patch}")
+            raise LicError(f"patch must be a positive multiple of 16, not {self.patch}")
         if self.resize and (len(self.resize) != 2 or not 1 <= self.resize[0] <= self.resize[1]):
-            raise ValueError(f"resize must be two sizes MIN MAX, 1 <= MIN <= MAX, not {self.resize}")
+            raise LicError(f"resize must be two sizes MIN MAX, 1 <= MIN <= MAX, not {self.resize}")
         if not 0 <= self.cache < math.inf:
-            raise ValueError(f"cache must be at least 0 and finite, not {self.cache}")
+            raise LicError(f"cache must be at least 0 and finite, not {self.cache}")
         if self.workers < 0 or self.prefetch < 1:
-            raise ValueError(
+            raise LicError(
                 f"workers must be at least 0 and prefetch at least 1, not {self.workers} and {self.prefetch}"
             )
 
@@ -180,9 +182,9 @@ class TrainConfig:
 
     def __post_init__(self):
         if min(self.steps, self.batch, self.accumulate, self.log_every, self.val_every, self.save_every) < 1:
-            raise ValueError("steps, batch, accumulate, log_every, val_every and save_every must be at least 1")
+            raise LicError("steps, batch, accumulate, log_every, val_every and save_every must be at least 1")
         if self.batch % self.accumulate:
-            raise ValueError(f"accumulate must divide batch, but {self.accumulate} does not divide {self.batch}")
+            raise LicError(f"accumulate must divide batch, but {self.accumulate} does not divide {self.batch}")
         for name, choices in (
             ("precision", ("auto", "fp32")),
             ("distortion", ("mse", "ssimulacra2", "ms-ssim", "vgg")),
@@ -190,19 +192,19 @@ class TrainConfig:
             ("schedule", ("linear", "cosine", "steps")),
         ):
             if getattr(self, name) not in choices:
-                raise ValueError(
+                raise LicError(
                     f"{name} must be {', '.join(choices[:-1])} or {choices[-1]}, not {getattr(self, name)!r}"
                 )
         if not (0 <= self.ema < 1 and self.clip > 0 and self.warmup >= 0 and self.seed >= 0):
-            raise ValueError(
+            raise LicError(
                 f"ema must be at least 0 and below 1, clip above 0 (inf: off), warmup and seed at least 0, not "
                 f"{self.ema}, {self.clip}, {self.warmup} and {self.seed}"
             )
         if not self.val_qualities or min(self.val_qualities) < 0 or max(self.val_qualities) > 100:
-            raise ValueError(f"val_qualities must be one or more numbers in 0..100, not {self.val_qualities}")
+            raise LicError(f"val_qualities must be one or more numbers in 0..100, not {self.val_qualities}")
         for name in ("decay", "mix"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in 0..1, not {getattr(self, name)}")
+                raise LicError(f"{name} must be in 0..1, not {getattr(self, name)}")
 
 
 @dataclass
@@ -224,22 +226,22 @@ def _typed(section: str, name: str, kind: Any, value: Any) -> Any:
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
-        raise ValueError(f"[{section}] {name} must be {kind.__name__}, not {value!r}")
+        raise LicError(f"[{section}] {name} must be {kind.__name__}, not {value!r}")
     return value
 
 
 def from_dict(values: dict[str, dict[str, Any]]) -> Config:
-    """Build a Config from TOML-like tables; ValueError names an unknown section or key, or a wrong type."""
+    """Build a Config from TOML-like tables; LicError names an unknown section or key, or a wrong type."""
     parts = {}
     for section in values:
         if section not in SECTIONS:
-            raise ValueError(f"unknown section [{section}]; there are {', '.join(SECTIONS)}")
+            raise LicError(f"unknown section [{section}]; there are {', '.join(SECTIONS)}")
     for section, cls in SECTIONS.items():
         types = get_type_hints(cls)
         table = values.get(section, {})
         for name in table:
             if name not in types:
-                raise ValueError(f"unknown key {name!r} in [{section}]; there are {', '.join(types)}")
+                raise LicError(f"unknown key {name!r} in [{section}]; there are {', '.join(types)}")
         parts[section] = cls(**{name: _typed(section, name, types[name], value) for name, value in table.items()})
     return Config(**parts)
 
@@ -252,10 +254,13 @@ def to_dict(config: Config) -> dict[str, dict[str, Any]]:
 def load(path: Path | str) -> dict[str, dict[str, Any]]:
     """Tables of a TOML file; from_dict checks what is in them once the command line has been merged in."""
     with open(path, "rb") as file:
-        tables = tomllib.load(file)
+        try:
+            tables = tomllib.load(file)
+        except ValueError as error:  # also of text that is not UTF-8
+            raise LicError(f"{path}: {error}") from error
     for name, table in tables.items():
         if not isinstance(table, dict):
-            raise ValueError(f"{path}: {name} stands outside of the tables [{'], ['.join(SECTIONS)}]")
+            raise LicError(f"{path}: {name} stands outside of the tables [{'], ['.join(SECTIONS)}]")
     return tables
 
 

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from codec.errors import LicError
 from codec.files import write_atomically
 
 
 def lines(path: Path, valid: Callable[[dict[str, Any]], bool], kind: str) -> list[dict[str, Any]]:
     """The objects in the whole lines of a journal.
 
-    Raises OSError where it cannot be read, ValueError where a line is no valid object: it is no line of `kind`.
+    Raises OSError where it cannot be read, LicError where a line is no valid object: it is no line of `kind`.
     """
     *whole, _ = path.read_bytes().split(b"\n")  # the rest is nothing, or torn
     objects = []
@@ -28,7 +29,7 @@ def lines(path: Path, valid: Callable[[dict[str, Any]], bool], kind: str) -> lis
         except ValueError:
             found = None
         if not isinstance(found, dict) or not valid(found):
-            raise ValueError(f"{path}: line {number} is no line of {kind}: {line[:40]!r}; remove it")
+            raise LicError(f"{path}: line {number} is no line of {kind}: {line[:40]!r}; remove it")
         objects.append(found)
     return objects
 

@@ -21,11 +21,12 @@ import entropy
 from codec.coding import tiles
 from codec.coding.backend import Backend, Step, Steps, answered
 from codec.coding.tables import CodecTables
-from codec.coding.target import fit_size
+from codec.coding.target import fit_score, fit_size, ssimulacra2
 from codec.coding.tiles import Box, Latent, Window, cells_of, full
 from codec.config import CELL, REACH, STRIDE
 from codec.container import bitstream, modes
 from codec.container.bitstream import FormatError, Header, Section
+from codec.errors import LicError
 
 Coded = list[tuple[Step, NDArray[np.int32]]]  # symbols of a part of y, in the steps in which they are coded
 Witness = Callable[..., None]  # (quality, y=symbols of a row) and (quality, z=symbols), as they are encoded
@@ -72,18 +73,35 @@ class Codec:
         return self._compress(modes.prepare(image), quality, witness)
 
     def compress_to(self, image: Image.Image, max_bytes: float, witness: Witness | None = None) -> tuple[bytes, int]:
-        """The largest file of at most `max_bytes`, and its quality; ValueError if even quality 0 takes more.
+        """The largest file of at most `max_bytes`, and its quality; LicError if even quality 0 takes more.
 
         Compresses seven times at most: g_a sees the quality, so it cannot be run once for all.
         """
         if not self.config.variable_rate:
-            raise ValueError("this model was trained for one lambda: it cannot aim at a size")
+            raise LicError("this model was trained for one lambda: it cannot aim at a size")
         source = modes.prepare(image)
         data, quality = fit_size(partial(self._compress, witness=witness), source, max_bytes)
         if not len(data) <= max_bytes:  # nor if that is NaN
             bpp = 8 * len(data) / (image.width * image.height)
-            raise ValueError(f"quality 0 takes {len(data)} bytes ({bpp:.3f} bpp), above the target of {max_bytes:.0f}")
+            raise LicError(f"quality 0 takes {len(data)} bytes ({bpp:.3f} bpp), above the target of {max_bytes:.0f}")
         return data, quality
+
+    def compress_to_score(
+        self, image: Image.Image, least: float, witness: Witness | None = None
+    ) -> tuple[bytes, int, float]:
+        """The smallest file that scores at least `least` in SSIMULACRA 2 (codec/coding/target.py) when it is decoded,
+        its quality, and the score; LicError if even quality 100 scores less.
+
+        Compresses, decompresses and scores seven times at most; a score takes half a second for a Kodak image.
+        """
+        if not self.config.variable_rate:
+            raise LicError("this model was trained for one lambda: it cannot aim at a score")
+        source = modes.prepare(image)
+        encode = partial(self._compress, source, witness=witness)
+        data, quality, reached = fit_score(encode, lambda data: ssimulacra2(source.image, self.decompress(data)), least)
+        if not reached >= least:  # nor if that is NaN
+            raise LicError(f"quality 100 scores {reached:.2f} in SSIMULACRA 2, below the target of {least:g}")
+        return data, quality, reached
 
     def decompress(
         self, data: bytes, max_pixels: int = bitstream.MAX_PIXELS, region: tuple[int, int, int, int] | None = None
@@ -91,7 +109,7 @@ class Codec:
         """The image of a .lic file written by this model: RGB, L, RGBA or LA, what is kept beside the pixels in `info`.
 
         `region` (left, top, width, height) gives that part of it, and decodes only the rows of tiles that it needs.
-        FormatError if the file is damaged or another model's, ValueError if the image does not have the region.
+        FormatError if the file is damaged or another model's, LicError if the image does not have the region.
         """
         return modes.decode(data, max_pixels, region, self.paint)
 

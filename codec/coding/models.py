@@ -21,6 +21,7 @@ from codec.coding.codec import Codec
 from codec.coding.tables import CodecTables
 from codec.coding.torch_backend import TorchBackend
 from codec.config import from_dict
+from codec.errors import LicError
 from codec.files import write_atomically
 from codec.machine import keep_freed_memory
 from codec.network.model import Network, build
@@ -31,7 +32,7 @@ DEFAULT = "fast"
 OLDEST = {"prior": "factorized", "lapped": False}  # what models have whose configuration does not say
 
 
-class ModelError(ValueError):
+class ModelError(LicError):
     """A model file is damaged, of another kind, or nowhere to be found."""
 
 
@@ -108,25 +109,25 @@ def load_model(path: Path | str, device: str | torch.device = "cpu", precision: 
 
 
 def _assemble(text: str, tensors: dict[str, np.ndarray]) -> Network:
-    """The network of a configuration with its weights; ValueError if they do not go together, or nowhere."""
+    """The network of a configuration with its weights; LicError if they do not go together, or nowhere."""
     try:
         values = json.loads(text)
     except RecursionError:
-        raise ValueError("its configuration is nested too deeply") from None
+        raise LicError("its configuration is nested too deeply") from None
     if not isinstance(values, dict):
-        raise ValueError("its configuration is not a table")
+        raise LicError("its configuration is not a table")
     config = from_dict({"model": OLDEST | values}).model
     weights = {name: t for name, t in tensors.items() if not name.startswith("tables.")}
     for name, t in weights.items():
         if t.dtype not in (np.float16, np.float32) or not np.isfinite(t).all():
-            raise ValueError(f"{name} is {t.dtype}, or not finite; float16 or float32 is needed")
+            raise LicError(f"{name} is {t.dtype}, or not finite; float16 or float32 is needed")
     if config.least_weights > sum(t.size for t in weights.values()):  # before there is memory for them
-        raise ValueError("its configuration has more weights than the file")
+        raise LicError("its configuration has more weights than the file")
     model = build(config)
     needed, given = ({name: tuple(t.shape) for name, t in some.items()} for some in (model.state_dict(), weights))
     if needed != given:
         name = min(name for name in needed | given if needed.get(name) != given.get(name))
-        raise ValueError(f"{name} is {given.get(name, 'missing')}; its configuration wants {needed.get(name, 'none')}")
+        raise LicError(f"{name} is {given.get(name, 'missing')}; its configuration wants {needed.get(name, 'none')}")
     model.load_state_dict({name: torch.from_numpy(t.astype(np.float32)) for name, t in weights.items()})
     return model
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import entropy
+from codec.errors import LicError
 
 if TYPE_CHECKING:
     from codec.network.model import Network
@@ -33,7 +34,7 @@ class CodecTables:
 
     @classmethod
     def of(cls, network: "Network", qualities: Sequence[int | None] | None = None) -> "CodecTables":
-        """Those of a network at some qualities, by default at all. ValueError if its exact path is not exact."""
+        """Those of a network at some qualities, by default at all. LicError if its exact path is not exact."""
         y, z, constants, support = {}, {}, {}, network.prior.support()
         for quality in network.config.qualities if qualities is None else qualities:
             level = network.level_of(quality)
@@ -45,7 +46,7 @@ class CodecTables:
             constants[quality] = network.constants_of(level)
         if not z:
             return cls(y)
-        network.h_s.check_bounds(network.constants_from(list(constants.values())))
+        check_bounds(network, constants)
         return cls(y, z, constants)
 
     def to_tensors(self) -> dict[str, NDArray]:
@@ -58,7 +59,7 @@ class CodecTables:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, NDArray], network: "Network") -> "CodecTables":
-        """What `to_tensors` gave, of a network of this shape; ValueError if they do not fit it or break a rule."""
+        """What `to_tensors` gave, of a network of this shape; LicError if they do not fit it or break a rule."""
         config, qualities = network.config, network.config.qualities
         if config.prior == "factorized":
             return cls(dict(zip(qualities, unpack(tensors, "tables.", config.M, len(qualities)), strict=True)))
@@ -68,10 +69,18 @@ class CodecTables:
         for name, size in sizes.items():
             stored, shape = tensors.get(f"tables.{name}"), (len(qualities), size)
             if stored is None or stored.dtype != np.int32 or stored.shape != shape:
-                raise ValueError(f"tables.{name} is not int32 {shape}")
+                raise LicError(f"tables.{name} is not int32 {shape}")
         constants = {q: {name: tensors[f"tables.{name}"][i] for name in sizes} for i, q in enumerate(qualities)}
-        network.h_s.check_bounds(network.constants_from(list(constants.values())))
+        check_bounds(network, constants)
         return cls(dict.fromkeys(qualities, y), z, constants)
+
+
+def check_bounds(network: "Network", constants: dict[int | None, dict[str, NDArray[np.int32]]]) -> None:
+    """LicError unless the exact path of a network is exact with these constants, whatever the symbols."""
+    try:
+        network.h_s.check_bounds(network.constants_from(list(constants.values())))
+    except ValueError as error:
+        raise LicError(f"weights of h_s are too large for exact arithmetic: {error}") from error
 
 
 def pack(tables: list[entropy.Tables], prefix: str) -> dict[str, NDArray]:
@@ -81,11 +90,11 @@ def pack(tables: list[entropy.Tables], prefix: str) -> dict[str, NDArray]:
 
 
 def unpack(tensors: dict[str, NDArray], prefix: str, count: int, times: int) -> list[entropy.Tables]:
-    """The inverse of `pack`: `times` Tables of `count` each; ValueError unless there are so many that are valid."""
+    """The inverse of `pack`: `times` Tables of `count` each; LicError unless there are so many that are valid."""
     names = [prefix + part for part in PARTS]
     if missing := [name for name in names if name not in tensors]:
-        raise ValueError(f"no {', '.join(missing)}")
+        raise LicError(f"no {', '.join(missing)}")
     together = entropy.Tables(*(tensors[name] for name in names))
     if len(together) != count * times:
-        raise ValueError(f"{len(together)} tables in {names[0]} instead of {count * times}")
+        raise LicError(f"{len(together)} tables in {names[0]} instead of {count * times}")
     return [together.rows(i * count, (i + 1) * count) for i in range(times)]

@@ -17,9 +17,10 @@ from PIL import Image
 
 from codec.coding.codec import Codec, assembled
 from codec.container import bitstream, modes
+from codec.errors import LicError
 
 
-class Mismatch(ValueError):
+class Mismatch(LicError):
     """A file does not say what was meant."""
 
 

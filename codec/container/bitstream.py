@@ -57,6 +57,8 @@ import zlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from codec.errors import LicError
+
 MAGIC = b"\x89LIC"
 VERSION = 1
 MAX_PIXELS = 128 * 2**20  # refuse larger images unless the caller allows them: a forged header must not fill the memory
@@ -70,7 +72,7 @@ METADATA = {ICC: "ICC profile", EXIF: "EXIF", XMP: "XMP", DPI: "DPI", CICP: "CIC
 KNOWN = {LATENT, HYPER, LOSSLESS, ALPHA, ROWS}  # of the critical ones
 
 
-class FormatError(ValueError):
+class FormatError(LicError):
     """The bytes are not an intact .lic file that this version can read."""
 
 

@@ -26,6 +26,7 @@ from PIL.PngImagePlugin import PngInfo
 from codec.container import bitstream, boxes, colour
 from codec.container.bitstream import FormatError, Section
 from codec.container.found import LARGEST
+from codec.errors import LicError
 
 KEYS = {
     bitstream.ICC: "icc_profile", bitstream.EXIF: "exif", bitstream.XMP: "xmp", bitstream.DPI: "dpi",
@@ -206,14 +207,14 @@ def _remove_entry(exif: bytes) -> bytes:
 
 
 def pack(info: dict[str, Any]) -> list[Section]:
-    """Metadata as sections. ValueError if one is larger than a file may hold."""
+    """Metadata as sections. LicError if one is larger than a file may hold."""
     sections = []
     for tag, key in KEYS.items():
         if key in info and not (key == "icc_profile" and _is_made(info)):
             raw = struct.pack("<dd", *info[key]) if key == "dpi" else bytes(info[key])
             raw = raw.removeprefix(PREFIX) if key == "exif" else raw
             if len(raw) > LARGEST:
-                raise ValueError(f"{NAMES[key]} of {len(raw)} bytes, above the limit of {LARGEST}: remove it first")
+                raise LicError(f"{NAMES[key]} of {len(raw)} bytes, above the limit of {LARGEST}: remove it first")
             deflated = zlib.compress(raw, 9)
             sections.append(Section(tag, b"\1" + deflated if len(deflated) < len(raw) else b"\0" + raw))
     return sections
@@ -275,13 +276,13 @@ FORMS = {"exif": PREFIX.__add__, "dpi": _resolution, "cicp": _code_points}  # by
 def save(image: Image.Image, form: str) -> tuple[bytes, list[str]]:
     """A decoded image as a file of Pillow's format `form`, and the names of what it cannot hold and has lost.
 
-    ValueError where it cannot hold the alpha plane or an image of that size, OSError or ValueError where Pillow refuses
+    LicError where it cannot hold the alpha plane or an image of that size, OSError or LicError where Pillow refuses
     the image.
     """
     if image.mode in ("LA", "RGBA") and form not in HOLD_ALPHA:
-        raise ValueError(f"{form} cannot hold the alpha plane of mode {image.mode}: write PNG, TIFF or WebP instead")
+        raise LicError(f"{form} cannot hold the alpha plane of mode {image.mode}: write PNG, TIFF or WebP instead")
     if max(image.size) > LARGEST_SIDE.get(form, math.inf):
-        raise ValueError(f"{form} cannot hold {image.width}x{image.height} pixels: write PNG instead")
+        raise LicError(f"{form} cannot hold {image.width}x{image.height} pixels: write PNG instead")
     held = HELD.get(form, set())
     if form == "JPEG" and max(image.info.get("dpi", (0,))) > 0xFFFF:
         held = held - {"dpi"}
@@ -322,7 +323,7 @@ def save(image: Image.Image, form: str) -> tuple[bytes, list[str]]:
     packed = io.BytesIO()
     image.save(packed, form, compress_level=1, **options)
     if form in ICONS and Image.open(packed).size != image.size:
-        raise ValueError(f"{form} cannot hold {image.width}x{image.height} pixels: write PNG instead")
+        raise LicError(f"{form} cannot hold {image.width}x{image.height} pixels: write PNG instead")
     if "icc_profile" in held and "icc_profile" in image.info and _is_made(image.info):
         held = held | {"cicp"}
     lost = [NAMES[key] for key in image.info if key in NAMES and key not in held]

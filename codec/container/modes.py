@@ -33,6 +33,7 @@ from PIL import Image, ImageFile
 from codec.container import bitstream, lossless, metadata, original
 from codec.container.bitstream import FormatError, Header, Section
 from codec.container.found import Found
+from codec.errors import LicError
 
 Corners = tuple[int, int, int, int]  # left, top, right, bottom
 Paint = Callable[[Header, list[Section], Corners], Image.Image]
@@ -64,7 +65,7 @@ MP_ENTRIES = 0xB002  # of the index of a JPEG of several pictures (CIPA DC-007)
 NAMED = 12  # of what is lost
 
 
-class UnsupportedImage(ValueError):
+class UnsupportedImage(LicError):
     """An image that is not coded: the reason, and the conversion to use."""
 
 
@@ -118,13 +119,13 @@ def prepare(image: Image.Image) -> Source:
 
 def decode(data: bytes, max_pixels: int, region: tuple[int, int, int, int] | None, paint: Paint) -> Image.Image:
     """The image of a file, or the region (left, top, width, height) of it. `paint` makes the colours of what was not
-    kept without loss, and needs a model. FormatError if the file is damaged, ValueError if there is no such region.
+    kept without loss, and needs a model. FormatError if the file is damaged, LicError if there is no such region.
     """
     header, sections = bitstream.read(data, max_pixels)
     left, top, width, height = region or (0, 0, header.width, header.height)
     if min(left, top, width - 1, height - 1, header.width - left - width, header.height - top - height) < 0:
         size = f"{header.width}x{header.height}"
-        raise ValueError(f"the region {left},{top},{width},{height} (left, top, width, height) is not inside {size}")
+        raise LicError(f"the region {left},{top},{width},{height} (left, top, width, height) is not inside {size}")
     image, alpha, info = unpack(header, sections)
     corners = left, top, left + width, top + height
     if image is None:

@@ -21,6 +21,7 @@ from typing import Any
 from PIL import Image
 
 import codec as lic
+from codec.errors import LicError
 from codec.evaluation.rivals import RIVALS
 from codec.machine import device_name
 
@@ -56,14 +57,14 @@ class FileCodec:
 
 
 def make_codec(text: str, device: str = "auto") -> FileCodec:
-    """The codec described by NAME[:MODEL][@q1,q2,...]; ValueError or OSError says what is wrong with it."""
+    """The codec described by NAME[:MODEL][@q1,q2,...]; LicError or OSError says what is wrong with it."""
     head, levels = text, ()
     if match := re.fullmatch(r"(.+)@(\d+(?:,\d+)*)", text):
         head, levels = match[1], tuple(int(level) for level in match[2].split(","))
     name, _, model = head.partition(":")
     if name in ("compressai", "bridge"):
         if levels:
-            raise ValueError(f"{head} is a model of one fixed lambda: it takes no qualities, not {list(levels)}")
+            raise LicError(f"{head} is a model of one fixed lambda: it takes no qualities, not {list(levels)}")
         architecture, _, file = model.partition(":")
         made = compressai_codec(architecture, Path(file), lic.pick_device(device), name == "bridge")
     elif name != "lic":
@@ -78,10 +79,10 @@ def make_codec(text: str, device: str = "auto") -> FileCodec:
 def rival_codec(name: str, qualities: Iterable[int] = ()) -> FileCodec:
     """The classical codec `name` (a key of RIVALS) at `qualities`, or at its default ones.
 
-    Raises ValueError for an unknown name or quality, OSError where this Pillow lacks the format.
+    Raises LicError for an unknown name or quality, OSError where this Pillow lacks the format.
     """
     if name not in RIVALS:
-        raise ValueError(f"unknown codec {name!r}; there are lic, {', '.join(RIVALS)}, compressai:... and bridge:...")
+        raise LicError(f"unknown codec {name!r}; there are lic, {', '.join(RIVALS)}, compressai:... and bridge:...")
     rival = RIVALS[name]
     rival.check()
     levels = _qualities(name, qualities) or rival.qualities
@@ -91,14 +92,14 @@ def rival_codec(name: str, qualities: Iterable[int] = ()) -> FileCodec:
 def lic_codec(model, qualities: Iterable[int] = (), name: str = "lic") -> FileCodec:
     """An exported model at `qualities`, or from 0 to 100 in steps of 10 (a fixed-lambda model has but one point).
 
-    Raises ValueError for a quality that the model does not have.
+    Raises LicError for a quality that the model does not have.
     """
     from codec.evaluation.cost import kmac_of
 
     levels: tuple[int | None, ...] = _qualities(name, qualities)
     if not model.config.variable_rate:
         if levels:
-            raise ValueError(f"{name} is a model of one fixed lambda: it takes no qualities, not {list(levels)}")
+            raise LicError(f"{name} is a model of one fixed lambda: it takes no qualities, not {list(levels)}")
         levels = (None,)
     kmac, device, parameters = kmac_of(model), model.device, model.backend.parameters
 
@@ -119,7 +120,7 @@ def lic_codec(model, qualities: Iterable[int] = (), name: str = "lic") -> FileCo
 def compressai_codec(architecture: str, path: Path, device: str = "cpu", bridge: bool = False) -> FileCodec:
     """A checkpoint of CompressAI with its own coder or through ours: one rate, one point.
 
-    Raises what compressai_models.load does, and ValueError for a model that cannot be bridged.
+    Raises what compressai_models.load does, and LicError for a model that cannot be bridged.
     """
     from codec.evaluation import compressai_models as theirs
     from codec.evaluation.cost import kmac_per_pixel
@@ -140,10 +141,10 @@ def compressai_codec(architecture: str, path: Path, device: str = "cpu", bridge:
 
 
 def check_unique(what: str, names: Sequence) -> None:
-    """ValueError where a name is there twice."""
+    """LicError where a name is there twice."""
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise ValueError(f"the {what} {twice[0]!r} is there twice")
+        raise LicError(f"the {what} {twice[0]!r} is there twice")
 
 
 def _about(parameters: int, kmac: tuple[float, float], precision: str, device: str) -> str:
@@ -155,6 +156,6 @@ def _qualities(name: str, qualities: Iterable[int]) -> tuple[int, ...]:
     qualities = tuple(qualities)
     for quality in qualities:
         if not 0 <= quality <= 100:
-            raise ValueError(f"{name}: quality {quality} is not in 0..100")
+            raise LicError(f"{name}: quality {quality} is not in 0..100")
     check_unique(f"quality of {name}", qualities)
     return qualities

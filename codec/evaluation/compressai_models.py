@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from codec.errors import LicError
 from codec.network.pixels import crop, pad, to_image, to_tensor
 
 STRIDE = 64  # of all its architectures: 16 of the latent times 4 of the hyper-latent
@@ -29,7 +30,7 @@ STRIDE = 64  # of all its architectures: 16 of the latent times 4 of the hyper-l
 def load(architecture: str, path: Path, device: str = "cpu") -> nn.Module:
     """The model of a checkpoint, ready to code.
 
-    Raises ValueError for an unknown architecture or a file that is no checkpoint of it, OSError where there is none or
+    Raises LicError for an unknown architecture or a file that is no checkpoint of it, OSError where there is none or
     compressai is not installed.
     """
     try:
@@ -37,7 +38,7 @@ def load(architecture: str, path: Path, device: str = "cpu") -> nn.Module:
     except ImportError as error:
         raise OSError(f"compressai:{architecture} needs compressai (Python 3.11 or 3.12): {error}") from None
     if architecture not in model_architectures:
-        raise ValueError(f"compressai has no architecture {architecture!r}, but {', '.join(model_architectures)}")
+        raise LicError(f"compressai has no architecture {architecture!r}, but {', '.join(model_architectures)}")
     try:
         document = torch.load(path, map_location="cpu", weights_only=True)
         state = next((document[key] for key in ("network", "state_dict") if key in document), document)
@@ -45,7 +46,7 @@ def load(architecture: str, path: Path, device: str = "cpu") -> nn.Module:
         net = model_architectures[architecture].from_state_dict(state).eval()
     except (pickle.UnpicklingError, KeyError, TypeError, AttributeError, RuntimeError, EOFError) as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ValueError(f"{path} is no checkpoint of {architecture} ({why})") from None
+        raise LicError(f"{path} is no checkpoint of {architecture} ({why})") from None
     net.update()
     return net.requires_grad_(False).to(device)
 
@@ -80,7 +81,7 @@ def coder(net: nn.Module, bf16: bool = False) -> tuple[Callable[[Image.Image], b
 
 
 def bridged(net: nn.Module) -> tuple[Callable[[Image.Image], bytes], Callable[[bytes], Image.Image]]:
-    """Encoder and decoder of `net` through our coder; ValueError where it decodes position by position."""
+    """Encoder and decoder of `net` through our coder; LicError where it decodes position by position."""
     from entropy.bridge import Bridge
 
     bridge, device = Bridge(net), next(net.parameters()).device

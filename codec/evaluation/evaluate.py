@@ -39,6 +39,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from codec.errors import LicError
 from codec.evaluation import metrics
 from codec.evaluation.codecs import FileCodec, check_unique, make_codec
 from codec.evaluation.cost import peak_memory, time_coding
@@ -66,11 +67,11 @@ def run(
     with its reason, and does not stop the run. What one codec keeps without loss has no part in the means of any:
     Result.lossless. `wanted` are keys of metrics.METRICS, by default all that can be measured here; PSNR is there
     always. With `jobs` above 1 that many processes make the files; each codec must then come from make_codec. The
-    memory of such codecs is measured, too. Raises ValueError if names repeat, or if a process dies.
+    memory of such codecs is measured, too. Raises LicError if names repeat, or if a process dies.
     """
     for codec in codecs:
         if jobs > 1 and codec.text is None:
-            raise ValueError(f"{codec.name} was not made by make_codec: it cannot be made in another process")
+            raise LicError(f"{codec.name} was not made by make_codec: it cannot be made in another process")
     check_unique("codec", [codec.name for codec in codecs])
     check_unique("image", [name for name, _ in images])
     wanted = [key for key in metrics.METRICS if key in (metrics.measurable() if wanted is None else wanted)]
@@ -162,7 +163,7 @@ def _work(tasks: list[tuple], jobs: int) -> Iterator[tuple[FileCodec, str, list[
                 codec, name, *_ = futures[future]
                 yield codec, name, future.result()
         except BrokenProcessPool:
-            raise ValueError(
+            raise LicError(
                 "a process that made files has died, perhaps for want of memory; what is done is kept: "
                 "run the same again with fewer --jobs"
             ) from None
@@ -224,7 +225,7 @@ def _code(
     file.write_bytes(codec.encode(image, quality))
     decoded = codec.decode(file.read_bytes())
     if decoded.size != image.size:
-        raise ValueError(f"decoded to {decoded.size} instead of {image.size}")
+        raise LicError(f"decoded to {decoded.size} instead of {image.size}")
     original, decoded = image.convert("RGB"), decoded.convert("RGB")
     size = file.stat().st_size
     numbers = {
@@ -272,13 +273,13 @@ def _memory(text: str, device: str, source: Source, quality: int | None) -> dict
 def load_image(source: Source) -> Image.Image:
     """Return an image as its pixels alone, 8-bit L or RGB: without alpha, without metadata, which some codecs store.
 
-    Raises OSError where the file is missing or no image, ValueError where it has more than 8 bits.
+    Raises OSError where the file is missing or no image, LicError where it has more than 8 bits.
     """
     if not isinstance(source, Image.Image):
         with Image.open(source) as opened:
             return load_image(opened)
     if source.mode.startswith(("I", "F")):
-        raise ValueError(f"images are evaluated at 8 bits; this one has mode {source.mode}: convert it first")
+        raise LicError(f"images are evaluated at 8 bits; this one has mode {source.mode}: convert it first")
     image = source if source.mode in ("L", "RGB") else source.convert("RGB")
     return Image.fromarray(np.array(image))
 

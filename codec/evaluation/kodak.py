@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from codec.errors import LicError
 from codec.files import write_atomically
 
 URL = "https://r0k.us/graphics/kodak/kodak/"
@@ -24,7 +25,7 @@ HASHES: dict[str, dict[str, str]] = json.loads((Path(__file__).parent / "kodak.j
 def kodak() -> Path:
     """The folder with the images.
 
-    Raises OSError where a file is neither there nor to be had, ValueError where it is not the right one.
+    Raises OSError where a file is neither there nor to be had, LicError where it is not the right one.
     """
     if given := os.environ.get("LIC_KODAK"):
         folder = Path(given)
@@ -65,6 +66,6 @@ def _check(data: bytes, name: str, where: str) -> None:
     found = hashlib.sha256(data).hexdigest()
     wanted = HASHES[name]["file"]
     if found != wanted:
-        raise ValueError(
+        raise LicError(
             f"{where} is not Kodak's {name}: its SHA-256 is {found[:16]}..., not {wanted[:16]}...: remove it"
         )

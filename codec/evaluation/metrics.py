@@ -24,7 +24,6 @@ CVVDP, for which nobody has settled a range, over what both curves have. The ran
 import contextlib
 import functools
 import importlib.util
-import io
 import json
 import logging
 import math
@@ -33,6 +32,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
+
+from codec.coding import target
+from codec.errors import LicError
 
 BD_RANGE = (29.0, 37.0)  # dB, where photographs at 0.2..1.5 bpp lie
 # Of SSIMULACRA 2, from between low and medium quality to where hardly anybody sees a difference; 0.25..1.4 bpp, which
@@ -42,9 +45,6 @@ BD_METHOD = "PCHIP of log-rate over the metric"
 ANCHORS = Path(__file__).parent / "anchors.json"
 BD_POINTS = 8  # a PCHIP through fewer points over 8 dB follows its own shape more than the codec's
 MS_SSIM_SIDE = 161  # the fifth scale must hold the 11-pixel window: min(H, W) > (11 - 1) * 2**4
-# Six scales of at least 8 pixels. With fewer, libjxl's sum and the package's give every later term the weight of
-# another one: the same JPEG of a photograph scores 66 at 224x224 pixels and 39 at 225x225.
-SSIMULACRA2_SIDE = 225
 CVVDP_SIDE = 8  # a pixel has no pyramid; what four pixels look like is nothing that anybody was asked
 
 
@@ -125,7 +125,7 @@ def read_curves(path: Path, name: str | None = None) -> dict[str, Curve]:
     """Read the curves of one codec, by metric, from a JSON file: a result of ours or of CompressAI, or the points
     `name` of several.
 
-    Several: {"codecs": {NAME: {"bpp": [...], "psnr": [...]}}}. Raises OSError where the file cannot be read, ValueError
+    Several: {"codecs": {NAME: {"bpp": [...], "psnr": [...]}}}. Raises OSError where the file cannot be read, LicError
     where it holds no such points.
     """
     curves = {}
@@ -143,29 +143,29 @@ def read_curves(path: Path, name: str | None = None) -> dict[str, Curve]:
             if not curves:
                 raise KeyError("psnr-rgb")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} holds no rate-distortion points ({type(error).__name__}: {error})") from None
+        raise LicError(f"{path} holds no rate-distortion points ({type(error).__name__}: {error})") from None
     if several is not None and name not in several:
-        raise ValueError(f"{path} has no curve {name!r}; add :NAME, one of {', '.join(several)}")
+        raise LicError(f"{path} has no curve {name!r}; add :NAME, one of {', '.join(several)}")
     for curve in curves.values():
         if len(curve.bpp) != len(curve.scores):
             label = METRICS[curve.metric].label
-            raise ValueError(f"{path}: {len(curve.bpp)} rates but {len(curve.scores)} {label} values")
+            raise LicError(f"{path}: {len(curve.bpp)} rates but {len(curve.scores)} {label} values")
     return curves
 
 
 def read_curve(path: Path, name: str | None = None, metric: str = "psnr") -> Curve:
-    """Read one of them; ValueError, too, where the file has nothing of this metric."""
+    """Read one of them; LicError, too, where the file has nothing of this metric."""
     curves = read_curves(path, name)
     if metric not in curves:
         there = ", ".join(METRICS[key].label for key in curves)
-        raise ValueError(f"{path} has no {METRICS[metric].label}, but {there}: choose another metric, or measure it")
+        raise LicError(f"{path} has no {METRICS[metric].label}, but {there}: choose another metric, or measure it")
     return curves[metric]
 
 
 def psnr(a, b) -> float:
     """Return the PSNR in dB between two uint8 images of equal shape (PIL images or arrays); inf where they are equal.
 
-    Raises ValueError if a shape or type does not fit.
+    Raises LicError if a shape or type does not fit.
     """
     a, b = _uint8_pair(a, b)
     mse = np.mean(np.square(a.astype(np.float64) - b.astype(np.float64)))
@@ -176,7 +176,7 @@ def ms_ssim(a, b) -> float:
     """Return the MS-SSIM (1 = equal) between two uint8 images (H, W, 3) (PIL or arrays), averaged over the channels.
 
     It is NaN where the shorter side is below MS_SSIM_SIDE pixels: its fifth scale is not defined there.
-    Raises ValueError if a shape or type does not fit.
+    Raises LicError if a shape or type does not fit.
     """
     a, b = _uint8_pair(a, b)
     if min(a.shape[:2]) < MS_SSIM_SIDE:
@@ -196,27 +196,20 @@ def ms_ssim(a, b) -> float:
 def ssimulacra2(a, b) -> float:
     """Return the SSIMULACRA 2 (100 = equal) of b, compared with a, two uint8 images (H, W, 3) (PIL or arrays).
 
-    It is NaN where the shorter side is below SSIMULACRA2_SIDE pixels. A Kodak image takes half a second.
-    Raises ValueError if a shape or type does not fit.
+    It is NaN where the shorter side is below target.SIDE pixels. A Kodak image takes half a second.
+    Raises LicError if a shape or type does not fit.
     """
     a, b = _uint8_pair(a, b)
-    if min(a.shape[:2]) < SSIMULACRA2_SIDE:
+    if min(a.shape[:2]) < target.SIDE:
         return math.nan
-    from PIL import Image
-    from ssimulacra2 import compute_ssimulacra2
-
-    files = [io.BytesIO(), io.BytesIO()]  # the package opens images itself
-    for image, file in zip((a, b), files, strict=True):
-        Image.fromarray(image).save(file, "PPM")
-        file.seek(0)
-    return float(compute_ssimulacra2(*files))
+    return target.ssimulacra2(*map(Image.fromarray, (a, b)))
 
 
 def cvvdp(a, b) -> float:
     """Return the CVVDP in JOD (10 = equal) of b, compared with a, two uint8 images (H, W, 3) (PIL or arrays).
 
     It is NaN where the shorter side is below CVVDP_SIDE pixels. A Kodak image takes half a second.
-    Raises ImportError without the package, ValueError if a shape or type does not fit.
+    Raises ImportError without the package, LicError if a shape or type does not fit.
     """
     a, b = _uint8_pair(a, b)
     if min(a.shape[:2]) < CVVDP_SIDE:
@@ -290,11 +283,11 @@ def anchors() -> dict[str, str]:
 
 
 def full_range(a: Curve, b: Curve) -> tuple[float, float]:
-    """Return the lowest and the highest score that both curves reach; ValueError where one has none."""
+    """Return the lowest and the highest score that both curves reach; LicError where one has none."""
     ends = []
     for curve in (a, b):
         if not (finite := [score for score in curve.scores if math.isfinite(score)]):
-            raise ValueError(f"{curve.name} has no point with a finite {METRICS[curve.metric].label}")
+            raise LicError(f"{curve.name} has no point with a finite {METRICS[curve.metric].label}")
         ends.append((min(finite), max(finite)))
     return max(low for low, _ in ends), min(high for _, high in ends)
 
@@ -312,22 +305,22 @@ def bd_rate(anchor: Curve, test: Curve, low: float, high: float, points: int = B
 
     It is exp(mean over the range of log(rate of test) - log(rate of anchor)) - 1, where log-rate is a PCHIP of the
     score: -50 says half the rate. Points come in any order. An anchor of published points may have fewer than
-    BD_POINTS. Raises ValueError if the curves are of different metrics; if one was measured on other images than the
+    BD_POINTS. Raises LicError if the curves are of different metrics; if one was measured on other images than the
     other, or has fewer than `points` points; if it does not span the range, or if its points are not finite and of
     different score.
     """
     if anchor.metric != test.metric:
-        raise ValueError(f"{test.name} is a curve of {test.metric}, {anchor.name} of {anchor.metric}")
+        raise LicError(f"{test.name} is a curve of {test.metric}, {anchor.name} of {anchor.metric}")
     if None not in (anchor.images, test.images) and anchor.images != test.images:
         counts = f"{len(test.images)} and {len(anchor.images)}"
-        raise ValueError(f"{test.name} and {anchor.name} did not code the same images ({counts})")
+        raise LicError(f"{test.name} and {anchor.name} did not code the same images ({counts})")
     for curve in (test,) if anchor.images is None else (test, anchor):
         if len(curve.scores) < points:
-            raise ValueError(
+            raise LicError(
                 f"{curve.name}: {len(curve.scores)} points; a BD-rate needs at least {points}: evaluate more qualities"
             )
     if not low < high:
-        raise ValueError(f"{anchor.name} and {test.name} have no {METRICS[test.metric].label} in common")
+        raise LicError(f"{anchor.name} and {test.name} have no {METRICS[test.metric].label} in common")
     mean = [_log_rate(curve, low, high).integrate(low, high) / (high - low) for curve in (anchor, test)]
     return 100 * float(np.expm1(mean[1] - mean[0]))
 
@@ -340,20 +333,20 @@ def _log_rate(curve: Curve, low: float, high: float):
     score = np.asarray(curve.scores, dtype=np.float64)[order]
     rate = np.asarray(curve.bpp, dtype=np.float64)[order]
     if not (np.isfinite(score).all() and np.isfinite(rate).all() and (rate > 0).all()):
-        raise ValueError(f"{curve.name}: a BD-rate needs finite {metric.label} and positive rates")
+        raise LicError(f"{curve.name}: a BD-rate needs finite {metric.label} and positive rates")
     if (np.diff(score) == 0).any():
-        raise ValueError(
+        raise LicError(
             f"{curve.name}: two points have the same {metric.label}, so that rate is no function of it; remove one"
         )
     if (np.diff(rate) <= 0).any():
         fold = int(np.argmax(np.diff(rate) <= 0))
-        raise ValueError(
+        raise LicError(
             f"{curve.name} folds back: {metric.text(score[fold + 1])} at {rate[fold + 1]:.4f} bpp, but only "
             f"{metric.text(score[fold])} at {rate[fold]:.4f} bpp; leave that quality out"
         )
     if len(score) < 2 or score[0] > low or score[-1] < high:
         span = metric.range_text(score[0], score[-1]) if len(score) else "no point"
-        raise ValueError(
+        raise LicError(
             f"{curve.name}: its points ({span}) do not span {metric.range_text(low, high)}: "
             "evaluate lower or higher qualities, or choose another range"
         )
@@ -363,9 +356,9 @@ def _log_rate(curve: Curve, low: float, high: float):
 def _uint8_pair(a, b) -> tuple[np.ndarray, np.ndarray]:
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape:
-        raise ValueError(f"images of shape {a.shape} and {b.shape} cannot be compared")
+        raise LicError(f"images of shape {a.shape} and {b.shape} cannot be compared")
     if a.dtype != np.uint8 or b.dtype != np.uint8:
-        raise ValueError(f"metrics are defined on 8-bit images, not on {a.dtype} and {b.dtype}")
+        raise LicError(f"metrics are defined on 8-bit images, not on {a.dtype} and {b.dtype}")
     return a, b
 
 

@@ -21,6 +21,7 @@ from scipy.ndimage import convolve1d, median_filter
 from scipy.optimize import isotonic_regression
 
 from codec import journal
+from codec.errors import LicError
 from codec.evaluation.metrics import METRICS, Curve, read_curve
 
 # Colours that stay apart for colour-blind readers (Okabe and Ito, "Color universal design", 2008), yellow left out
@@ -36,19 +37,19 @@ def plot_files(names: Sequence[str], file: BinaryIO, metric: str | None = None) 
     metric (key of METRICS, by default PSNR).
 
     Returns what it is, `training` or `rd`, and the curves of results; those of one name are called by their files.
-    Raises OSError where a file cannot be read, ValueError where one is damaged or empty or has no such metric, where
+    Raises OSError where a file cannot be read, LicError where one is damaged or empty or has no such metric, where
     there are both kinds, or where training runs are given a metric.
     """
     results = [name.endswith(".json") for name in names]
     if not any(results):
         if metric is not None:
-            raise ValueError(f"--metric {metric} is for results (.json); training runs show what is in their logs")
+            raise LicError(f"--metric {metric} is for results (.json); training runs show what is in their logs")
         logs = [path / "log.jsonl" if path.is_dir() else path for path in map(Path, names)]
         titles = [(log.resolve().parent if log.name == "log.jsonl" else log).stem.removesuffix(".log") for log in logs]
         training_curves(list(zip(_told_apart(titles, names), map(journal.read, logs), strict=True)), file)
         return "training", []
     if not all(results):
-        raise ValueError("results (.json) and training runs do not share a figure: plot one kind after the other")
+        raise LicError("results (.json) and training runs do not share a figure: plot one kind after the other")
     curves = [read_curve(Path(name), metric=metric or "psnr") for name in names]
     titles = _told_apart([curve.name for curve in curves], names)
     curves = [curve._replace(name=title) for curve, title in zip(curves, titles, strict=True)]
@@ -65,7 +66,7 @@ def rd_curves(curves: Sequence[Curve], path: Path | str | BinaryIO, title: str =
     """Write the curves over bits per pixel as a PNG, one panel for each metric that they have, without points that are
     not finite: 1200x825 pixels for one metric, 1800x750 for two, a second row for more. Curves of one name look alike.
 
-    A path, or the name of an open file, that ends in .svg makes it an SVG, without fonts, for papers. Raises ValueError
+    A path, or the name of an open file, that ends in .svg makes it an SVG, without fonts, for papers. Raises LicError
     where no curve has a point.
     """
     names = list(dict.fromkeys(curve.name for curve in curves))
@@ -78,7 +79,7 @@ def rd_curves(curves: Sequence[Curve], path: Path | str | BinaryIO, title: str =
             points = (names.index(curve.name), rate[finite][order], score[finite][order])
             panels.setdefault(curve.metric, []).append(points)
     if not panels:
-        raise ValueError("there is no rate-distortion point to plot")
+        raise LicError("there is no rate-distortion point to plot")
 
     columns, rows = min(2, len(panels)), -(-len(panels) // 2)
     width, height = (8, 5.5) if columns == 1 else (6, 5)  # inches of a panel
@@ -136,7 +137,7 @@ def training_curves(runs: Sequence[tuple[str, list[dict[str, Any]]]], path: Path
     """Write loss, bpp and PSNR over the steps of runs, each a name and the rows of its log, as a PNG of 1350x1350.
 
     Thick lines with markers are validation, thin ones training, smoothed where a log is long. The beginning of a run
-    may lie outside the axes. Raises ValueError where a run has none of these figures yet.
+    may lie outside the axes. Raises LicError where a run has none of these figures yet.
     """
     names = [_shorten(name, 40) for name, _ in runs]
     figure = _figure(9, 9)
@@ -149,7 +150,7 @@ def training_curves(runs: Sequence[tuple[str, list[dict[str, Any]]]], path: Path
             training = training[0], _smooth(training[1])
             here = [curve for curve in (training, validation) if len(curve[0])]
             if not here:
-                raise ValueError(f"{name}: the log holds no {value} yet")
+                raise LicError(f"{name}: the log holds no {value} yet")
             style, dashes = _style(n), _dashes(n)
             axes.plot(*training, linestyle=dashes, linewidth=0.7, alpha=0.8, color=style["color"])
             axes.plot(*validation, linestyle=dashes, linewidth=1.5, **style)
@@ -245,11 +246,11 @@ def latent_histograms(panels: Sequence[Panel], path: Path | str, title: str = ""
 def crops(rows: Sequence[Sequence[tuple[str, Image.Image]]], path: Path | str, title: str = "") -> None:
     """Write rows of (caption, crop) as a PNG in which every pixel of a crop is exactly one pixel.
 
-    All crops (PIL images) have one size, all rows one length; a caption may have lines. Raises ValueError otherwise.
+    All crops (PIL images) have one size, all rows one length; a caption may have lines. Raises LicError otherwise.
     """
     sizes = {image.size for row in rows for _, image in row}
     if len(sizes) != 1 or len({len(row) for row in rows}) != 1:
-        raise ValueError(f"crops must have one size and rows one length, not {sorted(sizes)}, {[len(r) for r in rows]}")
+        raise LicError(f"crops must have one size and rows one length, not {sorted(sizes)}, {[len(r) for r in rows]}")
     ((width, height),) = sizes
     gap, head = 8, 40 if title else 0
     line = 17  # pixels of a line of caption

@@ -51,7 +51,7 @@ class Rival:
     def encode(self, image: Image.Image, quality: int) -> bytes:
         """Return `image` (PIL, mode L or RGB) as a file of this format at `quality` (0..100).
 
-        Raises OSError where Pillow lacks the format, OSError or ValueError where it refuses the image.
+        Raises OSError where Pillow lacks the format, OSError or LicError where it refuses the image.
         """
         self.check()
         file = io.BytesIO()

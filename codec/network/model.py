@@ -43,6 +43,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from codec.config import REACH, ModelConfig
+from codec.errors import LicError
 from codec.machine import has_native_bf16
 from codec.network.hyper import HYPER_TRANSFORMS, Constants
 from codec.network.layers import Gain, Knots
@@ -112,7 +113,7 @@ class Network(nn.Module, ABC):
     def use_bf16(self, precision: str = "auto") -> "Network":
         """Precision of the trunks: `auto` is bf16 where the device has it natively, `fp32` never."""
         if precision not in ("auto", "fp32"):
-            raise ValueError(f"the precision must be auto or fp32, not {precision!r}")
+            raise LicError(f"the precision must be auto or fp32, not {precision!r}")
         self.bf16 = precision == "auto" and has_native_bf16(self.device)
         return self
 
@@ -127,13 +128,13 @@ class Network(nn.Module, ABC):
         return quality / 100 if self.config.variable_rate else None
 
     def level_of(self, quality: int | None, count: int = 1) -> Tensor | None:
-        """The level (count,) of a quality that a user gives, None for a fixed lambda; ValueError for what is none."""
+        """The level (count,) of a quality that a user gives, None for a fixed lambda; LicError for what is none."""
         if self.config.variable_rate:
             if type(quality) is not int or not 0 <= quality <= 100:
-                raise ValueError(f"quality must be an integer in 0..100, not {quality!r}")
+                raise LicError(f"quality must be an integer in 0..100, not {quality!r}")
             return self.level(torch.full((count,), float(quality), device=self.device))
         if quality is not None:
-            raise ValueError(f"this model was trained for one lambda and has no quality, but got {quality!r}")
+            raise LicError(f"this model was trained for one lambda and has no quality, but got {quality!r}")
         return None
 
     def gain_at(self, level: Tensor | None) -> Tensor:

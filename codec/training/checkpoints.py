@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from codec.coding.models import ModelError, read_model
+from codec.errors import LicError
 from codec.files import write_atomically
 
 
@@ -48,13 +49,13 @@ def load_weights(path: Path | str) -> dict[str, torch.Tensor]:
 
 def take_weights(model: nn.Module, path: Path | str) -> tuple[set[str], str]:
     """Begin with the weights of a file that have the name and shape of the model's own: which, and a line that says
-    what was taken, what is new and what was left out. ValueError if its latent has another unit.
+    what was taken, what is new and what was left out. LicError if its latent has another unit.
     """
     own, given = model.state_dict(), load_weights(path)
     own_parts, given_parts = ({name.split(".")[0] for name in names} for names in (own, given))
     if (of_all_rates := "gain" in given_parts) != model.config.variable_rate:
         theirs, ours = ("all rates", "one lambda") if of_all_rates else ("one lambda", "all rates")
-        raise ValueError(f"{path} is of {theirs}, and its latent has other units than one of {ours}: change lmbda")
+        raise LicError(f"{path} is of {theirs}, and its latent has other units than one of {ours}: change lmbda")
     kept = {name: t for name, t in given.items() if name in own and t.shape == own[name].shape}
     if ("h_a" in own_parts) != ("h_a" in given_parts):  # a prior of z is not one of y
         kept = {name: t for name, t in kept.items() if not name.startswith("prior.")}

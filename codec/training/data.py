@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from codec import signals
 from codec.config import DataConfig
+from codec.errors import LicError
 from codec.files import IMAGES, find_images, sample_images
 from codec.network.layers import mirror_pad
 from codec.network.pixels import to_pixels
@@ -34,13 +35,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as 8-bit RGB, the way training sees it.
 
     CMYK, YCbCr, grey and palette are converted by Pillow. Transparency is laid over middle grey, since the colours
-    under it are arbitrary. 16-bit grey is x / 257, rounded (Pillow would clip it at 255). ValueError for samples
+    under it are arbitrary. 16-bit grey is x / 257, rounded (Pillow would clip it at 255). LicError for samples
     without a defined range: modes I (but from a PPM file, where it is 16 bits) and F.
     """
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise ValueError(f"samples of mode {image.mode} have no defined range; save it with 8 or 16 bits")
+        raise LicError(f"samples of mode {image.mode} have no defined range; save it with 8 or 16 bits")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (128, 128, 128, 255)), image)
@@ -74,7 +75,7 @@ class Entry(NamedTuple):
 def find_members(folder: Path | str) -> list[Entry]:
     """The images in the tar shards (WebDataset) below a folder, sorted by shard and member; only headers are read.
 
-    FileNotFoundError if there are none, ValueError names a damaged shard.
+    FileNotFoundError if there are none, LicError names a damaged shard.
     """
     folder = Path(folder)
     entries = []
@@ -87,7 +88,7 @@ def find_members(folder: Path | str) -> list[Entry]:
                 if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                     raise tarfile.ReadError(f"no header and no end mark at byte {tar.offset}")
         except tarfile.TarError as error:
-            raise ValueError(f"{path} is damaged ({error}): replace it, or take it out of {folder}") from error
+            raise LicError(f"{path} is damaged ({error}): replace it, or take it out of {folder}") from error
         entries += sorted(
             Entry(folder, f"{shard}/{member.name}", shard, member.offset_data, member.size)
             for member in members
@@ -161,7 +162,7 @@ class StoredImages(Sequence):
                 return self.kept[i]
             if i not in self.unreadable and (pixels := self.decode(i)) is not None:
                 return pixels
-        raise ValueError(
+        raise LicError(
             f"none of the {len(self)} training images can be read; {self.entries[index].path}: {self.unreadable[index]}"
         )
 
@@ -207,13 +208,13 @@ def training_images(
         return [to_pixels(photo) for _, photo in sample_images(TRAINING_SAMPLES)]
     if any(name.startswith("cifar10:") for name in config.data):
         if len(config.data) > 1:
-            raise ValueError("cifar10:DIR stands alone in data")
+            raise LicError("cifar10:DIR stands alone in data")
         return CIFAR10Images(config.data[0].removeprefix("cifar10:"))
     return StoredImages([find_entries(name) for name in config.data], config.weights, config.cache, device, skipped)
 
 
 def validation_images(config: DataConfig) -> list[Image.Image]:
-    """The images named by `val`, in RGB; the sample photograph `coffee` if there are none. ValueError names a file that
+    """The images named by `val`, in RGB; the sample photograph `coffee` if there are none. LicError names a file that
     cannot be read: a validation set never shrinks.
     """
     if not config.val:
@@ -224,7 +225,7 @@ def validation_images(config: DataConfig) -> list[Image.Image]:
             with Image.open(path) as image:
                 images.append(to_rgb(image))
         except Exception as error:  # damaged files make Pillow raise almost anything
-            raise ValueError(f"validation image {path} cannot be read ({error}): repair it or take it out") from error
+            raise LicError(f"validation image {path} cannot be read ({error}): repair it or take it out") from error
     return images
 
 
@@ -278,7 +279,7 @@ class Order:
         bounds = np.floor(BLOCK * np.cumsum(weights) / np.sum(weights) + 0.5).astype(int)
         self.quotas = np.diff(bounds, prepend=0)
         if self.quotas.min() < 1:
-            raise ValueError(f"weights must each be at least 1/{BLOCK} of their sum, not {weights}")
+            raise LicError(f"weights must each be at least 1/{BLOCK} of their sum, not {weights}")
         self.sizes, self.starts, self.seed = sizes, np.cumsum(sizes) - sizes, seed
         self.block, self.parts = -1, np.empty(0, dtype=np.int64)  # the part of each sample of the newest block
         self.orders: dict[int, tuple[int, np.ndarray]] = {}  # part: newest epoch, its order

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.config import Config
+from codec.errors import LicError
 from codec.evaluation.metrics import MS_SSIM_SIDE
 from codec.training import ssimulacra2
 
@@ -38,11 +39,11 @@ def mse(x_hat: Tensor, x: Tensor) -> Tensor:
 
 
 def ms_ssim(x_hat: Tensor, x: Tensor) -> Tensor:
-    """1 - MS-SSIM (Wang, Simoncelli and Bovik, 2003), (B,); ValueError below 161x161 pixels."""
+    """1 - MS-SSIM (Wang, Simoncelli and Bovik, 2003), (B,); LicError below 161x161 pixels."""
     from pytorch_msssim import ms_ssim as similarity
 
     if min(x.shape[-2:]) < MS_SSIM_SIDE:
-        raise ValueError(
+        raise LicError(
             f"MS-SSIM needs images of at least {MS_SSIM_SIDE} pixels a side, not {x.shape[-1]}x{x.shape[-2]}: "
             "choose --patch 176 or more, and larger validation images"
         )

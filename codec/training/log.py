@@ -29,6 +29,7 @@ from codec.coding.codec import Codec, planes
 from codec.coding.tables import CodecTables
 from codec.coding.torch_backend import TorchBackend
 from codec.config import Config, TrainConfig
+from codec.errors import LicError
 from codec.files import write_atomically
 from codec.network.model import Network
 from codec.training.distributed import World
@@ -166,7 +167,7 @@ class Log:
                 board.close()
 
 
-class Diverged(ValueError):
+class Diverged(LicError):
     """A training that makes no sense any more."""
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from codec.config import TrainConfig
+from codec.errors import LicError
 
 LAST = 0.01  # of the peak rate, at the end of the schedule
 
@@ -33,37 +34,37 @@ def belongs(name: str, part: str) -> bool:
 
 
 def split(entries: list[str]) -> dict[str, float]:
-    """PART=FACTOR entries as a dictionary; ValueError for what is not one."""
+    """PART=FACTOR entries as a dictionary; LicError for what is not one."""
     found = {}
     for entry in entries:
         part, _, factor = entry.partition("=")
         try:
             found[part] = float(factor)
         except ValueError:
-            raise ValueError(f"lr_of takes entries like prior=5, not {entry!r}") from None
+            raise LicError(f"lr_of takes entries like prior=5, not {entry!r}") from None
         if not 0 <= found[part] < math.inf:
-            raise ValueError(f"a factor in lr_of must be at least 0 and finite, not {entry!r}")
+            raise LicError(f"a factor in lr_of must be at least 0 and finite, not {entry!r}")
     return found
 
 
 def factors(names: list[str], c: TrainConfig) -> dict[float, list[str]]:
     """The parameters that are trained, by their factor of the learning rate, in the order of the optimiser's groups.
 
-    Of several parts that a parameter belongs to, the last in `lr_of` counts. ValueError for a part that does not exist,
+    Of several parts that a parameter belongs to, the last in `lr_of` counts. LicError for a part that does not exist,
     unless it is one of the defaults.
     """
     of_part = split(c.lr_of)
     for part in [*(p for p in of_part if f"{p}={of_part[p]:g}" not in TrainConfig().lr_of), *c.freeze]:
         if not any(belongs(name, part) for name in names):
             parts = sorted({name.split(".")[0] for name in names})
-            raise ValueError(f"no parameter belongs to {part!r}; there are {', '.join(parts)}, and what is in them")
+            raise LicError(f"no parameter belongs to {part!r}; there are {', '.join(parts)}, and what is in them")
     found: dict[float, list[str]] = {}
     for name in names:
         if not any(belongs(name, part) for part in c.freeze):
             factor = ([1.0] + [factor for part, factor in of_part.items() if belongs(name, part)])[-1]
             found.setdefault(factor, []).append(name)
     if not found:
-        raise ValueError(f"nothing is left to train: freeze is {', '.join(c.freeze)}")
+        raise LicError(f"nothing is left to train: freeze is {', '.join(c.freeze)}")
     return found
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from codec.config import Config, TrainConfig
+from codec.errors import LicError
 from codec.training.optimise import factors
 
 BEGUN = {"config.toml", "meta.json", "log.jsonl", "skipped.txt", "tb"}  # what a start that failed leaves
@@ -17,26 +18,26 @@ def is_new(folder: Path) -> bool:
 
 
 def check_batch(c: TrainConfig, processes: int) -> None:
-    """ValueError if a step's batch has no equal parts."""
+    """LicError if a step's batch has no equal parts."""
     if c.batch % (processes * c.accumulate):
-        raise ValueError(
+        raise LicError(
             f"--batch counts the patches of a step over all processes: {c.batch} cannot be shared by {processes} "
             f"processes in {c.accumulate} parts each"
         )
 
 
 def check(model: nn.Module, saved: Config, config: Config, step: int) -> None:
-    """ValueError if a run that is at `step` cannot go on with `config` instead of `saved`."""
+    """LicError if a run that is at `step` cannot go on with `config` instead of `saved`."""
     if config.model != saved.model:
-        raise ValueError("--resume continues with the model of the run: [model] cannot change")
+        raise LicError("--resume continues with the model of the run: [model] cannot change")
     if config.train.init != saved.train.init:
-        raise ValueError("--init begins a new run, in another folder: leave it or --resume out")
+        raise LicError("--init begins a new run, in another folder: leave it or --resume out")
     if step > config.train.steps:
-        raise ValueError(f"the run is at step {step} already: --steps {config.train.steps} is too few")
+        raise LicError(f"the run is at step {step} already: --steps {config.train.steps} is too few")
     names = [name for name, _ in model.named_parameters()]
     before, now = (list(factors(names, c.train).values()) for c in (saved, config))
     if config.train.optimizer != saved.train.optimizer or before != now:
-        raise ValueError(
+        raise LicError(
             "--resume continues with the state of the optimiser: neither --optimizer, nor which parts --freeze and "
             "--lr_of tell apart, can change. A new run can begin here: --init OUT/last.pt"
         )

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from codec.errors import LicError
 from codec.network.quantize import between
 
 SCALES = 6
@@ -127,10 +128,10 @@ def norms(error: Tensor) -> Tensor:
 def distance(x_hat: Tensor, x: Tensor) -> Tensor:
     """100 - SSIMULACRA 2 of x_hat, compared with x, both (B, 3, H, W) sRGB around [0, 1]: (B,) points.
 
-    ValueError below LEAST_SIDE pixels a side.
+    LicError below LEAST_SIDE pixels a side.
     """
     if min(x.shape[-2:]) < LEAST_SIDE:
-        raise ValueError(
+        raise LicError(
             f"SSIMULACRA 2 needs images of at least {LEAST_SIDE} pixels a side, not {x.shape[-1]}x{x.shape[-2]}: "
             "choose --patch 128 or more, and larger validation images"
         )

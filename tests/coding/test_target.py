@@ -1,8 +1,10 @@
 """A file made to a size is never above it, and the closest below it."""
 
 import pytest
+from PIL import Image
 
 from codec.coding.models import load_model
+from codec.coding.target import BACKGROUNDS, ssimulacra2
 
 
 @pytest.mark.parametrize("name", ["tiny", "hyper"])
@@ -30,3 +32,43 @@ def test_a_target_that_cannot_be_met_is_an_error_that_tells_the_least(tiny, fixe
             tiny.compress_to(photo, target)
     with pytest.raises(ValueError, match="one lambda"):
         fixed.compress_to(photo, 5000)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+def test_a_score_is_reached_and_the_quality_below_would_not(hyper, photo, mode):
+    image = photo.convert(mode)
+    if mode == "RGBA":
+        image.putalpha(photo.convert("L"))
+    score = {quality: ssimulacra2(image, hyper.decompress(hyper.compress(image, quality))) for quality in (0, 100)}
+    least = (score[0] + score[100]) / 2
+    data, quality, reached = hyper.compress_to_score(image, least)
+    assert 0 < quality < 100 and data == hyper.compress(image, quality)
+    assert reached == ssimulacra2(image, hyper.decompress(data)) >= least
+    assert ssimulacra2(image, hyper.decompress(hyper.compress(image, quality - 1))) < least
+
+
+def test_a_score_out_of_reach_is_an_error_that_tells_the_best(hyper, hyper_fixed, photo):
+    for least in (100.5, float("nan")):
+        with pytest.raises(ValueError, match=r"quality 100 scores \d+\.\d\d in SSIMULACRA 2"):
+            hyper.compress_to_score(photo, least)
+    with pytest.raises(ValueError, match="one lambda"):
+        hyper_fixed.compress_to_score(photo, 50)
+    assert hyper.compress_to_score(photo, -1e9)[1] == 0
+
+
+def test_what_is_kept_without_loss_scores_100(hyper):
+    drawing = Image.new("RGB", (300, 260), "white")
+    drawing.paste("navy", (10, 20, 150, 60))
+    data, quality, reached = hyper.compress_to_score(drawing, 100)
+    assert (quality, reached) == (0, 100) and hyper.decompress(data).tobytes() == drawing.tobytes()
+
+
+def test_a_transparent_image_scores_as_over_the_background_where_it_looks_worse():
+    dark, light = (Image.new("RGBA", (240, 240), (level, level, level, 128)) for level in (100, 140))
+    alone = [ssimulacra2(*(Image.blend(Image.new("RGB", (240, 240), (b, b, b)), image.convert("RGB"), 128 / 255)
+                           for image in (dark, light))) for b in BACKGROUNDS]  # fmt: skip
+    assert ssimulacra2(dark, light) == pytest.approx(min(alone), abs=1) and abs(alone[0] - alone[1]) > 2
+
+
+def test_small_images_are_scored_as_mirrored_ones(photo):
+    assert ssimulacra2(photo, photo) == 100 > ssimulacra2(photo, photo.point(lambda level: level // 2))

@@ -8,16 +8,16 @@ import sys
 
 import numpy as np
 import pytest
-from shared import saved
 from PIL import Image
+from shared import saved
 
+from codec.coding.target import SIDE
 from codec.evaluation import metrics
 from codec.evaluation.metrics import (
     BD_POINTS,
     BD_RANGE,
     METRICS,
     MS_SSIM_SIDE,
-    SSIMULACRA2_SIDE,
     Curve,
     bd_range,
     block_edge_ratio,
@@ -123,7 +123,7 @@ def test_ssimulacra2_is_the_packages_of_the_files_of_both_images(ladder, tmp_pat
 
 
 def test_ssimulacra2_is_nan_where_a_scale_is_missing():
-    small, large = (np.zeros((side, 300, 3), np.uint8) for side in (SSIMULACRA2_SIDE - 1, SSIMULACRA2_SIDE))
+    small, large = (np.zeros((side, 300, 3), np.uint8) for side in (SIDE - 1, SIDE))
     assert math.isnan(ssimulacra2(small, small)) and ssimulacra2(large, large) == 100
 
 
