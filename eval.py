@@ -28,8 +28,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: codec/cli.p
 import numpy as np
 import torch
 
-from codec.coding.codec import Codec, planes
-from codec.coding.tiles import Latent
+from codec.coding.codec import Codec
+from codec.coding.tiles import Latent, planes
 from codec.errors import LicError
 from codec.evaluation import plot
 from codec.evaluation.codecs import FileCodec, make_codec

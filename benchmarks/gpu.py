@@ -25,8 +25,9 @@ from PIL import Image
 import codec
 from benchmarks.codecs import choose_quality
 from benchmarks.measure import Report, Spread, machine, machine_line, photographs, table
-from codec.coding.codec import Codec, picture_of, planes
+from codec.coding.codec import Codec
 from codec.coding.models import find_model
+from codec.coding.tiles import picture_of, planes
 from codec.container import bitstream
 
 ROUNDS = 9

@@ -26,8 +26,8 @@ from scipy.special import ndtr
 import codec
 import entropy
 from benchmarks.measure import photographs
-from codec.coding.codec import planes
 from codec.coding.models import find_model
+from codec.coding.tiles import planes
 from codec.network.model import LIKELIHOOD_FLOOR
 
 KODAK = (32, 48)  # latent of 768x512 pixels

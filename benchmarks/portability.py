@@ -38,9 +38,9 @@ import torch
 from PIL import Image
 
 from benchmarks.measure import table
-from codec.coding.codec import Codec, picture_of, planes
+from codec.coding.codec import Codec
 from codec.coding.models import find_model, load_model
-from codec.coding.tiles import Latent, full
+from codec.coding.tiles import Latent, full, picture_of, planes
 from codec.config import CELL
 from codec.container import bitstream
 from codec.evaluation.metrics import psnr

@@ -22,7 +22,7 @@ from codec.coding import tiles
 from codec.coding.backend import Backend, Step, Steps, answered
 from codec.coding.tables import CodecTables
 from codec.coding.target import fit_score, fit_size, ssimulacra2
-from codec.coding.tiles import Box, Latent, Window, cells_of, full
+from codec.coding.tiles import Box, Latent, Window, cells_of, full, picture_of, planes
 from codec.config import CELL, REACH, STRIDE
 from codec.container import bitstream, modes
 from codec.container.bitstream import FormatError, Header, Section
@@ -89,10 +89,8 @@ class Codec:
     def compress_to_score(
         self, image: Image.Image, least: float, witness: Witness | None = None
     ) -> tuple[bytes, int, float]:
-        """The smallest file that scores at least `least` in SSIMULACRA 2 (codec/coding/target.py) when it is decoded,
-        its quality, and the score; LicError if even quality 100 scores less.
-
-        Compresses, decompresses and scores seven times at most; a score takes half a second for a Kodak image.
+        """The smallest file whose image scores at least `least` in SSIMULACRA 2 (codec/coding/target.py), its quality,
+        and the score, which is asked seven times at most; LicError if even quality 100 scores less.
         """
         if not self.config.variable_rate:
             raise LicError("this model was trained for one lambda: it cannot aim at a score")
@@ -345,18 +343,6 @@ def assembled(coded: Coded, shape: tuple[int, ...], z: NDArray[np.int32] | None 
         if z is not None:
             index[step.where] = step.index
     return Latent(y, z, None if z is None else index)
-
-
-def planes(image: Image.Image) -> NDArray[np.uint8]:
-    """An RGB or L image as (1, 3, H, W); gray becomes three equal planes."""
-    image = image if image.mode == "RGB" else image.convert("RGB")
-    return np.stack([np.asarray(plane) for plane in image.split()])[None]
-
-
-def picture_of(pixels: NDArray[np.uint8]) -> Image.Image:
-    """Planes (1, 3 or 1, H, W) as an RGB or L image."""
-    images = [Image.fromarray(plane) for plane in pixels[0]]
-    return images[0] if len(images) == 1 else Image.merge("RGB", images)
 
 
 def channels(count: int) -> NDArray[np.uint16]:

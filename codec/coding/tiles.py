@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from codec.config import STRIDE
 
@@ -151,3 +152,15 @@ class Latent:
     def of(self, i: int) -> "Latent":
         """That of image i of the batch, as a batch of one."""
         return Latent(*(None if part is None else part[i : i + 1] for part in (self.y, self.z, self.index)))
+
+
+def planes(image: Image.Image) -> NDArray[np.uint8]:
+    """An RGB or L image as (1, 3, H, W); gray becomes three equal planes."""
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    return np.stack([np.asarray(plane) for plane in image.split()])[None]
+
+
+def picture_of(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Planes (1, 3 or 1, H, W) as an RGB or L image."""
+    images = [Image.fromarray(plane) for plane in pixels[0]]
+    return images[0] if len(images) == 1 else Image.merge("RGB", images)

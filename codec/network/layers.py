@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from codec.network.quantize import lower_bound
 
+SHORTCUT_SCALE = 8.0  # the latent of an all-rates model is 8 times the orthonormal DCT of [0, 1] pixels
+
 
 def mirror_index(size: int, before: int, after: int, device: torch.device | None = None) -> Tensor:
     """Source index of each sample of an axis of `size` mirrored by `before` and `after` samples: int64
@@ -298,6 +300,15 @@ class Gain(nn.Module):
         total = until @ growth  # a cumsum, which on a GPU would not be reproducible
         log_gain = torch.cat((self.first, self.first + total))
         return interpolate(log_gain, level).exp()
+
+
+def step_gain(lmbda: float) -> float:
+    """Gain over the latent (8 x orthonormal DCT) whose unit step is optimal for a DCT coder at high rate.
+
+    With distortion step^2/12 per coefficient and rate -log2(step), d/dstep (bpp + lmbda 255^2 mse) = 0 for three
+    colours at step^2 = 18 / (ln 2 * lmbda * 255^2).
+    """
+    return math.sqrt(math.log(2) * lmbda * 255**2 / 18) / SHORTCUT_SCALE
 
 
 def interpolate(knots: Tensor, level: Tensor) -> Tensor:

@@ -31,7 +31,6 @@ Gaussian with variance 3 / (2 ln 2 * lmbda * 255^2) per colour sample.
 Images and bytes are another matter: codec/coding/codec.py runs these parts over tiles and codes the integers.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -46,7 +45,7 @@ from codec.config import REACH, ModelConfig
 from codec.errors import LicError
 from codec.machine import has_native_bf16
 from codec.network.hyper import HYPER_TRANSFORMS, Constants
-from codec.network.layers import Gain, Knots
+from codec.network.layers import SHORTCUT_SCALE, Gain, Knots, step_gain
 from codec.network.pixels import crop, denormalise, normalise, pad
 from codec.network.quantize import Noise, between, border, lower_bound, round_from, round_ste, uniform
 from codec.network.transforms import TRANSFORMS
@@ -55,7 +54,6 @@ from entropy.factorized import FactorizedPrior
 from entropy.integer import straight_through
 from entropy.tables import Tables
 
-SHORTCUT_SCALE = 8.0  # the latent of an all-rates model is 8 times the orthonormal DCT of [0, 1] pixels
 LIKELIHOOD_FLOOR = 1e-9  # as in compressai and tensorflow-compression: in training a symbol costs at most 30 bits
 
 Support = tuple[Tensor, Tensor]  # of FactorizedPrior.support(): found by bisection, which takes longer than the tables
@@ -72,15 +70,6 @@ class Output(NamedTuple):
 def bits_of(likelihood: Tensor) -> Tensor:
     """-log2 of probabilities, of any shape."""
     return -torch.log2(lower_bound(likelihood, LIKELIHOOD_FLOOR))
-
-
-def step_gain(lmbda: float) -> float:
-    """Gain over the latent (8 x orthonormal DCT) whose unit step is optimal for a DCT coder at high rate.
-
-    With distortion step^2/12 per coefficient and rate -log2(step), d/dstep (bpp + lmbda 255^2 mse) = 0 for three
-    colours at step^2 = 18 / (ln 2 * lmbda * 255^2).
-    """
-    return math.sqrt(math.log(2) * lmbda * 255**2 / 18) / SHORTCUT_SCALE
 
 
 class Network(nn.Module, ABC):

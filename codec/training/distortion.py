@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from codec.config import Config
 from codec.errors import LicError
-from codec.evaluation.metrics import MS_SSIM_SIDE
 from codec.training import ssimulacra2
 
 # CompressAI trains the models that it numbers alike with lambda 0.0018 ... 0.18 for MSE, and with 2.4 ... 220 for
 # MS-SSIM, 1333 ... 1222 times as much (its documentation, "Model zoo").
 MS_SSIM_SCALE = 1333.0
+MS_SSIM_SIDE = (11 - 1) * 2**4 + 1  # the fifth scale must hold the 11-pixel window
 VGG_SCALE = 100.0  # a guess at equal footing with the squared error beside it
 VGG_LAYERS = (3, 8, 15, 22, 29)  # the last ReLU before each pooling
 # Bits per pixel that a model for squared error spends on one point of SSIMULACRA 2 more: the slope of the curve of

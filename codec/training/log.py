@@ -25,8 +25,9 @@ from tqdm import tqdm
 
 import codec
 from codec import journal, machine
-from codec.coding.codec import Codec, planes
+from codec.coding.codec import Codec
 from codec.coding.tables import CodecTables
+from codec.coding.tiles import planes
 from codec.coding.torch_backend import TorchBackend
 from codec.config import Config, TrainConfig
 from codec.errors import LicError

@@ -5,8 +5,9 @@ import math
 import torch
 from PIL import Image
 
-from codec.coding.codec import Codec, picture_of, planes
+from codec.coding.codec import Codec
 from codec.coding.tables import CodecTables
+from codec.coding.tiles import picture_of, planes
 from codec.coding.torch_backend import TorchBackend
 from codec.config import Config
 from codec.container import bitstream

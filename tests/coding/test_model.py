@@ -10,16 +10,14 @@ from PIL import Image
 from shared import codec_of, noise_image, tiny_network, untrained
 
 import codec
-from codec.coding.codec import planes
 from codec.coding.models import load_model
-from codec.coding.tiles import Latent
+from codec.coding.tiles import Latent, planes
 from codec.container import bitstream
 from codec.evaluation.cost import kmac_of
 from codec.evaluation.metrics import psnr
 from codec.files import sample_images
 from codec.network.calibrate import fit
-from codec.network.layers import Gain
-from codec.network.model import step_gain
+from codec.network.layers import Gain, step_gain
 from codec.network.pixels import to_tensor, to_uint8
 
 SIDES = (1, 2, 5, 15, 16, 17, 33)

@@ -14,9 +14,8 @@ import torch
 from PIL import Image
 from shared import GOLDEN, GOLDEN_MODELS, digest, in_fresh_python
 
-from codec.coding.codec import planes
 from codec.coding.models import find_model, load_model
-from codec.coding.tiles import full
+from codec.coding.tiles import full, planes
 from codec.config import CELL
 from codec.container import bitstream
 from codec.evaluation.metrics import psnr

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 from shared import noise_image
 
-from codec.coding.codec import planes
+from codec.coding.tiles import planes
 from codec.container import bitstream, lossless
 from codec.container.bitstream import LOSSLESS, FormatError, Header, Section
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from shared import HYPER, codec_of, noise_image, tiny_codec, tiny_network, untrained
 
-from codec.coding.codec import planes
 from codec.coding.models import load_model
 from codec.coding.tables import CodecTables
+from codec.coding.tiles import planes
 from codec.config import REACH
 from codec.container import bitstream
 from codec.container.bitstream import FormatError, Section
