@@ -4,6 +4,7 @@ import multiprocessing
 import pickle
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,7 @@ def served(monkeypatch):
     """Processes that a program spawns come from a server that has imported everything; they see the environment as it
     was before the test.
     """
+    forkserver.ensure_running()  # not first where a program ignores a signal, which all its children would
     for module in (multiprocessing, torch.multiprocessing):
         monkeypatch.setattr(module, "get_context", lambda _: SERVER)
 

@@ -333,7 +333,7 @@ def test_models_lists_each_model_with_its_id_and_rates(lic, models):
 
 
 def test_models_tells_the_rates_that_the_export_was_told(lic, here, tiny, monkeypatch):
-    export(tiny, here / "told.safetensors", {"rates": "0.11 to 2.3 bpp on Kodak"})
+    export(tiny.backend.network, here / "told.safetensors", {"rates": "0.11 to 2.3 bpp on Kodak"})
     monkeypatch.setenv("LIC_MODELS", str(here))
     assert "quality 0..100, 0.11 to 2.3 bpp on Kodak\n" in lic("models")[1]
 

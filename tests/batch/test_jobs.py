@@ -177,7 +177,7 @@ def test_resume_makes_again_what_is_damaged_and_leaves_alone_what_is_foreign(lic
 )
 def test_kill_ctrl_c_and_a_closed_terminal_leave_no_partial_and_no_temporary_file(photo, jobs, send, number):
     big = io.BytesIO()
-    photo.resize((700, 500)).save(big, "BMP")
+    photo.resize((1000, 800)).save(big, "BMP")
     for path in Path("in").rglob("*.png"):
         path.write_bytes(big.getvalue())
     process = in_process(LIC, *COMPRESS, "--jobs", jobs, group=True, stderr="said.txt")

@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import NoReturn
 from unittest.mock import patch
@@ -203,6 +204,7 @@ def in_process(program: str, *arguments, group: bool = False, environment: dict 
     and `stderr` are paths, or None for a stream that is closed; with `group` it leads a group and session of its own.
     `process.exitcode` is None while it runs.
     """
+    forkserver.ensure_running()
     arguments = [program, os.getcwd(), [*map(str, arguments)], group, dict(os.environ) | (environment or {}), streams]
     process = SERVER.Process(target=_run, args=arguments)
     process.start()
@@ -239,7 +241,7 @@ def in_fresh_python(program: str, *arguments, root: Path = ROOT, **environment) 
     """
     path = os.pathsep.join([str(root), str(ROOT / "tests/tools")])
     variables = os.environ | {"PYTHONPATH": path} | {name: str(value) for name, value in environment.items()}
-    command = [sys.executable, "-W", "always", "-c", program, *map(str, arguments)]
+    command = [sys.executable, "-P", "-W", "always", "-c", program, *map(str, arguments)]
     done = subprocess.run(command, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done
