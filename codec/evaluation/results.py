@@ -212,7 +212,7 @@ def versions(learned: bool) -> dict[str, str]:
     """Versions of everything that the numbers of a codec depend on, of our own source a hash: of what measures, and
     of a learned codec also of what codes. A classical one depends on Pillow's libraries instead.
     """
-    packages = ["pillow", "numpy", "scipy", "pytorch-msssim", "ssimulacra2", "cvvdp"]
+    packages = ["pillow", "numpy", "scipy", "ssimulacra2", "cvvdp"]
     packages += ["lic", "torch", "numba", "compressai"] if learned else []
     found = {"python": platform.python_version()} if learned else {}
     found |= {name: number for name in packages if (number := version(name)) is not None}

@@ -67,16 +67,18 @@ def test_metrics_refuse_what_is_not_two_8_bit_images_of_one_shape():
         psnr(photo(7, 5), photo(7, 5) / 255)
 
 
-def test_ms_ssim_is_the_librarys_and_falls_with_damage():
+@pytest.mark.parametrize("height, width", [(180, 200), (161, 223), (177, 334)])
+def test_ms_ssim_is_the_librarys_and_falls_with_damage(height, width):
     torch = pytest.importorskip("torch")
     from pytorch_msssim import ms_ssim as oracle
 
-    a = photo()
+    a = photo(height, width)
     noise = np.random.default_rng(2).normal(0, 1, a.shape)
     little, much = ((a + sigma * noise).round().clip(0, 255).astype(np.uint8) for sigma in (4, 20))
-    tensors = [torch.from_numpy(image).permute(2, 0, 1)[None].double() for image in (a, little)]
-    assert ms_ssim(a, little) == pytest.approx(float(oracle(*tensors, data_range=255)), abs=1e-5)
-    assert ms_ssim(a, a) == pytest.approx(1, abs=1e-6)
+    for image in (little, much, 255 - a):  # of the last one structure is negative, and counts as none
+        tensors = [torch.from_numpy(i).permute(2, 0, 1)[None].double() for i in (a, image)]
+        assert ms_ssim(a, image) == pytest.approx(float(oracle(*tensors, data_range=255)), abs=1e-6)
+    assert ms_ssim(a, a) == pytest.approx(1, abs=1e-12)
     assert ms_ssim(a, a) > ms_ssim(a, little) > ms_ssim(a, much)
 
 
