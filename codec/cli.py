@@ -15,10 +15,10 @@ from pathlib import Path
 
 import codec
 from codec.batch.jobs import Work, complaint, explain, run, say
-from codec.batch.plan import expand, plan, rank_and_world, remove_temporaries
+from codec.batch.plan import expand, plan, remove_temporaries, share
 from codec.container import bitstream
 from codec.errors import LicError
-from codec.files import IMAGES, Failure, read_bytes, write_bytes
+from codec.files import IMAGES, Failure, read_bytes, standard, write_bytes
 
 LIC = {".lic"}
 
@@ -30,7 +30,7 @@ def convert(
     jobs = plan(args.inputs, extensions, args.output, suffix, args.force or args.resume, others)
     if args.resume:
         remove_temporaries(jobs)
-    return run(jobs, work, args.jobs, args.debug)
+    return run(jobs, work, args.jobs, args.debug, share(args.inputs))
 
 
 def compress(args: argparse.Namespace) -> int:
@@ -41,7 +41,7 @@ def compress(args: argparse.Namespace) -> int:
     others: Counter = Counter()
     code = convert(args, IMAGES, ".lic", work, others)
     del others[".lic"]
-    if others and rank_and_world()[0] == 0:
+    if others and share(args.inputs)[0] == 0:
         say(f"lic: left out, by extension: {', '.join(f'{count} {name}' for name, count in sorted(others.items()))}")
     return code
 
@@ -299,6 +299,9 @@ def main(argv: list[str] | None = None) -> int:
         anything = "surrogateescape" if sys.stdout.encoding.lower() == "utf-8" else "backslashreplace"
         sys.stdout.reconfigure(errors=anything)  # names of files are any bytes
     args = parser().parse_args(argv)
+    args.inputs = [standard(name, 0) for name in getattr(args, "inputs", ())]
+    if getattr(args, "output", None):
+        args.output = standard(args.output, 1)
     try:
         return args.run(args)
     except Exception as error:

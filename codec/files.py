@@ -23,7 +23,8 @@ IMAGES = {  # extensions
 }  # fmt: skip
 TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part", re.DOTALL)  # what a file is called before it is complete
 LONGEST = 255 - len("..01234567.part")  # bytes of a file's name that fit into that
-
+STREAMS = ("stdin", "stdout", "stderr")  # in /dev
+LINKS = 40  # of one to another; more are a circle, as Linux has it
 
 SAMPLES = ("astronaut", "coffee", "chelsea", "motorcycle")
 
@@ -89,9 +90,35 @@ def find_images(folder: Path | str) -> list[Path]:
     return paths
 
 
+def descriptor(name: str) -> int | None:
+    """The number of the open file of this process that a name such as /dev/stdout or /dev/fd/3, or a link to one, leads
+    to; None of any other. On Linux these are links to the file, which would be taken for it.
+    """
+    for _ in range(LINKS):
+        folder, last = os.path.split(name)
+        if last.isdecimal() and os.path.realpath(folder) in ("/dev/fd", f"/proc/{os.getpid()}/fd"):
+            return int(last)
+        if last in STREAMS and os.path.realpath(folder) == "/dev":
+            return STREAMS.index(last)
+        if not os.path.islink(name):
+            return None
+        name = os.path.join(folder, os.readlink(name))
+    return None
+
+
+def standard(name: str, number: int) -> str:
+    """`-` if a name leads to the standard stream of that number, or else the name."""
+    return "-" if descriptor(name) == number else name
+
+
+def is_stream(name: str) -> bool:
+    """Whether it is `-`, or leads to an open file of this process: nothing that has a name of its own."""
+    return name == "-" or descriptor(name) is not None
+
+
 def refuse_existing(targets: Sequence[str], replace: bool) -> None:
     """Failure if one of these files is there and may not be replaced, or is no file."""
-    existing = [target for target in targets if target != "-" and os.path.lexists(target)]
+    existing = [target for target in targets if os.path.lexists(target) and not is_stream(target)]
     for target in existing:
         if os.path.exists(target) and not os.path.isfile(target):
             raise Failure(f"{target} is not a file that could be replaced: choose another OUT, or - for stdout")
@@ -115,12 +142,17 @@ def read_bytes(source: str) -> bytes:
 
 def write_bytes(target: str, data: bytes, replace: bool, check: Callable[[bytes], None] | None = None) -> None:
     """Write a whole file or none; Failure if there is one, unless it may be replaced. `check` as below."""
-    if target != "-":
+    number = 1 if target == "-" else descriptor(target)
+    if number is None:
         refuse_existing([target], replace)
         write_atomically(target, data, check, replace)
         return
     if check is not None:
         check(data)
+    if number != 1:
+        with open(number, "wb", closefd=False) as file:
+            file.write(data)
+        return
     if sys.stdout is None:
         raise Failure("stdout is closed")
     sys.stdout.buffer.write(data)

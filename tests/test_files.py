@@ -178,6 +178,43 @@ def test_images_of_all_kinds_are_found_and_what_is_left_out_is_told(lic, photo):
     assert code == 0 and err[-2:] == ["6 of 6 files done", "lic: left out, by extension: 2 .txt, 1 without extension"]
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="names of open files are another matter here")
+@pytest.mark.parametrize("name", ["/proc/self/fd/1", "/dev/stdout", "/dev/fd/1", "link", "further"])
+def test_what_leads_to_stdout_is_stdout_and_no_link_is_replaced(tiny, photo, name):
+    os.symlink("/proc/self/fd/1", "link")
+    os.symlink("link", "further")
+    before = os.path.lexists(name) and os.path.islink(name)
+    process = in_process(LIC, "compress", "-f", "a.png", "-o", name, *TINY, stdout="got.lic", stderr="said.txt")
+    process.join()
+    assert process.exitcode == 0 and os.path.islink(name) == before
+    assert bitstream.read(Path("got.lic").read_bytes())[0].width == photo.width
+    arguments = ("decompress", "-f", "/dev/stdin", "-o", name, "-m", "tiny")
+    process = in_process(LIC, *arguments, stdin="got.lic", stdout="got.png", stderr="said.txt")
+    process.join()
+    assert process.exitcode == 0 and Path("got.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(Path("/dev").glob("stdin.*"))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="names of open files are another matter here")
+def test_another_open_file_is_written_to_by_its_number(lic):
+    reader, writer = os.pipe()
+    os.symlink(f"/dev/fd/{writer}", "pipe")
+    assert lic("compress", "-f", "a.png", "-o", "pipe", *TINY)[0] == 0
+    os.close(writer)
+    with open(reader, "rb") as file:
+        assert bitstream.read(file.read())
+    assert os.path.islink("pipe") and "Bad file descriptor" in lic("compress", "-f", "a.png", "-o", "pipe", *TINY)[2][0]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_no_device_no_pipe_and_no_link_to_one_is_replaced(fails):
+    os.mkfifo("pipe")
+    os.symlink("pipe", "link")
+    os.symlink("/dev/null", "nothing")
+    for name in ("pipe", "link", "nothing", "/dev/null"):
+        assert "not a file that could be replaced" in fails("compress", "-f", "a.png", "-o", name, *TINY)
+
+
 def test_closed_streams_are_told_in_a_line(lic, fails, monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
     assert "stdin is closed" in fails("compress", "-", "-o", "b.lic", *TINY)

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from typing import NamedTuple, Protocol
 
-from codec.batch.plan import Job, rank_and_world, remove_temporaries
-from codec.files import Failure
+from codec.batch.plan import Job, remove_temporaries
+from codec.files import Failure, is_stream
 from codec.signals import heeded, ignore
 
 DONE, KEPT, FAILED = "done", "kept", "failed"
@@ -61,20 +61,21 @@ def explain(error: Exception) -> str:
     return text if isinstance(error, (Failure, OSError, ValueError)) else f"{type(error).__name__}: {text}"
 
 
-def run(jobs: list[Job], work: Work, workers: int, debug: bool) -> int:
-    """Do the work for each job; a failed one is told and does not stop the others. Returns the exit code.
+def run(jobs: list[Job], work: Work, workers: int, debug: bool, share: tuple[int, int] = (0, 1)) -> int:
+    """Do the work for each job; a failed one is told and does not stop the others. Returns the exit code. `share` is
+    the number of this process, and how many each have such a list.
 
     Hopeless stops everything; in a single process with `debug` so does any exception.
     """
     from tqdm import tqdm
 
-    rank, world = rank_and_world()
+    rank, world = share
     if world > 1:
         say(f"lic: process {rank} of {world}: {len(jobs)} files are its share")
     count = {DONE: 0, KEPT: 0, FAILED: 0}
     many = len(jobs) > 1
     if min(workers, len(jobs)) > 1:
-        if any("-" in job for job in jobs):
+        if any(is_stream(name) for job in jobs for name in job):
             raise Failure("stdin and stdout cannot be shared by several processes: leave --jobs out, or - ")
         results = work_in_processes(jobs, work, min(workers, len(jobs)), debug)
     else:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from codec.files import TEMPORARY, Failure, below, refuse_existing, shortened
+from codec.files import TEMPORARY, Failure, below, is_stream, refuse_existing, shortened
 
 CASELESS = sys.platform in ("darwin", "win32")  # file systems there seldom tell a.lic from A.lic
 
@@ -30,7 +30,7 @@ def expand(inputs: Sequence[str], extensions: set[str], others: Counter | None =
     folder that has none. `others` as above.
     """
     for given in inputs:
-        if given == "-" or not os.path.isdir(given):
+        if is_stream(given) or not os.path.isdir(given):
             yield given, os.path.basename(given.rstrip(os.sep + (os.altsep or "")))
             continue
         own = os.path.basename(os.path.abspath(given)) if len(inputs) > 1 else ""
@@ -56,27 +56,28 @@ def plan(
     """
     if out == "" or list(inputs).count("-") > 1:
         raise Failure("OUT has no name" if out == "" else "stdin can be read once only")
-    into_folder = out not in (None, "-") and (
+    streams = {name for name in (*inputs, out or "-") if is_stream(name)}  # of what is found in folders nothing is
+    into_folder = out not in (None, *streams) and (
         len(inputs) > 1
         or os.path.isdir(out)
         or out.endswith((os.sep, os.altsep or os.sep))
-        or any(name != "-" and os.path.isdir(name) for name in inputs)
+        or any(name not in streams and os.path.isdir(name) for name in inputs)
     )
     jobs = []
     for source, place in expand(inputs, extensions, others):
-        if source == "-" and into_folder:
+        if (nameless := source in streams) and into_folder:
             raise Failure("stdin has no name to store it under in a folder: give a file as OUT")
-        if source == "-":
+        if nameless:
             target = out or "-"
         elif into_folder:
             target = os.path.join(out, os.path.splitext(place)[0] + suffix)
         else:
             target = out or os.path.splitext(source)[0] + suffix
         jobs.append(Job(source, target))
-    if out == "-" and len(jobs) != 1:
+    if out in streams and len(jobs) != 1:
         raise Failure(f"{len(jobs)} inputs do not fit into one stdout")
-    _refuse_collisions(jobs)
-    rank, world = rank_and_world()
+    _refuse_collisions(jobs, streams)
+    rank, world = share(inputs)
     jobs = jobs[rank::world]
     refuse_existing([target for _, target in jobs], replace)
     if into_folder:
@@ -85,19 +86,21 @@ def plan(
     return jobs
 
 
-def _refuse_collisions(jobs: list[Job]) -> None:
+def _refuse_collisions(jobs: list[Job], streams: set[str]) -> None:
     real = functools.lru_cache(os.path.realpath)  # of folders: asked once for all files of one
 
     def place(name: str) -> str:
         where = os.path.join(real(os.path.dirname(name)), os.path.basename(name))
         return where.casefold() if CASELESS else where
 
-    sources = {place(source) for source, _ in jobs if source != "-"}
+    sources = {place(source) for source, _ in jobs if source not in streams}
     # what a link leads to is an input too; a target that is a link is replaced, and not followed
-    sources |= {place(os.path.realpath(source)) for source, _ in jobs if source != "-" and os.path.islink(source)}
+    sources |= {
+        place(os.path.realpath(source)) for source, _ in jobs if source not in streams and os.path.islink(source)
+    }
     source_of: dict[str, str] = {}
     for source, target in jobs:
-        if target == "-":
+        if target in streams:
             continue
         where = place(target)
         if where in sources:
@@ -107,8 +110,12 @@ def _refuse_collisions(jobs: list[Job]) -> None:
         source_of[where] = source
 
 
-def rank_and_world() -> tuple[int, int]:
-    """The number of this process and how many share the work, as torchrun sets them; (0, 1) without it."""
+def share(inputs: Sequence[str]) -> tuple[int, int]:
+    """The number of this process and how many share the work on inputs, as torchrun sets them: (0, 1) without it, and
+    for a single file, which is never shared. RANK and WORLD_SIZE alone do not count: pods of clusters have them.
+    """
+    if "LOCAL_RANK" not in os.environ or len(inputs) == 1 and not os.path.isdir(inputs[0]):
+        return 0, 1
     rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
         raise Failure(f"RANK={rank} and WORLD_SIZE={world} in the environment: RANK must be in 0..WORLD_SIZE - 1")

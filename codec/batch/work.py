@@ -17,7 +17,7 @@ import codec
 from codec.batch.jobs import Hopeless, complaint, explain, say
 from codec.batch.plan import Job
 from codec.container import bitstream
-from codec.files import Failure, read_bytes, write_bytes
+from codec.files import Failure, is_stream, read_bytes, write_bytes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -39,29 +39,42 @@ def announce_kernels(encode: bool = True, decode: bool = True) -> None:
         say("lic: first run on this machine: compiling the entropy coder, some seconds, once ...")
 
 
-def is_complete(target: str, beginnings: tuple[bytes, ...], check: Callable[[bytes], object]) -> bool:
-    """Whether a target is there and intact. A damaged one counts as missing, but Failure if the file is of another kind
-    than one of the `beginnings` tells.
+def why_again(job: Job, beginnings: tuple[bytes, ...], differs: Callable[[bytes], str | None]) -> str | None:
+    """Why --resume makes a target again: "" if it is not there or damaged, None if it is not made again. `differs` says
+    in what a file is another one than would be made, and raises what it likes for damage. Failure if the file is of
+    another kind than one of the `beginnings` tells.
     """
-    if target == "-" or not os.path.lexists(target):
-        return False
-    data = Path(target).read_bytes()
+    if is_stream(job.target) or not os.path.lexists(job.target):
+        return ""
+    data = Path(job.target).read_bytes()
     try:
-        check(data)
+        other = differs(data)
+    except Hopeless:
+        raise
     except Exception as error:  # each of Pillow's decoders has classes of its own for damage
         if not any(data.startswith(beginning[: len(data)]) for beginning in beginnings):
-            raise Failure(f"{target} exists, and is not what would be written there; -f replaces it") from error
-        return False
-    return True
+            raise Failure(f"{job.target} exists, and is not what would be written there; -f replaces it") from error
+        return ""
+    if other is None and not is_stream(job.source) and os.path.getmtime(job.source) > os.path.getmtime(job.target):
+        return "the input is newer"
+    return other
 
 
-def check_image(data: bytes) -> None:
-    """Raises what Pillow raises if an image file is damaged: as far as a PNG's checksums tell, or its pixels."""
+def size_of_image(data: bytes) -> tuple[int, int]:
+    """Width and height of an image file; raises what Pillow raises if it is damaged: as far as a PNG's checksums tell,
+    or its pixels.
+    """
     from PIL import Image
 
     Image.MAX_IMAGE_PIXELS = None
     with Image.open(io.BytesIO(data)) as image:
         image.verify() if image.format == "PNG" else image.load()
+        return image.size
+
+
+def made_again(job: Job, why: str | None) -> str:
+    """A line about a file that --resume makes again, if there was one."""
+    return f"{complaint(job.target, f'made again: {why}')}\n" if why else ""
 
 
 def open_image(source: str, max_pixels: int, strict: bool) -> tuple["Image.Image", list[str]]:
@@ -114,7 +127,7 @@ class Compressor:
     """None: the default, unless one of the next two is given."""
     bpp: float | None
     """Most bits per pixel of the file."""
-    size: float | None
+    size: int | None
     """Most bytes."""
     strict: bool
     verify: bool
@@ -140,7 +153,8 @@ class Compressor:
         return model
 
     def __call__(self, job: Job) -> str | None:
-        if self.resume and is_complete(job.target, (bitstream.MAGIC,), bitstream.read):
+        why = why_again(job, (bitstream.MAGIC,), partial(self._differs, job)) if self.resume else ""
+        if why is None:
             return None
         image, notes = open_image(job.source, bitstream.MAX_PIXELS, self.strict)
         if self.verify:
@@ -154,16 +168,49 @@ class Compressor:
         write_bytes(job.target, data, self.replace or self.resume, check)
         header, _ = bitstream.read(data)
         bpp = 8 * len(data) / (image.width * image.height)
-        note = "".join(f"{complaint(job.source, note)}\n" for note in notes)
+        note = made_again(job, why) + "".join(f"{complaint(job.source, note)}\n" for note in notes)
         told = "" if quality is None else f", quality {quality}"
         told += ", verified" if self.verify else ""
         size = f"{header.width}x{header.height}, {len(data)} bytes, {bpp:.3f} bpp"
         return f"{note}{job.source} -> {job.target}: {size}{told}"
 
+    @cached_property
+    def model_id(self) -> str:
+        """That of the model, which need not be loaded for it."""
+        from codec.coding import models as checkpoint
+
+        try:
+            return checkpoint.about(checkpoint.find_model(self.model or checkpoint.DEFAULT))["id"]
+        except checkpoint.ModelError as error:
+            raise Hopeless(explain(error)) from error
+
+    def _differs(self, job: Job, data: bytes) -> str | None:
+        """In what an intact .lic file is another one than would be made; FormatError if it is damaged. The best quality
+        of a size is known by the next one, which takes more.
+        """
+        header, _ = bitstream.read(data)
+        if header.model != self.model_id:
+            return f"it was of model {header.model}, not {self.model_id}"
+        wanted = codec.DEFAULT_QUALITY if self.quality is None else self.quality
+        if (most := self._most(header.width * header.height)) is None or header.quality is None:
+            if header.quality not in (None, wanted):
+                return f"it was of quality {header.quality}, not {wanted}"
+            return None
+        if len(data) > most:
+            return f"it takes {len(data)} bytes, above the target of {most:.0f}"
+        if header.quality < 100:
+            image, _ = open_image(job.source, bitstream.MAX_PIXELS, self.strict)
+            if len(self.codec.compress(image, header.quality + 1)) <= most:
+                return f"it was of quality {header.quality}, and a higher one fits"
+        return None
+
+    def _most(self, pixels: int) -> float | None:
+        """Bytes that the file of an image may take, if that is what was asked for."""
+        return self.bpp * pixels / 8 if self.bpp is not None else self.size
+
     def _compress(self, image: "Image.Image", witness: "Witness | None" = None) -> tuple[bytes, int | None]:
         """The file and its quality."""
-        if self.bpp is not None or self.size is not None:
-            most = self.bpp * image.width * image.height / 8 if self.size is None else self.size
+        if (most := self._most(image.width * image.height)) is not None:
             return self.codec.compress_to(image, most, witness)
         default = codec.DEFAULT_QUALITY if self.codec.config.variable_rate else None
         quality = default if self.quality is None else self.quality
@@ -188,15 +235,27 @@ class Decompressor:
     def __call__(self, job: Job) -> str | None:
         from codec.container import metadata, modes
 
-        if self.resume and is_complete(job.target, BEGINNINGS.get(format_of(job.target), ()), check_image):
+        why = ""
+        if self.resume:
+            why = why_again(job, BEGINNINGS.get(format_of(job.target), ()), partial(self._differs, job.source))
+        if why is None:
             return None
         data = read_bytes(job.source)
         image = modes.decode(data, bitstream.MAX_PIXELS, self.region, self._paint)
         form = format_of(job.target)
         packed, lost = metadata.save(image, form)
         write_bytes(job.target, packed, self.replace or self.resume)
-        note = f"lic: {job.source}: {form} cannot hold {', '.join(lost)}: not kept\n" if lost else ""
+        note = made_again(job, why)
+        note += f"lic: {job.source}: {form} cannot hold {', '.join(lost)}: not kept\n" if lost else ""
         return f"{note}{job.source} -> {job.target}: {image.width}x{image.height} {image.mode}"
+
+    def _differs(self, source: str, data: bytes) -> str | None:
+        """In what an intact image is another one than would be made."""
+        header, _ = bitstream.read(read_bytes(source))
+        wanted = self.region[2:] if self.region else (header.width, header.height)
+        if (size := size_of_image(data)) != wanted:
+            return f"it was of {size[0]}x{size[1]} pixels, not {wanted[0]}x{wanted[1]}"
+        return None
 
     def _paint(self, header: bitstream.Header, sections: list[bitstream.Section], box: "Corners") -> "Image.Image":
         """That part of an image, by the model that its file names."""
@@ -218,7 +277,7 @@ def format_of(target: str) -> str:
     """Pillow's format name for the extension of the output; PNG for stdout."""
     from PIL import Image
 
-    if target == "-":
+    if is_stream(target):
         return "PNG"
     extension = Path(target).suffix.lower()
     name = Image.registered_extensions().get(extension)

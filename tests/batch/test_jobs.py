@@ -201,7 +201,7 @@ def test_kill_ctrl_c_and_a_closed_terminal_leave_no_partial_and_no_temporary_fil
 
 def test_processes_of_torchrun_share_the_files():
     told = []
-    ranks = [{"RANK": str(rank), "WORLD_SIZE": "2"} for rank in range(2)]
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"} for rank in range(2)]
     processes = [in_process(LIC, *COMPRESS, environment=env, stderr=f"{env['RANK']}.txt") for env in ranks]
     for rank, process in enumerate(processes):
         process.join()
@@ -216,8 +216,55 @@ def test_processes_of_torchrun_share_the_files():
 def test_a_rank_that_cannot_be_is_an_error_that_names_it(lic, monkeypatch, rank, world):
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("WORLD_SIZE", world)
+    monkeypatch.setenv("LOCAL_RANK", "0")
     code, _, err = lic(*COMPRESS)
     assert code == 1 and len(err) == 1 and f"RANK={rank} and WORLD_SIZE={world}" in err[0]
+
+
+def test_a_rank_left_over_in_the_environment_takes_nothing_away(lic, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = lic(*COMPRESS)
+    assert code == 0 and err[-1] == "20 of 20 files done"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert lic("compress", "in/a/02.png", "-o", "one.lic", "-m", "tiny")[0] == 0 and Path("one.lic").exists()
+    piped = in_process(LIC, "compress", "-", "-m", "tiny", stdin="in/a/02.png", stdout="piped.lic", stderr="said.txt")
+    piped.join()
+    assert piped.exitcode == 0 and bitstream.read(Path("piped.lic").read_bytes())
+
+
+@pytest.mark.parametrize("inputs", [["in/a/02.png", "-o", "one.lic"], ["in/a", "-o", "some"]])
+def test_resume_makes_again_what_is_of_another_quality_or_model_or_older_than_its_input(lic, models, inputs):
+    def again(*options: str) -> list[str]:
+        code, _, err = lic("compress", *inputs, "--resume", *options)
+        assert code == 0
+        return [line for line in err if "made again" in line]
+
+    assert again("-m", "tiny", "-q", "20") == again("-m", "tiny", "-q", "20") == []
+    path = next(Path(inputs[-1]).rglob("*.lic")) if inputs[-1] == "some" else Path("one.lic")
+    small, target = path.read_bytes(), str(path)
+    told = [line for line in again("-m", "tiny", "-q", "70") if target in line]
+    assert told == [f"lic: {target}: made again: it was of quality 20, not 70"]
+    assert bitstream.read(path.read_bytes())[0].quality == 70 and again("-m", "tiny", "-q", "70") == []
+    assert len([line for line in again("-m", "hyper", "-q", "70") if "it was of model" in line]) >= 1
+    assert len(again("-m", "tiny", "--size", str(len(small)))) >= 1 and len(path.read_bytes()) <= len(small)
+    kept = path.read_bytes()
+    again("-m", "tiny", "--size", str(len(small)))
+    assert path.read_bytes() == kept
+    assert any("a higher one fits" in line for line in again("-m", "tiny", "--size", str(2 * len(small))))
+    again("-m", "tiny", "-q", "20")
+    source = Path("in/a/02.png")
+    later = Path("some/02.lic" if inputs[-1] == "some" else "one.lic").stat().st_mtime + 10
+    os.utime(source, (later, later))
+    assert [line.endswith("made again: the input is newer") for line in again("-m", "tiny", "-q", "20")] == [True]
+
+
+def test_resume_makes_an_image_again_that_is_of_another_region(lic):
+    assert lic("compress", "in/a/02.png", "-o", "a.lic", "-m", "tiny")[0] == 0
+    assert lic("decompress", "a.lic", "-o", "a.png", "--region", "0,0,20,10")[0] == 0
+    code, _, err = lic("decompress", "a.lic", "-o", "a.png", "--resume")
+    assert code == 0 and err[0].startswith("lic: a.png: made again: it was of 20x10 pixels, not ")
+    assert lic("decompress", "a.lic", "-o", "a.png", "--resume") == (0, "", [])
 
 
 def test_stdin_is_not_for_several_processes(lic):
