@@ -33,20 +33,10 @@ from codec.coding.tiles import Latent, planes
 from codec.errors import LicError
 from codec.evaluation import plot
 from codec.evaluation.codecs import FileCodec, make_codec
+from codec.evaluation.curves import ANCHORS, BD_METHOD, Curve, anchors, bd_range, bd_rate, read_curve, read_curves
 from codec.evaluation.evaluate import JOURNAL, load_image, run
 from codec.evaluation.kodak import is_kodak, kodak
-from codec.evaluation.metrics import (
-    ANCHORS,
-    BD_METHOD,
-    METRICS,
-    Curve,
-    anchors,
-    bd_range,
-    bd_rate,
-    measurable,
-    read_curve,
-    read_curves,
-)
+from codec.evaluation.metrics import METRICS, measurable
 from codec.evaluation.report import write_report
 from codec.evaluation.results import Result, table
 from codec.evaluation.rivals import RIVALS
@@ -87,7 +77,7 @@ def bd_rates(
     results: Sequence[Result], anchor: Curve | Result, metric: str, wanted: tuple[float, float] | str | None = None
 ) -> dict[str, tuple[float, float, float] | str]:
     """Return the BD-rate in percent of every result relative to the anchor, and from where to where it is taken, as
-    metrics.bd_range has it; or why there is none. Published points hold on Kodak only.
+    curves.bd_range has it; or why there is none. Published points hold on Kodak only.
     """
     rates: dict[str, tuple[float, float, float] | str] = {}
     for result in results:

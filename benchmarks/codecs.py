@@ -40,7 +40,8 @@ from benchmarks.measure import (
 from codec.coding.models import find_model
 from codec.coding.target import fit_size
 from codec.evaluation import compressai_models, cost
-from codec.evaluation.metrics import ANCHORS, BD_RANGE, anchors, bd_rate, read_curve
+from codec.evaluation.curves import ANCHORS, anchors, bd_rate, read_curve
+from codec.evaluation.metrics import BD_RANGE
 from codec.evaluation.rivals import RIVALS
 from codec.machine import has_native_bf16
 

@@ -36,7 +36,7 @@ def convert(
 def compress(args: argparse.Namespace) -> int:
     from codec.batch.work import Compressor
 
-    options = ("model", "device", "precision", "quality", "bpp", "size", "strict", "verify", "resume")
+    options = ("model", "device", "precision", "quality", "bpp", "size", "ssimulacra2", "strict", "verify", "resume")
     work = Compressor(**{name: getattr(args, name) for name in options}, replace=args.force)
     others: Counter = Counter()
     code = convert(args, IMAGES, ".lic", work, others)
@@ -130,7 +130,8 @@ def models(args: argparse.Namespace) -> int:
 
 def plot(args: argparse.Namespace) -> int:
     """The figure; of rate-distortion curves also the BD-rate of each against the first."""
-    from codec.evaluation.metrics import METRICS, bd_range, bd_rate
+    from codec.evaluation.curves import bd_range, bd_rate
+    from codec.evaluation.metrics import METRICS
     from codec.evaluation.plot import plot_files
 
     if args.output not in (None, "-") and Path(args.output).suffix.lower() not in (".png", ".svg"):
@@ -183,6 +184,14 @@ def rate(text: str) -> float:
     return value
 
 
+def score(text: str) -> float:
+    """A number of at most 100."""
+    value = float(text)
+    if not -math.inf < value <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a score of at most 100")
+    return value
+
+
 def rectangle(text: str) -> tuple[int, int, int, int]:
     """Left, top, width and height."""
     parts = text.split(",")
@@ -227,6 +236,11 @@ def parser() -> argparse.ArgumentParser:
         "--bpp", type=rate, metavar="B", help="the best quality at which 8 * file bytes / pixels is at most B"
     )
     goal.add_argument("--size", type=positive, metavar="BYTES", help="the best quality of at most BYTES per file")
+    goal.add_argument(
+        "--ssimulacra2", type=score, metavar="S",
+        help="the smallest file whose image scores at least S in SSIMULACRA 2: 90 is visually lossless, 70 high "
+        "quality, 50 medium, 30 low; takes several seconds an image",
+    )  # fmt: skip
     sub.add_argument(
         "--precision",
         choices=("auto", "fp32"),

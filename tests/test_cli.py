@@ -347,3 +347,15 @@ def test_a_foreign_file_among_the_models_does_not_hide_them(lic, here, models, s
     assert lic("decompress", "a.lic")[0] == 0
     code, out, err = lic("models")
     assert code == 1 and "a-foreign" in err[0] and "\ntiny: id" in out
+
+
+def test_compress_to_a_score_prints_it_and_says_what_cannot_be_reached(lic, fails, photo, shell):
+    photo.save("a.png")
+    code, _, (line,) = lic("compress", "a.png", "-m", "hyper", "--ssimulacra2", -500)
+    assert code == 0 and ", quality 0, SSIMULACRA 2 " in line
+    assert lic("compress", "a.png", "-m", "hyper", "--ssimulacra2", -500, "--resume")[::2] == (0, [])
+    (shell / "a.lic").unlink()
+    assert "quality 100 scores" in fails("compress", "a.png", "-m", "hyper", "--ssimulacra2", 100)
+    for wrong in ("nan", "101"):
+        with pytest.raises(SystemExit, match="2"):
+            lic("compress", "a.png", "--ssimulacra2", wrong)

@@ -124,11 +124,13 @@ class Compressor:
     device: str
     precision: str
     quality: int | None
-    """None: the default, unless one of the next two is given."""
+    """None: the default, unless one of the next three is given."""
     bpp: float | None
     """Most bits per pixel of the file."""
     size: int | None
     """Most bytes."""
+    ssimulacra2: float | None
+    """Least score of the decoded image."""
     strict: bool
     verify: bool
     """Whether to decode what was written before it gets its name."""
@@ -147,7 +149,7 @@ class Compressor:
             model = codec.load(self.model, self.device, self.precision)
         except Exception as error:  # no file will be better off
             raise Hopeless(explain(error)) from error
-        asked = [name for name in ("quality", "bpp", "size") if getattr(self, name) is not None]
+        asked = [name for name in ("quality", "bpp", "size", "ssimulacra2") if getattr(self, name) is not None]
         if asked and not model.config.variable_rate:
             raise Hopeless(f"{self.model} was trained for one lambda: leave --{asked[0]} out")
         return model
@@ -161,15 +163,16 @@ class Compressor:
             from codec.coding.verify import Witness
 
             witness = Witness()
-            data, quality = self._compress(image, witness)
+            data, quality, score = self._compress(image, witness)
             check = partial(witness.check, self.codec, image=image)
         else:
-            (data, quality), check = self._compress(image), None
+            (data, quality, score), check = self._compress(image), None
         write_bytes(job.target, data, self.replace or self.resume, check)
         header, _ = bitstream.read(data)
         bpp = 8 * len(data) / (image.width * image.height)
         note = made_again(job, why) + "".join(f"{complaint(job.source, note)}\n" for note in notes)
         told = "" if quality is None else f", quality {quality}"
+        told += "" if score is None else f", SSIMULACRA 2 {score:.2f}"
         told += ", verified" if self.verify else ""
         size = f"{header.width}x{header.height}, {len(data)} bytes, {bpp:.3f} bpp"
         return f"{note}{job.source} -> {job.target}: {size}{told}"
@@ -191,6 +194,8 @@ class Compressor:
         header, _ = bitstream.read(data)
         if header.model != self.model_id:
             return f"it was of model {header.model}, not {self.model_id}"
+        if self.ssimulacra2 is not None:
+            return self._scores_otherwise(job, data, header.quality)
         wanted = codec.DEFAULT_QUALITY if self.quality is None else self.quality
         if (most := self._most(header.width * header.height)) is None or header.quality is None:
             if header.quality not in (None, wanted):
@@ -204,17 +209,36 @@ class Compressor:
                 return f"it was of quality {header.quality}, and a higher one fits"
         return None
 
+    def _scores_otherwise(self, job: Job, data: bytes, quality: int | None) -> str | None:
+        """In what an intact .lic file is another one than would be made for a score."""
+        from codec.coding.target import ssimulacra2
+        from codec.container import modes
+
+        source, _ = open_image(job.source, bitstream.MAX_PIXELS, self.strict)
+        image = modes.prepare(source).image
+        if (score := ssimulacra2(image, self.codec.decompress(data))) < self.ssimulacra2:
+            return f"it scores {score:.2f}, below the target of {self.ssimulacra2:g}"
+        if quality:
+            lower = self.codec.decompress(self.codec.compress(source, quality - 1))
+            if ssimulacra2(image, lower) >= self.ssimulacra2:
+                return f"it was of quality {quality}, and a lower one will do"
+        return None
+
     def _most(self, pixels: int) -> float | None:
         """Bytes that the file of an image may take, if that is what was asked for."""
         return self.bpp * pixels / 8 if self.bpp is not None else self.size
 
-    def _compress(self, image: "Image.Image", witness: "Witness | None" = None) -> tuple[bytes, int | None]:
-        """The file and its quality."""
+    def _compress(
+        self, image: "Image.Image", witness: "Witness | None" = None
+    ) -> tuple[bytes, int | None, float | None]:
+        """The file, its quality, and its score if one is aimed at."""
+        if self.ssimulacra2 is not None:
+            return self.codec.compress_to_score(image, self.ssimulacra2, witness)
         if (most := self._most(image.width * image.height)) is not None:
-            return self.codec.compress_to(image, most, witness)
+            return *self.codec.compress_to(image, most, witness), None
         default = codec.DEFAULT_QUALITY if self.codec.config.variable_rate else None
         quality = default if self.quality is None else self.quality
-        return self.codec.compress(image, quality, witness), quality
+        return self.codec.compress(image, quality, witness), quality, None
 
 
 @dataclass

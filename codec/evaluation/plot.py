@@ -22,7 +22,8 @@ from scipy.optimize import isotonic_regression
 
 from codec import journal
 from codec.errors import LicError
-from codec.evaluation.metrics import METRICS, Curve, read_curve
+from codec.evaluation.curves import Curve, read_curve
+from codec.evaluation.metrics import METRICS
 
 # Colours that stay apart for colour-blind readers (Okabe and Ito, "Color universal design", 2008), yellow left out
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")

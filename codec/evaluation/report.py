@@ -28,8 +28,9 @@ from PIL import Image
 from codec import machine
 from codec.evaluation import plot
 from codec.evaluation.codecs import FileCodec
+from codec.evaluation.curves import Curve
 from codec.evaluation.evaluate import load_image
-from codec.evaluation.metrics import METRICS, Curve
+from codec.evaluation.metrics import METRICS
 from codec.evaluation.results import Result
 
 PAGE = Path(__file__).parent / "page"

@@ -20,7 +20,8 @@ from PIL import features
 
 import codec
 import entropy
-from codec.evaluation.metrics import METRICS, Curve
+from codec.evaluation.curves import Curve
+from codec.evaluation.metrics import METRICS
 from codec.machine import version
 
 # A file may exceed its estimated bits by the coder's loss and by its header and checksums; beyond that, the rate model

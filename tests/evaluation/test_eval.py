@@ -11,7 +11,7 @@ from shared import SMOOTH
 import eval as program
 from codec.cli import main
 from codec.evaluation.codecs import lic_codec, rival_codec
-from codec.evaluation.metrics import Curve
+from codec.evaluation.curves import Curve
 from codec.evaluation.results import Result, Row
 
 pytestmark = pytest.mark.usefixtures("threads")

@@ -18,8 +18,8 @@ import eval as program
 from codec.evaluation import compressai_models, evaluate, kodak, results
 from codec.evaluation.codecs import make_codec, rival_codec
 from codec.evaluation.cost import Clock, entropy_clock, time_coding
+from codec.evaluation.curves import ANCHORS, anchors, bd_rate, full_range, read_curve
 from codec.evaluation.evaluate import JOURNAL, run
-from codec.evaluation.metrics import ANCHORS, anchors, bd_rate, full_range, read_curve
 
 
 @pytest.fixture

@@ -12,29 +12,24 @@ from PIL import Image
 from shared import saved
 
 from codec.coding.target import SIDE
-from codec.evaluation import metrics
+from codec.evaluation import curves, metrics
+from codec.evaluation.curves import BD_POINTS, Curve, bd_range, full_range, read_curve, read_curves
 from codec.evaluation.metrics import (
-    BD_POINTS,
     BD_RANGE,
     METRICS,
     MS_SSIM_SIDE,
-    Curve,
-    bd_range,
     block_edge_ratio,
     bpp,
     cvvdp,
     decibel,
-    full_range,
     ms_ssim,
     psnr,
-    read_curve,
-    read_curves,
     ssimulacra2,
 )
 
 
 def bd_rate(anchor, test, low=BD_RANGE[0], high=BD_RANGE[1]):
-    return metrics.bd_rate(anchor, test, low, high)
+    return curves.bd_rate(anchor, test, low, high)
 
 
 def curve(name="test", factor=1.0, low=27.0, high=40.0, points=12):

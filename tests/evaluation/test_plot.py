@@ -12,7 +12,8 @@ from PIL import Image
 
 from codec.cli import main, parser
 from codec.evaluation import plot
-from codec.evaluation.metrics import METRICS, Curve
+from codec.evaluation.curves import Curve
+from codec.evaluation.metrics import METRICS
 
 
 def curves(count):

@@ -18,8 +18,8 @@ from PIL import Image
 from codec.coding.models import load_model
 from codec.evaluation import plot, report
 from codec.evaluation.codecs import lic_codec, rival_codec
+from codec.evaluation.curves import BD_METHOD, Curve
 from codec.evaluation.evaluate import run
-from codec.evaluation.metrics import BD_METHOD, Curve
 from codec.evaluation.report import write_report
 
 HOSTILE = "</script><img src=x onerror=\"document.title='broken'\"><!--<script>[[data]]"
