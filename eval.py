@@ -30,7 +30,7 @@ import torch
 
 from codec.coding.codec import Codec
 from codec.coding.tiles import Latent, planes
-from codec.errors import LicError
+from codec.errors import MENDABLE, LicError, explain
 from codec.evaluation import plot
 from codec.evaluation.codecs import FileCodec, make_codec
 from codec.evaluation.curves import ANCHORS, BD_METHOD, Curve, anchors, bd_range, bd_rate, read_curve, read_curves
@@ -294,10 +294,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--jobs needs at least 1, not {args.jobs}")
     try:
         return evaluate(args)
-    except (OSError, LicError) as error:
+    except MENDABLE as error:
         if args.debug:
             raise
-        say(f"error: {error}")
+        say(f"error: {explain(error)}")
         return 1
     except KeyboardInterrupt:
         say("interrupted: the same command goes on where it was")

@@ -39,13 +39,13 @@ from torch import Tensor, nn
 import codec
 from codec import config as configuration
 from codec.config import Config
-from codec.errors import LicError
+from codec.errors import MENDABLE, LicError, explain
 from codec.files import free_folder, write_atomically
 from codec.machine import keep_freed_memory
 from codec.network.calibrate import fit
 from codec.network.model import build
 from codec.network.quantize import SampleNoise
-from codec.signals import ending, heeded
+from codec.signals import ending, handled
 from codec.training import data, resume
 from codec.training.checkpoints import load_checkpoint, save_checkpoint, take_weights
 from codec.training.distortion import Distortion, distortion
@@ -318,7 +318,7 @@ def main(argv: list[str] | None = None) -> int:
     world, stop, run = World(), threading.Event(), None
     keep_freed_memory()
     try:
-        with heeded(ending(stop), "SIGTERM", "SIGINT", "SIGHUP"):
+        with handled(ending(stop), "SIGTERM", "SIGINT", "SIGHUP"):
             world, device = join(codec.pick_device(args.device))
             run, out = begin(args, device, world)
             through = train(run, out, args.minutes, stop)
@@ -333,10 +333,10 @@ def main(argv: list[str] | None = None) -> int:
             elif world.first:
                 steps = run.config.train.steps
                 print(f"stopped at step {run.step} of {steps}; go on with: python train.py --out {out} --resume")
-    except (OSError, LicError) as error:
+    except MENDABLE as error:
         if args.debug:
             raise
-        print(f"train.py: {error}", file=sys.stderr)
+        print(f"train.py: {explain(error)}", file=sys.stderr)
         return 1
     except RuntimeError as error:
         if args.debug or not isinstance(error, torch._dynamo.exc.TorchDynamoException):

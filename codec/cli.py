@@ -14,11 +14,11 @@ from collections import Counter
 from pathlib import Path
 
 import codec
-from codec.batch.jobs import Work, complaint, explain, run, say
+from codec.batch.jobs import Work, complaint, run, say
 from codec.batch.plan import expand, plan, remove_temporaries, share
 from codec.container import bitstream
-from codec.errors import LicError
-from codec.files import IMAGES, Failure, read_bytes, standard, write_bytes
+from codec.errors import MENDABLE, LicError, explain
+from codec.files import IMAGES, read_bytes, standard, write_bytes
 
 LIC = {".lic"}
 
@@ -62,7 +62,7 @@ def info(args: argparse.Namespace) -> int:
             try:
                 data = read_bytes(source)
                 header, sections = bitstream.read(data)
-            except Exception as error:
+            except MENDABLE as error:
                 if args.debug:
                     raise
                 failures += 1
@@ -135,7 +135,7 @@ def plot(args: argparse.Namespace) -> int:
     from codec.evaluation.plot import plot_files
 
     if args.output not in (None, "-") and Path(args.output).suffix.lower() not in (".png", ".svg"):
-        raise Failure(f"{args.output}: a figure is a .png or a .svg")
+        raise LicError(f"{args.output}: a figure is a .png or a .svg")
     drawn = io.BytesIO()
     drawn.name = args.output or ""
     name, curves = plot_files(args.inputs, drawn, args.metric)
@@ -318,7 +318,7 @@ def main(argv: list[str] | None = None) -> int:
         args.output = standard(args.output, 1)
     try:
         return args.run(args)
-    except Exception as error:
+    except MENDABLE as error:
         if args.debug:
             raise
         say(f"lic: {explain(error)}")

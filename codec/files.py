@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from codec.errors import LicError
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -27,10 +29,6 @@ STREAMS = ("stdin", "stdout", "stderr")  # in /dev
 LINKS = 40  # of one to another; more are a circle, as Linux has it
 
 SAMPLES = ("astronaut", "coffee", "chelsea", "motorcycle")
-
-
-class Failure(Exception):
-    """What went wrong, as a sentence for the user."""
 
 
 def free_folder(start: str) -> Path:
@@ -117,14 +115,14 @@ def is_stream(name: str) -> bool:
 
 
 def refuse_existing(targets: Sequence[str], replace: bool) -> None:
-    """Failure if one of these files is there and may not be replaced, or is no file."""
+    """LicError if one of these files is there and may not be replaced, or is no file."""
     existing = [target for target in targets if os.path.lexists(target) and not is_stream(target)]
     for target in existing:
         if os.path.exists(target) and not os.path.isfile(target):
-            raise Failure(f"{target} is not a file that could be replaced: choose another OUT, or - for stdout")
+            raise LicError(f"{target} is not a file that could be replaced: choose another OUT, or - for stdout")
     if existing and not replace:
         more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
-        raise Failure(f"{existing[0]} exists{more}; -f replaces it")
+        raise LicError(f"{existing[0]} exists{more}; -f replaces it")
 
 
 def shortened(name: str) -> str:
@@ -136,12 +134,12 @@ def read_bytes(source: str) -> bytes:
     if source != "-":
         return Path(source).read_bytes()
     if sys.stdin is None:
-        raise Failure("stdin is closed")
+        raise LicError("stdin is closed")
     return sys.stdin.buffer.read()
 
 
 def write_bytes(target: str, data: bytes, replace: bool, check: Callable[[bytes], None] | None = None) -> None:
-    """Write a whole file or none; Failure if there is one, unless it may be replaced. `check` as below."""
+    """Write a whole file or none; LicError if there is one, unless it may be replaced. `check` as below."""
     number = 1 if target == "-" else descriptor(target)
     if number is None:
         refuse_existing([target], replace)
@@ -154,7 +152,7 @@ def write_bytes(target: str, data: bytes, replace: bool, check: Callable[[bytes]
             file.write(data)
         return
     if sys.stdout is None:
-        raise Failure("stdout is closed")
+        raise LicError("stdout is closed")
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
 
@@ -165,7 +163,7 @@ def write_atomically(
     """Write a file so that a reader sees the old one or the new one, never a part: temporary name, sync, rename.
 
     `check` is given what was written, read back, before the file gets its name; if it raises, nothing has changed.
-    Without `replace` Failure if there is a file of that name by then, whoever made it.
+    Without `replace` LicError if there is a file of that name by then, whoever made it.
     """
     path = Path(path)
     temporary = path.with_name(f".{shortened(path.name)}.{os.urandom(4).hex()}.part")
@@ -194,7 +192,7 @@ def _link(temporary: Path, path: Path) -> bool:
     try:
         os.link(temporary, path)
     except FileExistsError:
-        raise Failure(f"{path} exists; -f replaces it") from None
+        raise LicError(f"{path} exists; -f replaces it") from None
     except OSError:
         return False
     return True

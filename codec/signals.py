@@ -1,4 +1,4 @@
-"""Signals that end a program: heeded while it works, as they were afterwards."""
+"""Signals that end a program: handled while it works, as they were afterwards."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def heeded(handler: Callable, *names: str) -> Iterator[None]:
+def handled(handler: Callable, *names: str) -> Iterator[None]:
     """`handler(number, frame)` gets these signals (SIGTERM, ...) meanwhile; those that the system does not have, or
     that whoever started the program wants ignored, as nohup does, are left alone. In the main thread only.
     """

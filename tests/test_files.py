@@ -16,7 +16,8 @@ from shared import LIC, in_process, picture, saved
 import codec
 from codec.batch import plan
 from codec.container import bitstream, metadata
-from codec.files import LONGEST, Failure, write_atomically, write_bytes
+from codec.errors import LicError
+from codec.files import LONGEST, write_atomically, write_bytes
 
 TINY = ("-m", "tiny")
 
@@ -70,7 +71,7 @@ def test_what_is_no_file_is_not_replaced(fails):
     for out in ("pipe", "null"):
         for force in ([], ["-f"]):
             assert f"{out} is not a file" in fails("compress", "a.png", "-o", out, *force, *TINY)
-    with pytest.raises(Failure, match="is not a file"):
+    with pytest.raises(LicError, match="is not a file"):
         write_bytes("folder.lic", b"", replace=True)
 
 
@@ -89,7 +90,7 @@ def test_a_file_that_appears_in_the_meantime_is_not_replaced():
     def other(_: bytes) -> None:
         Path("a.lic").write_bytes(b"theirs")
 
-    with pytest.raises(Failure, match="exists"):
+    with pytest.raises(LicError, match="exists"):
         write_bytes("a.lic", b"mine", replace=False, check=other)
     assert Path("a.lic").read_bytes() == b"theirs" and sorted(os.listdir()) == ["a.lic", "a.png"]
     write_bytes("a.lic", b"mine", replace=True, check=other)

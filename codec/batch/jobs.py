@@ -17,13 +17,14 @@ from multiprocessing.connection import Connection, wait
 from typing import NamedTuple, Protocol
 
 from codec.batch.plan import Job, remove_temporaries
-from codec.files import Failure, is_stream
-from codec.signals import heeded, ignore
+from codec.errors import MENDABLE, LicError, explain
+from codec.files import is_stream
+from codec.signals import handled, ignore
 
 DONE, KEPT, FAILED = "done", "kept", "failed"
 
 
-class Hopeless(Failure):
+class FatalError(LicError):
     """What will go wrong with every file."""
 
 
@@ -53,19 +54,11 @@ def complaint(source: str, text: str) -> str:
     return f"lic: {source}: {text.removeprefix(f'{source}: ')}"
 
 
-def explain(error: Exception) -> str:
-    """One line for an exception; one that no check of ours raised is called by its class."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    text = " ".join(str(error).split())
-    return text if isinstance(error, (Failure, OSError, ValueError)) else f"{type(error).__name__}: {text}"
-
-
 def run(jobs: list[Job], work: Work, workers: int, debug: bool, share: tuple[int, int] = (0, 1)) -> int:
     """Do the work for each job; a failed one is told and does not stop the others. Returns the exit code. `share` is
     the number of this process, and how many each have such a list.
 
-    Hopeless stops everything; in a single process with `debug` so does any exception.
+    FatalError stops everything; in a single process with `debug` so does any exception.
     """
     from tqdm import tqdm
 
@@ -76,12 +69,12 @@ def run(jobs: list[Job], work: Work, workers: int, debug: bool, share: tuple[int
     many = len(jobs) > 1
     if min(workers, len(jobs)) > 1:
         if any(is_stream(name) for job in jobs for name in job):
-            raise Failure("stdin and stdout cannot be shared by several processes: leave --jobs out, or - ")
+            raise LicError("stdin and stdout cannot be shared by several processes: leave --jobs out, or - ")
         results = work_in_processes(jobs, work, min(workers, len(jobs)), debug)
     else:
         results = ((job, attempt(work, job, debug)) for job in jobs)
     bar = tqdm(total=len(jobs), unit="file", disable=not many or rank > 0 or not sys.stderr.isatty())
-    with bar, heeded(_stop, "SIGTERM", "SIGHUP"), contextlib.closing(results):
+    with bar, handled(_stop, "SIGTERM", "SIGHUP"), contextlib.closing(results):
         for job, (outcome, text) in results:
             count[outcome] += 1
             if outcome == FAILED:
@@ -102,15 +95,20 @@ def _stop(*_) -> None:
 
 
 def attempt(work: Work, job: Job, debug: bool) -> Result:
-    """Do the work for one job; with `debug` its exception is raised instead of told, Hopeless always."""
+    """Do the work for one job; with `debug` its exception is raised instead of told, FatalError always. What no user
+    can mend is told with its traceback."""
     try:
         text = work(job)
-    except Hopeless:
+    except FatalError:
         raise
-    except Exception as error:
+    except MENDABLE as error:
         if debug:
             raise
         return Result(FAILED, explain(error))
+    except Exception:
+        if debug:
+            raise
+        return Result(FAILED, traceback.format_exc())
     return Result(KEPT, "") if text is None else Result(DONE, text)
 
 
@@ -121,7 +119,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")  # fork would share the threads of torch and numba in any state
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, work, debug), daemon=True)
-        with heeded(signal.SIG_IGN, "SIGINT"):  # inherited: Ctrl-C is for the parent, which tells them
+        with handled(signal.SIG_IGN, "SIGINT"):  # inherited: Ctrl-C is for the parent, which tells them
             self.process.start()
         theirs.close()
         self.give(job)
@@ -131,7 +129,7 @@ class _Worker:
         with contextlib.suppress(BrokenPipeError):  # it has died, which `result` finds out
             self.pipe.send(job)
 
-    def result(self) -> Result | Hopeless | None:
+    def result(self) -> Result | FatalError | None:
         """What it answers; None if it died instead."""
         try:
             return self.pipe.recv()
@@ -139,7 +137,7 @@ class _Worker:
             self.process.join()
             return None
 
-    def epitaph(self) -> str:
+    def exit_reason(self) -> str:
         code = self.process.exitcode
         ended = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         return f"its process ended {ended}" + (" (out of memory?)" if ended.endswith("SIGKILL") else "")
@@ -163,14 +161,14 @@ def work_in_processes(jobs: list[Job], work: Work, count: int, debug: bool) -> I
             ready = wait([worker.pipe for worker in workers])
             for worker in [worker for worker in workers if worker.pipe in ready]:
                 job, result, following = worker.job, worker.result(), next(todo, None)
-                if isinstance(result, Hopeless):
+                if isinstance(result, FatalError):
                     raise result
                 if result is None or following is None:
                     workers.remove(worker)
                     worker.pipe.close()
                 if result is None:
                     remove_temporaries([job])
-                    result = Result(FAILED, worker.epitaph())
+                    result = Result(FAILED, worker.exit_reason())
                     if following is not None:
                         start(following)
                 elif following is not None:
@@ -196,7 +194,7 @@ def _serve(pipe: Connection, work: Work, debug: bool) -> None:
             return
         try:
             answer = attempt(work, job, debug)
-        except Hopeless as error:
+        except FatalError as error:
             answer = error
         except Exception:  # with --debug
             answer = Result(FAILED, traceback.format_exc())

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from codec.files import TEMPORARY, Failure, below, is_stream, refuse_existing, shortened
+from codec.errors import LicError
+from codec.files import TEMPORARY, below, is_stream, refuse_existing, shortened
 
 CASELESS = sys.platform in ("darwin", "win32")  # file systems there seldom tell a.lic from A.lic
 
@@ -26,7 +27,7 @@ class Job(NamedTuple):
 
 
 def expand(inputs: Sequence[str], extensions: set[str], others: Counter | None = None) -> Iterator[tuple[str, str]]:
-    """Each input file, and each file below an input folder: (path, place it has in a common folder). Failure for a
+    """Each input file, and each file below an input folder: (path, place it has in a common folder). LicError for a
     folder that has none. `others` as above.
     """
     for given in inputs:
@@ -39,7 +40,7 @@ def expand(inputs: Sequence[str], extensions: set[str], others: Counter | None =
             empty = False
             yield os.path.join(given, name), os.path.join(own, name)
         if empty:
-            raise Failure(f"no files in {given} ({', '.join(sorted(extensions))})")
+            raise LicError(f"no files in {given} ({', '.join(sorted(extensions))})")
 
 
 def plan(
@@ -51,11 +52,11 @@ def plan(
     others: Counter | None = None,
 ) -> list[Job]:
     """What this process is to make of the inputs, folders for it made. OUT is a folder if it is one, ends in a slash,
-    or has to be one. Failure before anything is made if two inputs would be written to the same file, an input would be
-    written over, or a target is there that may not be replaced. `others` as above.
+    or has to be one. LicError before anything is made if two inputs would be written to the same file, an input would
+    be written over, or a target is there that may not be replaced. `others` as above.
     """
     if out == "" or list(inputs).count("-") > 1:
-        raise Failure("OUT has no name" if out == "" else "stdin can be read once only")
+        raise LicError("OUT has no name" if out == "" else "stdin can be read once only")
     streams = {name for name in (*inputs, out or "-") if is_stream(name)}  # of what is found in folders nothing is
     into_folder = out not in (None, *streams) and (
         len(inputs) > 1
@@ -66,7 +67,7 @@ def plan(
     jobs = []
     for source, place in expand(inputs, extensions, others):
         if (nameless := source in streams) and into_folder:
-            raise Failure("stdin has no name to store it under in a folder: give a file as OUT")
+            raise LicError("stdin has no name to store it under in a folder: give a file as OUT")
         if nameless:
             target = out or "-"
         elif into_folder:
@@ -75,7 +76,7 @@ def plan(
             target = out or os.path.splitext(source)[0] + suffix
         jobs.append(Job(source, target))
     if out in streams and len(jobs) != 1:
-        raise Failure(f"{len(jobs)} inputs do not fit into one stdout")
+        raise LicError(f"{len(jobs)} inputs do not fit into one stdout")
     _refuse_collisions(jobs, streams)
     rank, world = share(inputs)
     jobs = jobs[rank::world]
@@ -104,9 +105,9 @@ def _refuse_collisions(jobs: list[Job], streams: set[str]) -> None:
             continue
         where = place(target)
         if where in sources:
-            raise Failure(f"{target} is an input, and would be written over: choose another OUT")
+            raise LicError(f"{target} is an input, and would be written over: choose another OUT")
         if where in source_of:
-            raise Failure(f"{source_of[where]} and {source} would both be written to {where}")
+            raise LicError(f"{source_of[where]} and {source} would both be written to {where}")
         source_of[where] = source
 
 
@@ -118,7 +119,7 @@ def share(inputs: Sequence[str]) -> tuple[int, int]:
         return 0, 1
     rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
-        raise Failure(f"RANK={rank} and WORLD_SIZE={world} in the environment: RANK must be in 0..WORLD_SIZE - 1")
+        raise LicError(f"RANK={rank} and WORLD_SIZE={world} in the environment: RANK must be in 0..WORLD_SIZE - 1")
     return int(rank), int(world)
 
 

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import codec
-from codec.batch.jobs import Hopeless, complaint, explain, say
+from codec.batch.jobs import FatalError, complaint, say
 from codec.batch.plan import Job
 from codec.container import bitstream
-from codec.files import Failure, is_stream, read_bytes, write_bytes
+from codec.errors import MENDABLE, LicError, explain
+from codec.files import is_stream, read_bytes, write_bytes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,7 +42,7 @@ def announce_kernels(encode: bool = True, decode: bool = True) -> None:
 
 def why_again(job: Job, beginnings: tuple[bytes, ...], differs: Callable[[bytes], str | None]) -> str | None:
     """Why --resume makes a target again: "" if it is not there or damaged, None if it is not made again. `differs` says
-    in what a file is another one than would be made, and raises what it likes for damage. Failure if the file is of
+    in what a file is another one than would be made, and raises what it likes for damage. LicError if the file is of
     another kind than one of the `beginnings` tells.
     """
     if is_stream(job.target) or not os.path.lexists(job.target):
@@ -49,11 +50,11 @@ def why_again(job: Job, beginnings: tuple[bytes, ...], differs: Callable[[bytes]
     data = Path(job.target).read_bytes()
     try:
         other = differs(data)
-    except Hopeless:
+    except FatalError:
         raise
     except Exception as error:  # each of Pillow's decoders has classes of its own for damage
         if not any(data.startswith(beginning[: len(data)]) for beginning in beginnings):
-            raise Failure(f"{job.target} exists, and is not what would be written there; -f replaces it") from error
+            raise LicError(f"{job.target} exists, and is not what would be written there; -f replaces it") from error
         return ""
     if other is None and not is_stream(job.source) and os.path.getmtime(job.source) > os.path.getmtime(job.target):
         return "the input is newer"
@@ -79,7 +80,7 @@ def made_again(job: Job, why: str | None) -> str:
 
 def open_image(source: str, max_pixels: int, strict: bool) -> tuple["Image.Image", list[str]]:
     """A loaded PIL image that can be coded, and sentences about what of its file is not: further frames or pages, what
-    no section can hold. Failure with them if `strict`.
+    no section can hold. LicError with them if `strict`.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -88,29 +89,29 @@ def open_image(source: str, max_pixels: int, strict: bool) -> tuple["Image.Image
     Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow refuses twice that, also of an image inside an icon
     data = read_bytes(source)
     if not data:
-        raise Failure("the file is empty")
+        raise LicError("the file is empty")
     try:
         with warnings.catch_warnings(action="ignore"):  # of damage that does not matter
             image = Image.open(io.BytesIO(data))
             if excess := bitstream.beyond(*image.size, max_pixels):
-                raise Failure(excess)
+                raise LicError(excess)
             modes.check(image)
             has_more = modes.has_more(image)
             lost = modes.load(image)
     except UnidentifiedImageError:
         if data.startswith(BEGINNINGS["JPEG"]) and (original.bits_of_jpeg(data) or 8) > 8:
-            raise Failure(modes.DEEP) from None
-        raise Failure("not an image that Pillow can read") from None
+            raise LicError(modes.DEEP) from None
+        raise LicError("not an image that Pillow can read") from None
     except Image.DecompressionBombError:
-        raise Failure(f"its pixels are more than the limit of {max_pixels}") from None
-    except (Failure, modes.UnsupportedImage):
+        raise LicError(f"its pixels are more than the limit of {max_pixels}") from None
+    except (LicError, modes.UnsupportedImage):
         raise
     except Exception as error:  # each of Pillow's decoders has classes of its own for damage
-        raise Failure(f"damaged image: {error}") from error
+        raise LicError(f"damaged image: {error}") from error
     if has_more and strict:
-        raise Failure("it has more than one frame or page, which --strict refuses; without it the first is coded")
+        raise LicError("it has more than one frame or page, which --strict refuses; without it the first is coded")
     if strict and (strictly := [name for name in lost if name not in found.ASIDE]):
-        raise Failure(f"{modes.not_kept(strictly)}, which --strict refuses; without it the image is coded")
+        raise LicError(f"{modes.not_kept(strictly)}, which --strict refuses; without it the image is coded")
     notes = ["it has more than one frame or page, only the first is coded"] if has_more else []
     return image, notes + ([modes.not_kept(lost)] if lost else [])
 
@@ -147,11 +148,11 @@ class Compressor:
             announce_kernels(decode=self.verify)
         try:
             model = codec.load(self.model, self.device, self.precision)
-        except Exception as error:  # no file will be better off
-            raise Hopeless(explain(error)) from error
+        except MENDABLE as error:  # no file will be better off
+            raise FatalError(explain(error)) from error
         asked = [name for name in ("quality", "bpp", "size", "ssimulacra2") if getattr(self, name) is not None]
         if asked and not model.config.variable_rate:
-            raise Hopeless(f"{self.model} was trained for one lambda: leave --{asked[0]} out")
+            raise FatalError(f"{self.model} was trained for one lambda: leave --{asked[0]} out")
         return model
 
     def __call__(self, job: Job) -> str | None:
@@ -185,7 +186,7 @@ class Compressor:
         try:
             return checkpoint.about(checkpoint.find_model(self.model or checkpoint.DEFAULT))["id"]
         except checkpoint.ModelError as error:
-            raise Hopeless(explain(error)) from error
+            raise FatalError(explain(error)) from error
 
     def _differs(self, job: Job, data: bytes) -> str | None:
         """In what an intact .lic file is another one than would be made; FormatError if it is damaged. The best quality
@@ -293,7 +294,7 @@ class Decompressor:
         except checkpoint.ModelError as error:
             if self.model is None:  # the next file may have another
                 raise
-            raise Hopeless(explain(error)) from error
+            raise FatalError(explain(error)) from error
         return model.paint(header, sections, box)
 
 
@@ -306,5 +307,5 @@ def format_of(target: str) -> str:
     extension = Path(target).suffix.lower()
     name = Image.registered_extensions().get(extension)
     if name not in Image.SAVE:
-        raise Failure(f"{target}: no image format that can be written has the extension {extension!r}; use .png")
+        raise LicError(f"{target}: no image format that can be written has the extension {extension!r}; use .png")
     return name

@@ -28,6 +28,7 @@ import json
 import multiprocessing
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, fields
@@ -39,7 +40,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from codec.errors import LicError
+from codec.errors import MENDABLE, LicError, explain
 from codec.evaluation import metrics
 from codec.evaluation.codecs import FileCodec, check_unique, make_codec
 from codec.evaluation.cost import peak_memory, time_coding
@@ -209,9 +210,12 @@ def _code_image(
         file = folder / "files" / codec.name / f"{name}{level}{codec.suffix}"
         try:
             numbers = _code(codec, image, quality, file, wanted)
-        except Exception as error:  # whatever happens to one file, the others are still worth measuring
+        except MENDABLE as error:
             file.unlink(missing_ok=True)
-            outcomes.append((quality, f"{type(error).__name__}: {error}"))
+            outcomes.append((quality, explain(error)))
+        except Exception:  # whatever happens to one file, the others are still worth measuring
+            file.unlink(missing_ok=True)
+            outcomes.append((quality, traceback.format_exc()))
         else:
             row = Row(name, quality, file.relative_to(folder).as_posix(), **numbers)
             outcomes.append((quality, {"sha256": _sha256(file), "row": asdict(row)}))

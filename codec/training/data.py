@@ -326,7 +326,7 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     return (tensor.pin_memory() if from_cpu else tensor).to(device, non_blocking=True)
 
 
-def heed_no_signals(_: int) -> None:
+def ignore_signals(_: int) -> None:
     """In a loader process: it ends when the training does, which a signal to all may tell to save first."""
     signals.ignore("SIGTERM", "SIGINT", "SIGHUP")
 
@@ -341,7 +341,7 @@ def loader(
         batch_sampler=batches,
         collate_fn=stack,
         num_workers=config.workers,
-        worker_init_fn=heed_no_signals,
+        worker_init_fn=ignore_signals,
         multiprocessing_context="spawn" if several else None,
         prefetch_factor=config.prefetch if several else None,
         pin_memory=config.pin_memory and several and device.type == "cuda",

@@ -16,11 +16,11 @@ from PIL import Image
 from shared import LIC, in_fresh_python, in_process, picture
 
 from codec import files
-from codec.batch.jobs import Hopeless, run, work_in_processes
+from codec.batch.jobs import FatalError, run, work_in_processes
 from codec.batch.plan import Job, expand, plan, remove_temporaries
 from codec.coding.verify import Mismatch, Witness
 from codec.container import bitstream
-from codec.files import Failure
+from codec.errors import LicError
 
 COUNT = 20
 
@@ -108,7 +108,7 @@ def test_with_debug_a_worker_tells_the_traceback(capsys):
 
 
 def test_what_goes_wrong_with_every_file_ends_the_work():
-    with pytest.raises(Hopeless, match="no file will"):
+    with pytest.raises(FatalError, match="no file will"):
         run(told_to(["fine", "hopeless", *["fine"] * 100]), Deadly(), 2, debug=False)
 
 
@@ -389,7 +389,7 @@ def test_a_file_that_is_not_what_was_meant_never_gets_its_name(lic, monkeypatch,
 def test_a_folder_that_cannot_be_listed_is_an_error_and_does_not_stop_the_others(lic, here, monkeypatch):
     with pytest.raises(OSError):
         list(files.below(here / "gone", files.IMAGES))
-    with pytest.raises(Failure, match="no files in"):
+    with pytest.raises(LicError, match="no files in"):
         list(expand(["in"], {".lic"}))
     scandir = os.scandir
 

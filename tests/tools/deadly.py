@@ -8,7 +8,7 @@ import signal
 import time
 from pathlib import Path
 
-from codec.batch.jobs import Hopeless
+from codec.batch.jobs import FatalError
 from codec.batch.plan import Job
 
 
@@ -31,7 +31,7 @@ class Deadly:
             case "fail":
                 raise ValueError("as it\nwas told")
             case "hopeless":
-                raise Hopeless("no file will be better off")
+                raise FatalError("no file will be better off")
             case "kept":
                 return None
         return f"{job.source} has {os.environ['OMP_NUM_THREADS']} thread, {self.announce}"
