@@ -30,6 +30,7 @@ import shlex
 import sys
 import threading
 import time
+from collections.abc import Set
 from pathlib import Path
 
 import numpy as np
@@ -169,9 +170,9 @@ class Run:
         return means
 
 
-def train(run: Run, out: Path, minutes: float, stop: threading.Event) -> bool:
+def train(run: Run, out: Path, minutes: float, stop: threading.Event, anew: Set[str] = frozenset()) -> bool:
     """The loop: until the schedule is through (True), or the minutes are over or `stop` is set (False). Saves last.pt,
-    constant.pt and best.pt.
+    constant.pt and best.pt. ValueError if a run goes on with other images, unless `anew` names data or val.
     """
     config, c, world = run.config, run.config.train, run.world
     started = time.monotonic()
@@ -180,11 +181,13 @@ def train(run: Run, out: Path, minutes: float, stop: threading.Event) -> bool:
     images = data.training_images(config.data, resident, out / "skipped.txt")
     patches = data.Patches(images, data.patch_transform(config.data), c.seed, c.steps * c.batch)
     held_out = data.validation_images(config.data)
-    log = Log(out if world.first else None, run.step, c.steps)
     record = {"step": run.step, "processes": world.size} | meta(config, data.describe(images))
+    record["val"] = data.describe_photos(held_out)
+    path = out / "meta.json"
+    starts = json.loads(path.read_text()) if run.step and path.exists() else []
+    changed = resume.changed_images(starts, record, anew)
+    log = Log(out if world.first else None, run.step, c.steps)
     if world.first:
-        path = out / "meta.json"
-        starts = json.loads(path.read_text()) if run.step and path.exists() else []
         write_atomically(path, (json.dumps([*starts, record], indent=1) + "\n").encode())
     log.say(
         f"{len(images)} training, {len(held_out)} validation images, {c.steps} steps of {c.batch} patches of "
@@ -193,6 +196,8 @@ def train(run: Run, out: Path, minutes: float, stop: threading.Event) -> bool:
         + (f", {world.size} processes" if world.size > 1 else "")
         + f"\nwatch it: tensorboard --logdir {out / 'tb'}"
     )
+    if changed:
+        log.say(changed)
 
     def save(name: str) -> None:
         if not world.first:
@@ -293,6 +298,7 @@ def begin(args: argparse.Namespace, device: torch.device, world: World) -> tuple
         state = load_checkpoint(out / args.resume)
         values = state["config"]
     config = configuration.from_dict(configuration.merge_options(values, args))
+    config.data.data, config.data.val = data.absolute(config.data.data), data.absolute(config.data.val)
     if world.first and not args.resume and not resume.is_new(out):
         raise LicError(f"{out} is not empty: choose another --out, or --resume what is there")
     resume.check_batch(config.train, world.size)
@@ -302,6 +308,7 @@ def begin(args: argparse.Namespace, device: torch.device, world: World) -> tuple
     run = Run(config, device, world)
     if state:
         saved = configuration.from_dict(state["config"])
+        saved.data.val = data.absolute(saved.data.val)
         resume.check(run.model, saved, config, state["step"])
         run.load(state)
         run.best = resume.best_before(saved, config, run.best) if (out / "best.pt").exists() else math.inf
@@ -321,7 +328,7 @@ def main(argv: list[str] | None = None) -> int:
         with handled(ending(stop), "SIGTERM", "SIGINT", "SIGHUP"):
             world, device = join(codec.pick_device(args.device))
             run, out = begin(args, device, world)
-            through = train(run, out, args.minutes, stop)
+            through = train(run, out, args.minutes, stop, {name for name in ("data", "val") if f"data.{name}" in args})
             if through and world.first:
                 run.load(load_checkpoint(out / "best.pt"))
                 about = {"command": command, "steps": str(run.step)}

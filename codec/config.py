@@ -24,6 +24,11 @@ CELL = 4  # samples of y per sample of z, in each direction
 REACH = 127  # symbols of z are -127..127, so that h_s is exact; a decoded one outside is a FormatError
 
 
+# The best step of a quantizer, 18 / (ln 2 * lmbda) in squared grey levels (codec/network/model.py), is below one grey
+# level from here on: nothing is left to be gained.
+MOST_LMBDA = 18 / math.log(2)
+
+
 def _option(default: Any, help: str) -> Any:
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata={"help": help})
@@ -64,6 +69,12 @@ class ModelConfig:
         increasing = all(a < b for a, b in pairwise([0, *self.lmbda, 1e9]))
         if len(self.lmbda) not in (1, 2) or not increasing:
             raise LicError(f"lmbda must be one value, or an increasing pair, above 0 and below 1e9, not {self.lmbda}")
+        if self.lmbda[-1] > MOST_LMBDA:
+            raise LicError(
+                f"lmbda {self.lmbda[-1]:g} is above {MOST_LMBDA:.0f}; usual are 0.0009 to 0.18, as CompressAI counts: "
+                f"loss = bpp + lmbda * 255^2 * mse. One for bpp + lmbda * mse of pixels in 0..1 (DCVC) is "
+                f"{self.lmbda[-1] / 255**2:.4g} here"
+            )
         if len(self.blocks) != 2 or min(self.blocks) < 0:
             raise LicError(f"blocks must be two counts, not {self.blocks}")
         if self.N < 8 or not 8 <= self.M <= 768:

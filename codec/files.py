@@ -5,6 +5,7 @@ file; its name tells what it would have become, and who makes the same file agai
 """
 
 import contextlib
+import functools
 import itertools
 import os
 import re
@@ -25,6 +26,7 @@ IMAGES = {  # extensions
 }  # fmt: skip
 TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part", re.DOTALL)  # what a file is called before it is complete
 LONGEST = 255 - len("..01234567.part")  # bytes of a file's name that fit into that
+OUTPUTS = (("config.toml", "log.jsonl"), ("rows.jsonl",))  # files by which a run is known, and a folder of results
 STREAMS = ("stdin", "stdout", "stderr")  # in /dev
 LINKS = 40  # of one to another; more are a circle, as Linux has it
 
@@ -77,12 +79,26 @@ def sample_images(names: Sequence[str] = SAMPLES) -> "list[tuple[str, Image.Imag
     return [(name, Image.fromarray(load(name)).convert("RGB")) for name in names]
 
 
+def made_here(folder: Path | str) -> bool:
+    """Whether a folder is that of a training, or of results: what lies in it are pictures of other images."""
+    there = {name for names in OUTPUTS for name in names if os.path.exists(os.path.join(folder, name))}
+    return any(set(names) <= there for names in OUTPUTS)
+
+
 def find_images(folder: Path | str) -> list[Path]:
-    """All image files below a folder, sorted by path; FileNotFoundError if there are none."""
+    """All image files below a folder, sorted by path, but none that a training or an evaluation has made.
+    FileNotFoundError if there are none, ValueError if the folder itself lies in the output of such.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder")
-    paths = sorted(folder / name for name in below(folder, IMAGES))
+    ours = functools.cache(made_here)
+    for above in (folder.resolve(), *folder.resolve().parents):
+        if ours(above):
+            raise ValueError(f"{folder} lies in {above}, the output of a training or of eval.py, which is no data")
+    paths = sorted(
+        folder / name for name in below(folder, IMAGES) if not any(ours(folder / inner) for inner in Path(name).parents)
+    )
     if not paths:
         raise FileNotFoundError(f"no images in {folder} ({', '.join(sorted(IMAGES))})")
     return paths

@@ -143,3 +143,10 @@ def test_the_help_names_every_field_with_its_default():
         for field in dataclasses.fields(section):
             assert f"--{field.name} " in text and field.metadata["help"].split(":")[0] in text
     assert "(default: 0.0009 0.18)" in text and "(default: true)" in text
+
+
+@pytest.mark.parametrize("lmbda", [[256.0], [0.0009, 840.0], [1e8]])
+def test_a_lambda_of_another_scale_is_told_with_the_usual_range(lmbda):
+    with pytest.raises(ValueError, match=f"above 26; usual are 0.0009 to 0.18.* is {lmbda[-1] / 255**2:.4g} here"):
+        ModelConfig(lmbda=lmbda)
+    assert ModelConfig(lmbda=[25.0]).lmbda == [25.0]

@@ -13,6 +13,7 @@ import platform
 import re
 import time
 import warnings
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,33 @@ def meta(config: Config, data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+class Board:
+    """TensorBoard files of one kind of figures; where they cannot be written, nothing. `broken` tells why."""
+
+    def __init__(self, folder: Path, first: int):
+        self.broken, self.writer = "", None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(folder, purge_step=first, flush_secs=10)
+        except Exception as error:  # of a package that is not ours, in any state
+            self.broken = " ".join(f"{type(error).__name__}: {error}".split())
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        """A method of the writer. What a full disk refuses is the end of the files, and not of the training."""
+
+        def call(*arguments, **options) -> None:
+            if self.writer is None:
+                return
+            try:
+                getattr(self.writer, name)(*arguments, **options)
+            except OSError as error:
+                self.writer, self.broken = None, str(error)
+                tqdm.write(f"no more TensorBoard files: {error}")
+
+        return call
+
+
 class Log:
     """The figures of a run that goes on after `step` of `steps`: what its log holds beyond that step is dropped first.
 
@@ -82,22 +110,23 @@ class Log:
         self.bar = tqdm(initial=step, total=steps, unit="step", dynamic_ncols=True, disable=hidden)
         if folder is None:
             return
-        from torch.utils.tensorboard import SummaryWriter
-
         first = step + 1 if step else 0  # of the steps whose figures are written; validation at step 0 is one of them
         path = folder / "log.jsonl"
         kept = [row for row in journal.read(path) if row["step"] < first] if path.exists() else []
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self.file = open(path, "a", buffering=1)
-        self.boards = {
-            kind: SummaryWriter(folder / "tb" / kind, purge_step=first, flush_secs=10) for kind in ("train", "val")
-        }
+        self.boards = {kind: Board(folder / "tb" / kind, first) for kind in ("train", "val")}
+        if broken := self.boards["train"].broken:
+            self.say(f"no TensorBoard files: {broken}")
 
     def numbers(self, kind: str, step: int, values: dict[str, float]) -> None:
         """Write figures of one kind (train, val): all to the file, to the board by topic, the main ones in one line."""
         if self.folder is None:
             return
-        self.file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        try:
+            self.file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        except OSError as error:  # a full disk, which does not end a training
+            self.say(f"log.jsonl lacks step {step}: {error}")
         whole = journal.summary(values)
         for name, value in whole.items():
             self.boards[kind].add_scalar(f"rate_distortion/{name}", value, step)

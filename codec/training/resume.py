@@ -1,7 +1,9 @@
 """Where a training may begin, and what one that goes on may change of its configuration."""
 
 import math
+from collections.abc import Set
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -41,6 +43,21 @@ def check(model: nn.Module, saved: Config, config: Config, step: int) -> None:
             "--resume continues with the state of the optimiser: neither --optimizer, nor which parts --freeze and "
             "--lr_of tell apart, can change. A new run can begin here: --init OUT/last.pt"
         )
+
+
+def changed_images(starts: list[dict[str, Any]], record: dict[str, Any], anew: Set[str]) -> str:
+    """A line about what is not the same in `record`, the start of a run that goes on, as in the last of its `starts`
+    before: its training images (data) or validation images (val). ValueError unless `anew` says that it may.
+    """
+    lines = []
+    for name, kind in (("data", "training"), ("val", "validation")):
+        before, now = (starts[-1] if starts else {}).get(name), record[name]
+        if before and before["sha256"] != now["sha256"]:
+            line = f"the {kind} images are others than before: {now['images']} now, {before['images']} then"
+            if name not in anew:
+                raise ValueError(f"{line}. Restore them, or say that these are meant: --{name} FOLDER")
+            lines.append(line)
+    return "\n".join(lines)
 
 
 def best_before(saved: Config, config: Config, best: float) -> float:

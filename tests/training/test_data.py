@@ -12,6 +12,7 @@ from PIL import Image
 from shared import noise_image
 
 from codec.config import DataConfig
+from codec.files import find_images
 from codec.training.data import (
     BLOCK,
     Order,
@@ -314,3 +315,16 @@ def test_no_more_than_the_cache_holds_is_kept(folder):
     for _ in range(2):
         assert all(torch.equal(limited[i], whole[i]) for i in range(len(whole)))
     assert len(whole.kept) == len(sizes) and len(limited.kept) == len(sizes) - 1
+
+
+def test_what_lies_in_the_folder_of_a_run_or_of_results_is_no_data(tmp_path, photo):
+    for name in ("a.png", "run/b.png", "run/rd/files/c.png", "results/files/d.png", "e/f.png", "plain/g.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        photo.save(tmp_path / name)
+    for name in ("run/config.toml", "run/log.jsonl", "results/rows.jsonl", "plain/config.toml"):
+        (tmp_path / name).touch()
+    found = [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)]
+    assert found == ["a.png", "e/f.png", "plain/g.png"]
+    for name in ("run", "run/rd/files", "results/files"):
+        with pytest.raises(ValueError, match="the output of a training or of eval.py, which is no data"):
+            find_images(tmp_path / name)

@@ -6,12 +6,14 @@ import re
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from shared import ALL_RATES, FACTORIZED, HYPER, ONE_LAMBDA, TINY, tiny_network, untrained
+from shared import ALL_RATES, FACTORIZED, HYPER, ONE_LAMBDA, TINY, start, tiny_network, untrained
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import codec
@@ -214,3 +216,25 @@ def test_a_run_without_a_gpu_has_none_and_is_described_all_the_same(monkeypatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     found = meta(Config(), {})
     assert found["versions"]["cudnn"] is None and found["gpus"] == []
+
+
+def test_a_training_goes_on_without_tensorboard_and_says_so(here, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert start("run") == 0
+    out = capsys.readouterr().out
+    assert out.count("no TensorBoard files: ") == 1 and Path("run/model.safetensors").exists()
+
+
+def test_a_disk_that_is_full_for_the_log_does_not_end_a_training(here, capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    made = Log(here, 0, 4)
+    made.file.close()
+    made.file = SimpleNamespace(write=full, close=lambda: None)
+    monkeypatch.setattr(made.boards["train"].writer, "add_scalar", full)
+    for step in (1, 2):
+        made.numbers("train", step, {"loss": 1.0, "bpp": 0.5, "psnr": 30.0})
+    made.close()
+    out = capsys.readouterr().out
+    assert out.count("log.jsonl lacks step") == 2 and out.count("no more TensorBoard files") == 1

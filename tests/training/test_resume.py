@@ -92,6 +92,35 @@ def test_a_checkpoint_goes_on_in_a_folder_without_the_best(run, minutes):
         assert Path(name, "model.safetensors").exists() and load_checkpoint(f"{name}/best.pt")["step"] == 4
 
 
+def test_a_run_finds_its_images_from_any_folder(run, monkeypatch, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert train.main(["--out", str(run), "--resume"]) == 0 and load_checkpoint(run / "last.pt")["step"] == 4
+
+
+@pytest.mark.parametrize("name, kind", [("data", "training"), ("val", "validation")])
+def test_a_run_does_not_go_on_with_other_images_unless_told_to(here, photo, capsys, name, kind):
+    assert start("run", "--minutes", 0) == 0
+    photo.save(here / name / "more.png")
+    before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
+    assert train.main(["--out", "run", "--resume"]) == 1
+    error = capsys.readouterr().err
+    assert f"the {kind} images are others than before" in error and f"--{name} FOLDER" in error
+    assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before
+    assert train.main(["--out", "run", "--resume", f"--{name}", name]) == 0
+    assert f"the {kind} images are others than before" in capsys.readouterr().out
+    assert train.main(["--out", "run", "--resume", "--steps", "5"]) == 0  # now they are the run's
+
+
+def test_a_run_inside_its_own_data_does_not_train_on_its_pictures(here, photo, capsys):
+    for out in ("data/run", "val/run"):
+        assert start(out) == 0
+        photo.save(f"{out}/rd.png")  # as the end of a training draws it
+        assert train.main(["--out", out, "--resume", "--steps", "6"]) == 0
+        told = [line for line in capsys.readouterr().out.splitlines() if "training, " in line]
+        assert len({line.partition(",")[0] for line in told}) == 1 and "others than before" not in str(told)
+
+
 def test_a_start_that_failed_does_not_block_the_next(here, capsys):
     assert start("run", "--data", "nowhere") == 1
     assert start("run") == 0 and [row["step"] for row in log("run", "val")] == [0, 2, 4]
