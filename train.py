@@ -172,7 +172,7 @@ class Run:
 
 def train(run: Run, out: Path, minutes: float, stop: threading.Event, anew: Set[str] = frozenset()) -> bool:
     """The loop: until the schedule is through (True), or the minutes are over or `stop` is set (False). Saves last.pt,
-    constant.pt and best.pt. ValueError if a run goes on with other images, unless `anew` names data or val.
+    constant.pt and best.pt. LicError if a run goes on with other images, unless `anew` names data or val.
     """
     config, c, world = run.config, run.config.train, run.world
     started = time.monotonic()
@@ -182,7 +182,7 @@ def train(run: Run, out: Path, minutes: float, stop: threading.Event, anew: Set[
     patches = data.Patches(images, data.patch_transform(config.data), c.seed, c.steps * c.batch)
     held_out = data.validation_images(config.data)
     record = {"step": run.step, "processes": world.size} | meta(config, data.describe(images))
-    record["val"] = data.describe_photos(held_out)
+    record["val"] = resume.describe_photos(held_out)
     path = out / "meta.json"
     starts = json.loads(path.read_text()) if run.step and path.exists() else []
     changed = resume.changed_images(starts, record, anew)
@@ -298,7 +298,7 @@ def begin(args: argparse.Namespace, device: torch.device, world: World) -> tuple
         state = load_checkpoint(out / args.resume)
         values = state["config"]
     config = configuration.from_dict(configuration.merge_options(values, args))
-    config.data.data, config.data.val = data.absolute(config.data.data), data.absolute(config.data.val)
+    config.data.data, config.data.val = resume.absolute(config.data.data), resume.absolute(config.data.val)
     if world.first and not args.resume and not resume.is_new(out):
         raise LicError(f"{out} is not empty: choose another --out, or --resume what is there")
     resume.check_batch(config.train, world.size)
@@ -308,7 +308,7 @@ def begin(args: argparse.Namespace, device: torch.device, world: World) -> tuple
     run = Run(config, device, world)
     if state:
         saved = configuration.from_dict(state["config"])
-        saved.data.val = data.absolute(saved.data.val)
+        saved.data.val = resume.absolute(saved.data.val)
         resume.check(run.model, saved, config, state["step"])
         run.load(state)
         run.best = resume.best_before(saved, config, run.best) if (out / "best.pt").exists() else math.inf

@@ -87,7 +87,7 @@ def made_here(folder: Path | str) -> bool:
 
 def find_images(folder: Path | str) -> list[Path]:
     """All image files below a folder, sorted by path, but none that a training or an evaluation has made.
-    FileNotFoundError if there are none, ValueError if the folder itself lies in the output of such.
+    FileNotFoundError if there are none, LicError if the folder itself lies in the output of such.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -95,7 +95,7 @@ def find_images(folder: Path | str) -> list[Path]:
     ours = functools.cache(made_here)
     for above in (folder.resolve(), *folder.resolve().parents):
         if ours(above):
-            raise ValueError(f"{folder} lies in {above}, the output of a training or of eval.py, which is no data")
+            raise LicError(f"{folder} lies in {above}, the output of a training or of eval.py, which is no data")
     paths = sorted(
         folder / name for name in below(folder, IMAGES) if not any(ours(folder / inner) for inner in Path(name).parents)
     )

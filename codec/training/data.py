@@ -7,7 +7,6 @@ after a resume, and with images that cannot be read, which are skipped and liste
 import hashlib
 import io
 import os
-import re
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -98,12 +97,6 @@ def find_members(folder: Path | str) -> list[Entry]:
     if not entries:
         raise FileNotFoundError(f"no images in tar shards in {folder} (*.tar with {', '.join(sorted(IMAGES))})")
     return entries
-
-
-def absolute(names: list[str]) -> list[str]:
-    """Entries of `data` or `val` that mean the same in any working folder."""
-    split = [re.fullmatch(r"(tar:|cifar10:)?(.*)", name, re.DOTALL).groups("") for name in names]
-    return [kind + os.path.abspath(folder) for kind, folder in split]
 
 
 def find_entries(name: str) -> list[Entry]:
@@ -248,14 +241,6 @@ def describe(images: Sequence[Tensor]) -> dict[str, int | str]:
         for image in images:
             digest.update(repr(tuple(image.shape)).encode() + image.contiguous().numpy().tobytes())
     return {"images": len(images), "sha256": digest.hexdigest()}
-
-
-def describe_photos(photos: Sequence[Image.Image]) -> dict[str, int | str]:
-    """The same of validation images, which are in memory: of their sizes and pixels."""
-    digest = hashlib.sha256()
-    for photo in photos:
-        digest.update(repr(photo.size).encode() + photo.tobytes())
-    return {"images": len(photos), "sha256": digest.hexdigest()}
 
 
 def cut_patch(pixels: Tensor, rng: np.random.Generator, patch: int, resize: Sequence[int], flip: bool) -> Tensor:

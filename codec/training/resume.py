@@ -1,10 +1,14 @@
 """Where a training may begin, and what one that goes on may change of its configuration."""
 
+import hashlib
 import math
-from collections.abc import Set
+import os
+import re
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import nn
 
 from codec.config import Config, TrainConfig
@@ -45,9 +49,23 @@ def check(model: nn.Module, saved: Config, config: Config, step: int) -> None:
         )
 
 
+def absolute(names: list[str]) -> list[str]:
+    """Entries of `data` or `val` that mean the same in any working folder."""
+    split = [re.fullmatch(r"(tar:|cifar10:)?(.*)", name, re.DOTALL).groups("") for name in names]
+    return [kind + os.path.abspath(folder) for kind, folder in split]
+
+
+def describe_photos(photos: Sequence[Image.Image]) -> dict[str, int | str]:
+    """How many validation images there are, and a SHA-256 of their sizes and pixels."""
+    digest = hashlib.sha256()
+    for photo in photos:
+        digest.update(repr(photo.size).encode() + photo.tobytes())
+    return {"images": len(photos), "sha256": digest.hexdigest()}
+
+
 def changed_images(starts: list[dict[str, Any]], record: dict[str, Any], anew: Set[str]) -> str:
     """A line about what is not the same in `record`, the start of a run that goes on, as in the last of its `starts`
-    before: its training images (data) or validation images (val). ValueError unless `anew` says that it may.
+    before: its training images (data) or validation images (val). LicError unless `anew` says that it may.
     """
     lines = []
     for name, kind in (("data", "training"), ("val", "validation")):
@@ -55,7 +73,7 @@ def changed_images(starts: list[dict[str, Any]], record: dict[str, Any], anew: S
         if before and before["sha256"] != now["sha256"]:
             line = f"the {kind} images are others than before: {now['images']} now, {before['images']} then"
             if name not in anew:
-                raise ValueError(f"{line}. Restore them, or say that these are meant: --{name} FOLDER")
+                raise LicError(f"{line}. Restore them, or say that these are meant: --{name} FOLDER")
             lines.append(line)
     return "\n".join(lines)
 

@@ -12,6 +12,7 @@ from PIL import Image
 from shared import noise_image
 
 from codec.config import DataConfig
+from codec.errors import LicError
 from codec.files import find_images
 from codec.training.data import (
     BLOCK,
@@ -326,5 +327,5 @@ def test_what_lies_in_the_folder_of_a_run_or_of_results_is_no_data(tmp_path, pho
     found = [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)]
     assert found == ["a.png", "e/f.png", "plain/g.png"]
     for name in ("run", "run/rd/files", "results/files"):
-        with pytest.raises(ValueError, match="the output of a training or of eval.py, which is no data"):
+        with pytest.raises(LicError, match="the output of a training or of eval.py, which is no data"):
             find_images(tmp_path / name)
