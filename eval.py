@@ -23,7 +23,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: codec/cli.py says why
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: codec/machine.py says why
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ from codec.evaluation.report import write_report
 from codec.evaluation.results import Result, table
 from codec.evaluation.rivals import RIVALS
 from codec.files import find_images, free_folder, sample_images
+from codec.machine import prepare_process
 
 
 def make_images(folder: Path | None) -> list[tuple[str, object]]:
@@ -276,6 +277,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("-f", "--force", action="store_true", help="write into an output folder that is not empty")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    prepare_process()
     args = parser.parse_args(argv)
     args.codec = args.codec or ["lic", "jpeg", "webp", "avif"]
     args.command = shlex.join(["python", "eval.py", *(sys.argv[1:] if argv is None else argv)])

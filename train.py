@@ -33,6 +33,8 @@ import time
 from collections.abc import Set
 from pathlib import Path
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: codec/machine.py says why
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -42,7 +44,7 @@ from codec import config as configuration
 from codec.config import Config
 from codec.errors import MENDABLE, LicError, explain
 from codec.files import free_folder, write_atomically
-from codec.machine import keep_freed_memory
+from codec.machine import compiler_errors, prepare_process
 from codec.network.calibrate import fit
 from codec.network.model import build
 from codec.network.quantize import SampleNoise
@@ -51,7 +53,7 @@ from codec.training import data, resume
 from codec.training.checkpoints import load_checkpoint, save_checkpoint, take_weights
 from codec.training.distortion import Distortion, distortion
 from codec.training.distributed import World, join
-from codec.training.log import Log, Meter, meta
+from codec.training.log import Log, Meter, SilentLog, meta
 from codec.training.optimise import follow, learning_rate, optimizer, restore
 from codec.training.validate import validate
 
@@ -104,8 +106,8 @@ class Run:
             self.model.bits = torch.compile(self.model.bits)
         self.step = 0
         self.skipped = torch.zeros((), device=device)  # steps whose gradient was not finite
-        self.first = math.nan  # validation RD loss at step 0
-        self.best = math.inf  # lowest validation RD loss so far
+        self.first: float | None = None  # validation RD loss at step 0, once it is known
+        self.best: float | None = None  # lowest validation RD loss so far, by today's measure
 
     def state(self) -> dict:
         return {
@@ -186,7 +188,7 @@ def train(run: Run, out: Path, minutes: float, stop: threading.Event, anew: Set[
     path = out / "meta.json"
     starts = json.loads(path.read_text()) if run.step and path.exists() else []
     changed = resume.changed_images(starts, record, anew)
-    log = Log(out if world.first else None, run.step, c.steps)
+    log = Log(out, run.step, c.steps) if world.first else SilentLog()
     if world.first:
         write_atomically(path, (json.dumps([*starts, record], indent=1) + "\n").encode())
     log.say(
@@ -211,21 +213,21 @@ def train(run: Run, out: Path, minutes: float, stop: threading.Event, anew: Set[
         result = validate(run.average, held_out, config, run.compare, world)
         log.numbers("val", run.step, result)
         log.picture(run.average, run.step, held_out[0])
-        if math.isinf(run.best):  # at step 0, and after a resume that measures otherwise
+        if run.best is None:  # at step 0, and after a resume that measures otherwise
             run.first = result["rd_loss"]
-        if result["rd_loss"] < run.best:
+        if run.best is None or result["rd_loss"] < run.best:
             run.best = result["rd_loss"]
             save("best.pt")
 
     if run.step == 0:
-        if math.isnan(run.first):  # not resumed
+        if run.first is None:  # not resumed
             x = data.stack([patches[n] for n in range(min(64, len(patches)))]).to(run.device) / 255
             if taken := run.begin(x):
                 log.say(taken)
         log.graph(run.average)
         check()
         save("last.pt")
-    elif run.step == c.steps and math.isinf(run.best):  # a finished run whose best.pt is gone, or of other images
+    elif run.step == c.steps and run.best is None:  # a finished run whose best.pt is gone, or of other images
         check()
     part = world.share(c.batch)
     batches = (range(c.batch * step + part.start, c.batch * step + part.stop) for step in range(run.step, c.steps))
@@ -250,7 +252,7 @@ def train(run: Run, out: Path, minutes: float, stop: threading.Event, anew: Set[
             save("last.pt")
         if over:
             break
-    if run.best < math.inf:
+    if run.best is not None:
         change = 100 * (run.best / run.first - 1)
         log.say(f"validation RD loss: {run.first:.4f} at first, {run.best:.4f} at best ({change:+.1f} %)")
     if run.skipped:
@@ -311,7 +313,7 @@ def begin(args: argparse.Namespace, device: torch.device, world: World) -> tuple
         saved.data.val = resume.absolute(saved.data.val)
         resume.check(run.model, saved, config, state["step"])
         run.load(state)
-        run.best = resume.best_before(saved, config, run.best) if (out / "best.pt").exists() else math.inf
+        run.best = resume.best_before(saved, config, run.best) if (out / "best.pt").exists() else None
     out.mkdir(parents=True, exist_ok=True)
     if world.first:
         write_atomically(out / "config.toml", configuration.dump(config).encode())
@@ -321,9 +323,9 @@ def begin(args: argparse.Namespace, device: torch.device, world: World) -> tuple
 def main(argv: list[str] | None = None) -> int:
     """Train as the command line says; returns the exit code."""
     args = arguments(argv)
+    prepare_process()
     command = "python train.py " + shlex.join(sys.argv[1:] if argv is None else argv)
     world, stop, run = World(), threading.Event(), None
-    keep_freed_memory()
     try:
         with handled(ending(stop), "SIGTERM", "SIGINT", "SIGHUP"):
             world, device = join(codec.pick_device(args.device))
@@ -346,7 +348,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"train.py: {explain(error)}", file=sys.stderr)
         return 1
     except RuntimeError as error:
-        if args.debug or not isinstance(error, torch._dynamo.exc.TorchDynamoException):
+        if args.debug or not isinstance(error, compiler_errors()):
             raise
         reason = " ".join(str(error).strip().partition("\n\n")[0].split())
         print(f"train.py: torch.compile failed ({reason}); --compile false does without it", file=sys.stderr)

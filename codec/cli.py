@@ -19,6 +19,7 @@ from codec.batch.plan import expand, plan, remove_temporaries, share
 from codec.container import bitstream
 from codec.errors import MENDABLE, LicError, explain
 from codec.files import IMAGES, read_bytes, standard, write_bytes
+from codec.machine import prepare_process
 
 LIC = {".lic"}
 
@@ -305,8 +306,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    # torch's threads wait asleep: spinning, they slow everything down ten-fold when another program holds a core
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare_process()
     if sys.stderr is None:  # closed: nobody wants to read
         sys.stderr = open(os.devnull, "w")
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -58,8 +58,6 @@ class ModelConfig:
     )
 
     def __post_init__(self):
-        if self.transform not in ("fast", "bmshj2018"):
-            raise LicError(f"transform must be fast or bmshj2018, not {self.transform!r}")
         if self.prior not in ("factorized", "scale-hyperprior", "mean-scale-hyperprior"):
             raise LicError(f"prior must be factorized, scale-hyperprior or mean-scale-hyperprior, not {self.prior!r}")
         if self.density not in ("laplace", "gaussian"):
@@ -75,17 +73,10 @@ class ModelConfig:
                 f"loss = bpp + lmbda * 255^2 * mse. One for bpp + lmbda * mse of pixels in 0..1 (DCVC) is "
                 f"{self.lmbda[-1] / 255**2:.4g} here"
             )
-        if len(self.blocks) != 2 or min(self.blocks) < 0:
-            raise LicError(f"blocks must be two counts, not {self.blocks}")
+        if len(self.blocks) != 2 or not 0 <= min(self.blocks) <= max(self.blocks) <= 64:
+            raise LicError(f"blocks must be two counts of at most 64, not {self.blocks}")
         if self.N < 8 or not 8 <= self.M <= 768:
             raise LicError(f"N must be at least 8 and M in 8..768, not N={self.N}, M={self.M}")
-
-    @property
-    def least_weights(self) -> int:
-        """Fewer than the network of this configuration has; it grows with N, blocks, hyper_N and hyper_M as they do."""
-        blocks = sum(self.blocks) if self.transform == "fast" else 0
-        hyper = 0 if self.prior == "factorized" else self.hyper_N * (self.hyper_N + self.hyper_M)
-        return self.N**2 * (1 + blocks) + hyper
 
     @property
     def variable_rate(self) -> bool:

@@ -1,17 +1,24 @@
-"""The machine and what is installed on it: its devices, its memory, versions, and what is private in PyTorch.
+"""The machine and what is installed on it: its devices, its memory, versions; what is set for a whole process, by main
+programs alone; and what is private in PyTorch.
 
-What cannot be found out is None: no work fails for its description.
+What cannot be found out is None: no work fails for its description. Importing this module does not import torch.
 """
 
+from __future__ import annotations
+
+import contextlib
 import ctypes
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 
@@ -43,6 +50,8 @@ def processor() -> str:
 
 def device_name(device: torch.device | str) -> str:
     """The name of a GPU, or of the processor with the number of threads in use."""
+    import torch
+
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{processor()}, {torch.get_num_threads()} threads"
@@ -58,6 +67,8 @@ def version(package: str) -> str | None:
 
 def has_native_bf16(device: torch.device) -> bool:
     """Whether bf16 arithmetic is an instruction of this device and not an emulation."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
@@ -72,3 +83,40 @@ def keep_freed_memory() -> None:
         return
     for option, value in ((M_MMAP_THRESHOLD, 32 << 20), (M_TRIM_THRESHOLD, 256 << 20), (M_TOP_PAD, 64 << 20)):
         libc.mallopt(option, value)
+
+
+def prepare_process() -> None:
+    """What a main program sets for its process, before PyTorch is imported: freed memory is kept, and threads wait
+    asleep; spinning, they slow everything down ten-fold when another program holds a core.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
+
+
+@contextlib.contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Convolutions in float32 are not computed in TF32 on a GPU meanwhile, where a hundredth of an image's samples
+    would be another grey level than on a CPU.
+    """
+    import torch
+
+    before = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.conv.fp32_precision = before
+
+
+def lerp_all(targets: list[torch.Tensor], sources: list[torch.Tensor], weight: float) -> None:
+    """Move each target towards its source, in place and in few kernels."""
+    import torch
+
+    torch._foreach_lerp_(targets, sources, weight)
+
+
+def compiler_errors() -> type[Exception]:
+    """What torch.compile raises where it cannot compile."""
+    import torch
+
+    return torch._dynamo.exc.TorchDynamoException

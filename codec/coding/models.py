@@ -23,7 +23,6 @@ from codec.coding.torch_backend import TorchBackend
 from codec.config import from_dict
 from codec.errors import LicError
 from codec.files import write_atomically
-from codec.machine import keep_freed_memory
 from codec.network.model import Network, build
 
 FORMAT = "lic-model-1"
@@ -94,12 +93,7 @@ def read_model(path: Path | str) -> tuple[dict[str, str], dict[str, np.ndarray]]
 
 
 def load_model(path: Path | str, device: str | torch.device = "cpu", precision: str = "auto") -> Codec:
-    """An exported model, ready to compress and decompress. Sets two things for the whole process: `keep_freed_memory`,
-    and that convolutions in float32 are not computed in TF32 on a GPU, where a hundredth of an image's samples would
-    be another grey level than on a CPU.
-    """
-    keep_freed_memory()
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    """An exported model, ready to compress and decompress."""
     metadata, tensors = read_model(path)
     try:  # the id says that nothing was changed since; not who made the file, or with what program
         network = _assemble(metadata["config"], tensors).eval().to(device).use_bf16(precision)
@@ -121,13 +115,13 @@ def _assemble(text: str, tensors: dict[str, np.ndarray]) -> Network:
     for name, t in weights.items():
         if t.dtype not in (np.float16, np.float32) or not np.isfinite(t).all():
             raise LicError(f"{name} is {t.dtype}, or not finite; float16 or float32 is needed")
-    if config.least_weights > sum(t.size for t in weights.values()):  # before there is memory for them
-        raise LicError("its configuration has more weights than the file")
-    model = build(config)
-    needed, given = ({name: tuple(t.shape) for name, t in some.items()} for some in (model.state_dict(), weights))
+    with torch.device("meta"):  # before there is memory for the weights that a configuration claims
+        claimed = build(config).state_dict()
+    needed, given = ({name: tuple(t.shape) for name, t in some.items()} for some in (claimed, weights))
     if needed != given:
         name = min(name for name in needed | given if needed.get(name) != given.get(name))
         raise LicError(f"{name} is {given.get(name, 'missing')}; its configuration wants {needed.get(name, 'none')}")
+    model = build(config)
     model.load_state_dict({name: torch.from_numpy(t.astype(np.float32)) for name, t in weights.items()})
     return model
 

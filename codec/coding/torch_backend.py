@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from codec import machine
 from codec.coding import tiles
 from codec.coding.backend import Constants, Halos, Step, Steps
 from codec.coding.tiles import Box, full
@@ -41,8 +42,9 @@ class TorchBackend:
         trained = [module for module in self.network.modules() if module.training]
         for module in trained:
             module.training = False
+        exact = machine.exact_convolutions() if self.device == "cuda" else contextlib.nullcontext()
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), exact:
                 yield
         finally:
             for module in trained:

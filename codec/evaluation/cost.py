@@ -104,7 +104,8 @@ def peak_memory() -> int:
     except OSError:
         import resource  # not on Windows, where the rest of this works
 
-        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def kmac_per_pixel(

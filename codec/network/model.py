@@ -78,6 +78,8 @@ class Network(nn.Module, ABC):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
+        if config.transform not in TRANSFORMS:
+            raise LicError(f"transform must be {' or '.join(TRANSFORMS)}, not {config.transform!r}")
         scale = SHORTCUT_SCALE * (1.0 if config.variable_rate else step_gain(config.lmbda[0]))
         analysis, synthesis = TRANSFORMS[config.transform]
         options = dict(

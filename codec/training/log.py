@@ -98,18 +98,23 @@ class Board:
         return call
 
 
+class SilentLog:
+    """Writes and shows nothing: of the processes of a training that are not the first. Its methods are those of Log."""
+
+    def __init__(self):
+        self.bar = tqdm(disable=True)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        getattr(Log, name)  # AttributeError for what a log does not have
+        return lambda *_: None
+
+
 class Log:
-    """The figures of a run that goes on after `step` of `steps`: what its log holds beyond that step is dropped first.
+    """The figures of a run that goes on after `step` of `steps`; what its log holds beyond that is dropped first."""
 
-    Without a folder, in the processes of a training that are not the first, nothing is written and nothing is shown.
-    """
-
-    def __init__(self, folder: Path | None, step: int, steps: int):
-        self.folder, self.steps = folder, steps
-        hidden = None if folder else True  # None: shown on a terminal only
-        self.bar = tqdm(initial=step, total=steps, unit="step", dynamic_ncols=True, disable=hidden)
-        if folder is None:
-            return
+    def __init__(self, folder: Path, step: int, steps: int):
+        self.steps = steps
+        self.bar = tqdm(initial=step, total=steps, unit="step", dynamic_ncols=True, disable=None)  # None: on a terminal
         first = step + 1 if step else 0  # of the steps whose figures are written; validation at step 0 is one of them
         path = folder / "log.jsonl"
         kept = [row for row in journal.read(path) if row["step"] < first] if path.exists() else []
@@ -121,8 +126,6 @@ class Log:
 
     def numbers(self, kind: str, step: int, values: dict[str, float]) -> None:
         """Write figures of one kind (train, val): all to the file, to the board by topic, the main ones in one line."""
-        if self.folder is None:
-            return
         try:
             self.file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         except OSError as error:  # a full disk, which does not end a training
@@ -141,8 +144,6 @@ class Log:
 
     def picture(self, network: Network, step: int, image: Image.Image) -> None:
         """Input and reconstruction of an image, at quality 50, and histograms of weights and latent."""
-        if self.folder is None:
-            return
         pixels, quality = planes(image)[..., :512, :512], 50 if network.config.variable_rate else None
         model = Codec(TorchBackend(network), CodecTables.of(network, [quality]))
         latent = model.latent(pixels, quality)
@@ -157,8 +158,6 @@ class Log:
 
     def _histograms(self, kind: str, group: str, tensors: dict, step: int) -> None:
         """Of what is finite in the tensors or arrays that are there."""
-        if self.folder is None:
-            return
         for name, values in tensors.items():
             if values is None:
                 continue
@@ -169,8 +168,6 @@ class Log:
 
     def graph(self, model: Network) -> None:
         """The operations of a model in evaluation mode, traced on an image of 64x64; a line says so if that fails."""
-        if self.folder is None:
-            return
         x = torch.full((1, 3, 64, 64), 0.5, device=model.device)
         inputs: tuple[Tensor, ...] = (x, torch.full((1,), 50.0, device=model.device))[: 1 + model.config.variable_rate]
         modes = {module: module.training for module in model.modules()}
@@ -186,15 +183,13 @@ class Log:
                 module.training = training
 
     def say(self, text: str) -> None:
-        if self.folder is not None:
-            tqdm.write(text)
+        tqdm.write(text)
 
     def close(self) -> None:
         self.bar.close()
-        if self.folder is not None:
-            self.file.close()
-            for board in self.boards.values():
-                board.close()
+        self.file.close()
+        for board in self.boards.values():
+            board.close()
 
 
 class Diverged(LicError):

@@ -11,6 +11,7 @@ from torch import nn
 
 from codec.config import TrainConfig
 from codec.errors import LicError
+from codec.machine import lerp_all
 
 LAST = 0.01  # of the peak rate, at the end of the schedule
 
@@ -50,11 +51,11 @@ def split(entries: list[str]) -> dict[str, float]:
 def factors(names: list[str], c: TrainConfig) -> dict[float, list[str]]:
     """The parameters that are trained, by their factor of the learning rate, in the order of the optimiser's groups.
 
-    Of several parts that a parameter belongs to, the last in `lr_of` counts. LicError for a part that does not exist,
-    unless it is one of the defaults.
+    Of several parts that a parameter belongs to, the last in `lr_of` counts. LicError for a part that does not exist;
+    the default list names the parts of every family.
     """
     of_part = split(c.lr_of)
-    for part in [*(p for p in of_part if f"{p}={of_part[p]:g}" not in TrainConfig().lr_of), *c.freeze]:
+    for part in [*(of_part if c.lr_of != TrainConfig().lr_of else []), *c.freeze]:
         if not any(belongs(name, part) for name in names):
             parts = sorted({name.split(".")[0] for name in names})
             raise LicError(f"no parameter belongs to {part!r}; there are {', '.join(parts)}, and what is in them")
@@ -92,7 +93,7 @@ def optimizer(model: nn.Module, c: TrainConfig) -> torch.optim.Optimizer:
 def follow(average: nn.Module, model: nn.Module, step: int, ema: float) -> None:
     """Move the averaged weights towards those of the model; at the beginning they are the mean of few steps."""
     weight = 1 - min(ema, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), weight)
+    lerp_all(list(average.parameters()), list(model.parameters()), weight)
 
 
 def restore(optimizer: torch.optim.Optimizer, state: dict) -> None:

@@ -1,7 +1,6 @@
 """Where a training may begin, and what one that goes on may change of its configuration."""
 
 import hashlib
-import math
 import os
 import re
 from collections.abc import Sequence, Set
@@ -78,7 +77,7 @@ def changed_images(starts: list[dict[str, Any]], record: dict[str, Any], anew: S
     return "\n".join(lines)
 
 
-def best_before(saved: Config, config: Config, best: float) -> float:
-    """The best figure so far; none, inf, if it was measured on other images or in another way."""
+def best_before(saved: Config, config: Config, best: float | None) -> float | None:
+    """The best figure so far; None if it was measured on other images or in another way."""
     before, now = ((c.data.val, c.train.val_qualities, c.train.distortion, c.train.mix) for c in (saved, config))
-    return best if before == now else math.inf
+    return best if before == now else None

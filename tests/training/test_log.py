@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import codec
 from codec import journal
 from codec.config import Config, TrainConfig
-from codec.training.log import Log, meta
+from codec.training.log import Log, SilentLog, meta
 
 TRAIN = {"bpp": 0.9, "mse": 6e-4, "loss": 1.4, "psnr": 31.9, "grad_norm": 2.5, "lr": 1e-3, "img_s": 50.0}
 VAL = {"bpp_q10": 0.2, "psnr_q10": 28.0, "loss_q10": 0.4, "bpp_q90": 1.6, "psnr_q90": 38.0, "loss_q90": 2.8}
@@ -124,7 +124,7 @@ def test_a_terminal_shows_a_bar_with_the_time_left(tmp_path, monkeypatch):
 def test_without_a_folder_nothing_is_written_or_shown(tmp_path, tiny, photo, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(type(tiny), "latent", None)  # nor computed
-    log = Log(None, 0, 8)
+    log = SilentLog()
     log.numbers("train", 1, TRAIN)
     log.picture(tiny.backend.network, 1, photo)
     log.gradients(tiny.backend.network, 1)
