@@ -226,12 +226,12 @@ def sources(learned: bool) -> list[Path]:
     """The files of ours that the numbers of a codec come from; what draws, tells and trains is not among them."""
     package = Path(codec.__file__).parent
     names = [f"evaluation/{name}.py" for name in ("metrics", "cost", *(LEARNED if learned else ("rivals",)))]
-    files = [package / name for name in names]
+    files = [package / name for name in (*names, "coding/target.py", "errors.py")]  # the former has SSIMULACRA 2
     if learned:
         folders = [package / "network", package / "container", package / "coding", Path(entropy.__file__).parent]
         files += [path for folder in folders for path in folder.rglob("*.py")]
         files += [package / f"{name}.py" for name in ("machine", "config", "files")]
-    return sorted(files)
+    return sorted(set(files))
 
 
 def source_hash(files: Sequence[Path]) -> str:
