@@ -28,6 +28,8 @@ REACH = 127  # symbols of z are -127..127, so that h_s is exact; a decoded one o
 # level from here on: nothing is left to be gained.
 MOST_LMBDA = 18 / math.log(2)
 
+WIDEST, DEEPEST = 4096, 64  # channels and blocks of a network: a forged configuration is not to fill the memory
+
 
 def _option(default: Any, help: str) -> Any:
     if isinstance(default, list):
@@ -62,8 +64,8 @@ class ModelConfig:
             raise LicError(f"prior must be factorized, scale-hyperprior or mean-scale-hyperprior, not {self.prior!r}")
         if self.density not in ("laplace", "gaussian"):
             raise LicError(f"density must be laplace or gaussian, not {self.density!r}")
-        if min(self.hyper_N, self.hyper_M) < 1:
-            raise LicError(f"hyper_N and hyper_M must be at least 1, not {self.hyper_N} and {self.hyper_M}")
+        if not 1 <= min(self.hyper_N, self.hyper_M) <= max(self.hyper_N, self.hyper_M) <= WIDEST:
+            raise LicError(f"hyper_N and hyper_M must be in 1..{WIDEST}, not {self.hyper_N} and {self.hyper_M}")
         increasing = all(a < b for a, b in pairwise([0, *self.lmbda, 1e9]))
         if len(self.lmbda) not in (1, 2) or not increasing:
             raise LicError(f"lmbda must be one value, or an increasing pair, above 0 and below 1e9, not {self.lmbda}")
@@ -73,10 +75,10 @@ class ModelConfig:
                 f"loss = bpp + lmbda * 255^2 * mse. One for bpp + lmbda * mse of pixels in 0..1 (DCVC) is "
                 f"{self.lmbda[-1] / 255**2:.4g} here"
             )
-        if len(self.blocks) != 2 or not 0 <= min(self.blocks) <= max(self.blocks) <= 64:
-            raise LicError(f"blocks must be two counts of at most 64, not {self.blocks}")
-        if self.N < 8 or not 8 <= self.M <= 768:
-            raise LicError(f"N must be at least 8 and M in 8..768, not N={self.N}, M={self.M}")
+        if len(self.blocks) != 2 or not 0 <= min(self.blocks) <= max(self.blocks) <= DEEPEST:
+            raise LicError(f"blocks must be two counts of at most {DEEPEST}, not {self.blocks}")
+        if not 8 <= self.N <= WIDEST or not 8 <= self.M <= 768:
+            raise LicError(f"N must be in 8..{WIDEST} and M in 8..768, not N={self.N}, M={self.M}")
 
     @property
     def variable_rate(self) -> bool:
@@ -151,7 +153,8 @@ class TrainConfig:
     accumulate: int = _option(1, "parts in which a process computes its patches of a step, one after the other")
     distortion: str = _option(
         "mse",
-        "mse, ssimulacra2 (patches of at least 128), ms-ssim (at least 176) or vgg (VGG-16 features)",
+        "mse; or for the eye ssimulacra2 (patches of at least 128), ms-ssim (at least 176), vgg (VGG-16 features), or "
+        "several with a + between them",
     )
     mix: float = _option(0.25, "share of squared error beside a distortion other than mse")
     optimizer: str = _option("adamw", "adamw, adam or sgd")
@@ -189,7 +192,6 @@ class TrainConfig:
             raise LicError(f"accumulate must divide batch, but {self.accumulate} does not divide {self.batch}")
         for name, choices in (
             ("precision", ("auto", "fp32")),
-            ("distortion", ("mse", "ssimulacra2", "ms-ssim", "vgg")),
             ("optimizer", ("adamw", "adam", "sgd")),
             ("schedule", ("linear", "cosine", "steps")),
         ):
@@ -197,6 +199,11 @@ class TrainConfig:
                 raise LicError(
                     f"{name} must be {', '.join(choices[:-1])} or {choices[-1]}, not {getattr(self, name)!r}"
                 )
+        if self.distortion != "mse" and not set(self.distortion.split("+")) <= {"ssimulacra2", "ms-ssim", "vgg"}:
+            raise LicError(
+                f"distortion must be mse, or ssimulacra2, ms-ssim or vgg, or several with a + between them, not "
+                f"{self.distortion!r}"
+            )
         if not (0 <= self.ema < 1 and self.clip > 0 and self.warmup >= 0 and self.seed >= 0):
             raise LicError(
                 f"ema must be at least 0 and below 1, clip above 0 (inf: off), warmup and seed at least 0, not "

@@ -75,7 +75,6 @@ def test_a_configuration_is_what_its_name_says(path):
         ({"train": {"steps": True}}, r"\[train\] steps must be int, not True"),
         ({"model": {"shortcut": 1}}, r"\[model\] shortcut must be bool, not 1"),
         ({"model": {"blocks": [1, "2"]}}, r"\[model\] blocks must be int, not '2'"),
-        ({"model": {"transform": "slow"}}, "transform.*'slow'"),
         ({"model": {"prior": "gaussian"}}, "prior.*'gaussian'"),
         ({"model": {"density": "cauchy"}}, "density.*'cauchy'"),
         ({"model": {"hyper_N": 0}}, "hyper_N.*0 and 64"),

@@ -2,16 +2,18 @@
 
 The distortion D of the loss, bpp + D, is in bits per pixel:
 
-    D = (1 - mix) * price(lmbda) * measure(x_hat, x) + mix * lmbda * 255^2 * mse(x_hat, x)
+    D = (1 - mix) * price(lmbda) * distance(x_hat, x) + mix * lmbda * 255^2 * mse(x_hat, x)
 
-so that one lmbda stands for about the same rate with each measure. Squared error alone has no mix.
+so that one lmbda stands for about the same rate with each measure; several of them, as in "ssimulacra2+ms-ssim", have
+equal shares of 1 - mix. Squared error alone has no mix.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -99,39 +101,51 @@ def proportional(lmbda, factor: float):
     return factor * lmbda
 
 
+class Measure(NamedTuple):
+    """One way to compare images."""
+
+    name: str
+    distance: Callable[[Tensor, Tensor], Tensor]  # of x_hat and x (B, 3, H, W) around [0, 1]: (B,), 0 of equal images
+    price: Callable  # lmbda -> bits per pixel that one unit of the distance is worth
+    perfect: float  # the score of equal images, from which the distance counts down
+
+
 @dataclass(frozen=True)
 class Distortion:
-    """The distortion of a training."""
+    """The distortion of a training: several measures have equal shares of what squared error leaves."""
 
-    name: str  # as the configuration has it
-    measure: Callable[
-        [Tensor, Tensor], Tensor
-    ]  # of x_hat and x (B, 3, H, W) around [0, 1]: (B,), 0 where they are equal
-    price: Callable  # lmbda -> bits per pixel that one unit of the measure is worth
-    perfect: float  # the score of equal images, from which the measure counts down
+    measures: list[Measure]  # none: squared error alone
     mix: float  # share of squared error
-    unit: float = 1.0  # the weights of samples are lmbda^-1/2 times this
+    unit: float = 1.0  # for squared error alone: the weights of samples are lmbda^-1/2 times this
 
     def __call__(self, x_hat: Tensor, x: Tensor, lmbda: Tensor) -> Tensor:
         """D (B,) in bits per pixel of images (B, 3, H, W) at lmbda (B,)."""
-        return self.blend(self.measure(x_hat, x), mse(x_hat, x), lmbda)
+        return self.blend(self.distances(x_hat, x), mse(x_hat, x), lmbda)
 
-    def blend(self, distance, squared, lmbda):
-        """D, given the measure and the squared error in grey levels: numbers or tensors."""
-        return (1 - self.mix) * self.price(lmbda) * distance + self.mix * lmbda * squared
+    def distances(self, x_hat: Tensor, x: Tensor) -> list[Tensor]:
+        """What each measure says (B,)."""
+        return [measure.distance(x_hat, x) for measure in self.measures]
+
+    def blend(self, distances: Sequence, squared, lmbda):
+        """D, given the distances and the squared error in grey levels: numbers or tensors."""
+        if not self.measures:
+            return lmbda * squared
+        share = (1 - self.mix) / len(self.measures)
+        parts = (share * m.price(lmbda) * d for m, d in zip(self.measures, distances, strict=True))
+        return sum(parts, self.mix * lmbda * squared)
 
     def weights(self, lmbda: Tensor, bpp: Tensor) -> Tensor:
         """What the losses (B,) of samples are multiplied by, so that low rates are not drowned by the high ones: for
         squared error lmbda^-1/2; else the inverse of the sample's rate, so that every rate counts alike.
         """
-        return self.unit * lmbda.rsqrt() if self.name == "mse" else 1 / (RATE_FLOOR + bpp.detach())
+        return self.unit * lmbda.rsqrt() if not self.measures else 1 / (RATE_FLOOR + bpp.detach())
 
     def mean(self, losses: list[float], lmbdas: list[float]) -> float:
         """One figure for losses at several lmbda: their mean weighted by lmbda^-1/2 for squared error; else the
         geometric mean, in which a percent at one rate is a percent at another.
         """
         losses, lmbdas = torch.tensor(losses, dtype=torch.float64), torch.tensor(lmbdas, dtype=torch.float64)
-        if self.name == "mse":
+        if not self.measures:
             return float((losses * lmbdas.rsqrt()).sum() / lmbdas.rsqrt().sum())
         return float(losses.log().mean().exp())
 
@@ -142,10 +156,10 @@ def distortion(config: Config, device: torch.device) -> Distortion:
     if c.distortion == "mse":
         span = math.log(lmbda[-1] / lmbda[0]) / 2  # of ln lmbda^-1/2 over the qualities
         unit = math.sqrt(lmbda[0]) * (span / -math.expm1(-span) if span else 1.0)  # makes the mean weight 1
-        return Distortion("mse", mse, partial(proportional, factor=1.0), 0.0, 0.0, unit)
-    measure, price, perfect = {
+        return Distortion([], 1.0, unit)
+    of = {
         "ssimulacra2": lambda: (ssimulacra2.distance, point_price, 100.0),
         "ms-ssim": lambda: (ms_ssim, partial(proportional, factor=MS_SSIM_SCALE), 1.0),
         "vgg": lambda: (VGG().to(device), partial(proportional, factor=VGG_SCALE), 0.0),
-    }[c.distortion]()
-    return Distortion(c.distortion, measure, price, perfect, c.mix)
+    }
+    return Distortion([Measure(name, *of[name]()) for name in c.distortion.split("+")], c.mix)

@@ -28,20 +28,21 @@ def validate(
     model = Codec(TorchBackend(network), CodecTables.of(network, qualities))
     result, losses = {}, []
     for quality in qualities:
-        sums = torch.zeros(4, dtype=torch.float64)  # bpp, psnr, mse, distance
+        sums = torch.zeros(3 + len(compare.measures), dtype=torch.float64)  # bpp, psnr, mse, distances
         for image in images[world.rank :: world.size]:
             size = image.height, image.width
             data = model.encode(model.latent(planes(image), quality), quality, "RGB", size)
             pixels = model.reconstruct(model.decode(*bitstream.read(data)), size, quality)
             x_hat, x = (to_tensor(decoded).to(network.device) for decoded in (picture_of(pixels), image))
             with torch.inference_mode():
-                squared, distance = mse(x_hat.double(), x.double()).item(), compare.measure(x_hat, x).item()
+                squared = mse(x_hat.double(), x.double()).item()
+                distances = [distance.item() for distance in compare.distances(x_hat, x)]
             db = 10 * math.log10(255**2 / squared) if squared else math.inf
-            sums += torch.tensor([8 * len(data) / (image.width * image.height), db, squared / 255**2, distance])
-        bpp, db, squared, distance = (world.total(sums.to(network.device)) / len(images)).tolist()
-        losses.append(bpp + compare.blend(distance, 255**2 * squared, config.model.lmbda_at(quality)))
+            sums += torch.tensor([8 * len(data) / (image.width * image.height), db, squared / 255**2, *distances])
+        bpp, db, squared, *distances = (world.total(sums.to(network.device)) / len(images)).tolist()
+        losses.append(bpp + compare.blend(distances, 255**2 * squared, config.model.lmbda_at(quality)))
         name = "" if quality is None else f"_q{quality}"
         result |= {f"bpp{name}": bpp, f"psnr{name}": db, f"mse{name}": squared, f"loss{name}": losses[-1]}
-        if compare.name != "mse":
-            result[f"{compare.name}{name}"] = compare.perfect - distance
+        scores = zip(compare.measures, distances, strict=True)
+        result |= {f"{measure.name}{name}": measure.perfect - distance for measure, distance in scores}
     return result | {"rd_loss": compare.mean(losses, [config.model.lmbda_at(quality) for quality in qualities])}

@@ -34,7 +34,7 @@ def test_ms_ssim_is_that_of_the_evaluation(photo):
 
     _, x = pair(photo)
     y = (x * 255).round().clamp(0, 255).flip(2) / 255
-    value = distortion("ms-ssim").measure(y, x)
+    value = distortion("ms-ssim").distances(y, x)[0]
     expected = ms_ssim(to_image(x, "RGB"), to_image(y, "RGB"))
     assert value.item() == pytest.approx(1 - expected, rel=1e-3)
 
@@ -42,7 +42,7 @@ def test_ms_ssim_is_that_of_the_evaluation(photo):
 def test_ms_ssim_of_small_patches_is_an_error():
     x = torch.rand(1, 3, 160, 300)
     with pytest.raises(ValueError, match="161 pixels a side, not 300x160"):
-        distortion("ms-ssim").measure(x, x)
+        distortion("ms-ssim").distances(x, x)
 
 
 @pytest.mark.parametrize("name", ["ssimulacra2", "ms-ssim"])
@@ -55,7 +55,7 @@ def test_mix_is_the_share_of_squared_error(photo, name):
 
 
 def test_a_point_is_worth_what_the_curve_of_a_model_for_squared_error_says():
-    price = distortion("ssimulacra2").price
+    price = distortion("ssimulacra2").measures[0].price
     ends = [price(lmbda) for lmbda in ModelConfig().lmbda]
     assert ends == pytest.approx([0.0045, 0.0045 * 24], rel=1e-3)
 
@@ -86,14 +86,23 @@ def vgg(tmp_path, monkeypatch):
 
 def test_vgg_is_a_distance_of_features(vgg, photo):
     x_hat, x = pair(photo, 64)
-    value = vgg.measure(x_hat, x)
+    value = vgg.distances(x_hat, x)[0]
     assert value.shape == (1,) and value > 0
-    assert vgg.measure(x, x) == 0
+    assert vgg.distances(x, x)[0] == 0
     value.sum().backward()
-    assert x_hat.grad.isfinite().all() and not any(p.requires_grad for p in vgg.measure.parameters())
+    assert x_hat.grad.isfinite().all() and not any(p.requires_grad for p in vgg.measures[0].distance.parameters())
 
 
 def test_vgg_without_weights_says_where_they_belong(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"no weights of VGG-16 at .*vgg16-.*\.pth: where there is a network"):
         distortion("vgg")
+
+
+def test_several_measures_have_equal_shares(photo):
+    x_hat, x = pair(photo)
+    lmbda = torch.tensor([0.02])
+    both, first, second = (
+        distortion(name)(x_hat, x, lmbda) for name in ("ms-ssim+ssimulacra2", "ms-ssim", "ssimulacra2")
+    )
+    torch.testing.assert_close(both, (first + second) / 2)

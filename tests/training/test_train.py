@@ -241,11 +241,11 @@ def test_without_a_compiler_an_option_is_told(here, capsys, monkeypatch):
 
 
 def test_the_loss_is_bits_per_pixel_plus_lambda_times_the_squared_error_of_grey_levels(tiny):
-    tiny.eval()
+    network = tiny.backend.network.eval()
     x = torch.rand(2, 3, 20, 30)
     quality, lmbda = torch.tensor([20.0, 80.0]), torch.tensor([0.002, 0.05])
-    x_hat, bits, _ = tiny(x, quality)
-    terms = train.losses(tiny, x, quality, lmbda, distortion(Config(), CPU))
+    x_hat, bits, _ = network(x, quality)
+    terms = train.losses(network, x, quality, lmbda, distortion(Config(), CPU))
     assert not terms["bpp_z"].any()  # of a factorized prior
     squared = ((255 * x_hat - 255 * x) ** 2).flatten(1).mean(dim=1)
     torch.testing.assert_close(terms["loss"], bits / 600 + lmbda * squared)
