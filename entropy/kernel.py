@@ -52,6 +52,14 @@ class Kernel:
         name = f"{Path(code.co_filename).stem}.{self.function.__qualname__}-{code.co_firstlineno}"
         return any(folder.glob(f"{name}.py{sys.version_info[0]}{sys.version_info[1]}*.nbi"))
 
+    @property
+    def kept(self) -> bool:
+        """Whether machine code that is made now is there at the next start."""
+        try:
+            return numba_or_none() is not None and bool(self._dispatcher(cache=True).stats.cache_path)
+        except RuntimeError:  # no folder can be written
+            return False
+
     def _compile(self, cache: bool) -> Callable:
         dispatcher = self._dispatcher(cache)
         for signature in self.signatures:

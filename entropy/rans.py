@@ -152,6 +152,11 @@ def kernels_cached(encode: bool = True, decode: bool = True) -> bool:
     return numba_or_none() is None or all(kernel.cached for kernel in wanted)
 
 
+def kernels_kept() -> bool:
+    """Whether what is compiled now need not be compiled at the next start: some folder can be written."""
+    return all(kernel.kept for kernel in KERNELS)
+
+
 def _cuts(symbols: int) -> list[slice]:
     return [slice(begin, begin + SUBSTREAM) for begin in range(0, symbols, SUBSTREAM)]
 

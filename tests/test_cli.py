@@ -322,6 +322,14 @@ def test_compiling_is_announced_of_what_will_be_used(lic, photo, monkeypatch):
         assert code == 0 and len(err) == 1 + announced and ("compiling" in err[0]) == announced
 
 
+def test_compiling_is_not_said_to_be_once_where_no_cache_can_be_kept(lic, photo, monkeypatch):
+    photo.save("a.png")
+    monkeypatch.setattr(entropy, "kernels_cached", lambda *_, **__: False)
+    for kept, told in ((True, "once"), (False, "at each start: no folder in NUMBA_CACHE_DIR")):
+        monkeypatch.setattr(entropy, "kernels_kept", lambda kept=kept: kept)
+        assert told in lic("compress", "a.png", "-m", "tiny", "-f")[2][0]
+
+
 def test_models_lists_each_model_with_its_id_and_rates(lic, models):
     code, out, _ = lic("models")
     assert code == 0

@@ -37,7 +37,10 @@ def announce_kernels(encode: bool = True, decode: bool = True) -> None:
     import entropy
 
     if not entropy.kernels_cached(encode, decode):
-        say("lic: first run on this machine: compiling the entropy coder, some seconds, once ...")
+        if entropy.kernels_kept():
+            say("lic: first run on this machine: compiling the entropy coder, some seconds, once ...")
+        else:
+            say("lic: compiling the entropy coder, some seconds at each start: no folder in NUMBA_CACHE_DIR")
 
 
 def why_again(job: Job, beginnings: tuple[bytes, ...], differs: Callable[[bytes], str | None]) -> str | None:

@@ -40,6 +40,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from codec.container.modes import check_depth
 from codec.errors import MENDABLE, LicError, explain
 from codec.evaluation import metrics
 from codec.evaluation.codecs import FileCodec, check_unique, make_codec
@@ -282,6 +283,7 @@ def load_image(source: Source) -> Image.Image:
     if not isinstance(source, Image.Image):
         with Image.open(source) as opened:
             return load_image(opened)
+    check_depth(source)
     if source.mode.startswith(("I", "F")):
         raise LicError(f"images are evaluated at 8 bits; this one has mode {source.mode}: convert it first")
     image = source if source.mode in ("L", "RGB") else source.convert("RGB")

@@ -142,6 +142,11 @@ def test_size_of_every_image_and_their_mean_psnr_grow_with_the_quality_of_the_de
     assert (np.diff(np.vectorize(len)(files), axis=0) > 0).all() and (np.diff(np.mean(db, axis=1)) > 0).all()
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.int32])
+def test_a_quality_of_numpy_is_one(model, photo, kind):
+    assert model.compress(photo, kind(50)) == model.compress(photo, 50)
+
+
 @pytest.mark.parametrize("quality", [-1, 101, None, 50.0, "50", True])
 def test_a_quality_that_is_not_an_integer_from_0_to_100_is_refused(model, photo, quality):
     with pytest.raises(ValueError, match=r"0\.\.100"):

@@ -314,11 +314,12 @@ def test_no_folder_at_all_for_the_cache_changes_nothing(tmp_path):
     shutil.copytree(Path(entropy.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
     (copy / "__pycache__").touch()  # files where folders would have to be: not even root can write there
     nowhere.parent.touch()
-    program = f"import entropy; print(entropy.__file__){ENCODE_AND_PRINT}"
+    program = f"import entropy; print(entropy.__file__){ENCODE_AND_PRINT}print(entropy.kernels_kept())"
     places = {"HOME": nowhere, "XDG_CACHE_HOME": nowhere, "NUMBA_CACHE_DIR": nowhere, "LOCALAPPDATA": nowhere}
     process = in_fresh_python(program, root=tmp_path, NUMBA_OPT=0, **places)
     file, before, data, after, stats = process.stdout.split(maxsplit=4)
     assert Path(file).parent == copy and before == after == "False" and "cache_path=None" in stats
+    assert stats.split()[-1] == "False"
     assert process.stderr == "" and data == in_fresh_python(ENCODE_AND_PRINT).stdout.split()[1]
     assert not any(path.suffix.startswith(".nb") for path in tmp_path.rglob("*"))
 

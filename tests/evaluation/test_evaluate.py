@@ -6,11 +6,14 @@ import hashlib
 import io
 import json
 import math
+import struct
 import sys
+import zlib
 
 import numpy as np
 import pytest
 import torch
+from files_with import chunk
 from PIL import Image, features
 from shared import SMOOTH, codec_of, smooth_image, untrained
 
@@ -178,6 +181,17 @@ def test_images_are_taken_as_8_bit_pixels(tmp_path):
     assert load_image(smooth_image().convert("L")).mode == "L"
     with pytest.raises(ValueError, match="8 bits"):
         load_image(Image.fromarray(np.full((4, 4), 40000, dtype=np.uint16)))
+
+
+@pytest.mark.parametrize("colour, samples", [(2, 3), (4, 2), (6, 4)])
+def test_colour_of_16_bits_is_not_evaluated_as_if_it_had_8(tmp_path, colour, samples):
+    head = struct.pack(">IIBBBBB", 4, 4, 16, colour, 0, 0, 0)
+    pixels = zlib.compress(bytes(4 * (1 + 4 * 2 * samples)))
+    (tmp_path / "a.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
+    with pytest.raises(ValueError, match="more than 8 bits a sample"):
+        load_image(tmp_path / "a.png")
     (row,) = run([rival_codec("jpeg", [100])], [("gray", smooth_image().convert("L"))], tmp_path)[0].rows
     assert row.psnr > 40
 
