@@ -93,6 +93,9 @@ def open_image(source: str, max_pixels: int, strict: bool) -> tuple["Image.Image
     data = read_bytes(source)
     if not data:
         raise LicError("the file is empty")
+    damaged = []
+    if data.startswith(BEGINNINGS["PNG"]):
+        data, damaged = original.without_damaged_chunks(data)
     try:
         with warnings.catch_warnings(action="ignore"):  # of damage that does not matter
             image = Image.open(io.BytesIO(data))
@@ -100,7 +103,7 @@ def open_image(source: str, max_pixels: int, strict: bool) -> tuple["Image.Image
                 raise LicError(excess)
             modes.check(image)
             has_more = modes.has_more(image)
-            lost = modes.load(image)
+            lost = damaged + modes.load(image)
     except UnidentifiedImageError:
         if data.startswith(BEGINNINGS["JPEG"]) and (original.bits_of_jpeg(data) or 8) > 8:
             raise LicError(modes.DEEP) from None

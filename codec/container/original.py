@@ -70,6 +70,25 @@ def _png(data: Bytes, found: Found) -> None:
             return
 
 
+def without_damaged_chunks(png: bytes) -> tuple[bytes, list[str]]:
+    """A PNG without the ancillary chunks whose checksum is wrong, and their names. For them Pillow refuses the whole
+    image, of which they say something that no pixel needs.
+    """
+    kept, place, names = [png[:8]], 8, []
+    for _ in range(MOST):
+        length, kind = int.from_bytes(png[place : place + 4], "big"), png[place + 4 : place + 8]
+        end = place + 12 + length
+        if end > len(png) or kind == b"IDAT":  # Pillow does not look at checksums behind the pixels
+            break
+        ancillary = kind[:1].islower() and kind.isalpha()
+        if ancillary and zlib.crc32(png[place + 4 : end - 4]) != int.from_bytes(png[end - 4 : end], "big"):
+            names.append(f"{kind.decode('latin-1')}, which is damaged")
+        else:
+            kept.append(png[place:end])
+        place = end
+    return (b"".join(kept) + png[place:], names) if names else (png, names)
+
+
 def _text(kind: bytes, body: bytes, found: Found) -> None:
     """A text chunk: EXIF, XMP or a profile as ImageMagick writes them, or words."""
     name, _, rest = body.partition(b"\0")

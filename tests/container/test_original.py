@@ -280,6 +280,30 @@ def test_what_cannot_be_kept_is_told_and_refused_if_strict(lic, shell, suffix, d
     assert any(name in str(warning.message) for warning in told)
 
 
+def test_a_wrong_checksum_of_what_no_pixel_needs_costs_only_that(lic, shell):
+    title, time = files_with.chunk(b"tEXt", b"Title\0sea"), files_with.chunk(b"tIME", bytes(7))
+    plain = files_with.png()
+    (shell / "a.png").write_bytes(plain[:33] + title[:-1] + b"?" + time + plain[33:])
+    assert "not kept: tEXt, which is damaged, tIME" in lic("compress", "a.png", "-m", "tiny", "--strict")[2][0]
+    code, _, err = lic("compress", "a.png", "-m", "tiny")
+    assert (code, err[0]) == (0, "lic: a.png: not kept: tEXt, which is damaged, tIME")
+    (shell / "b.png").write_bytes(plain[:30] + b"???" + plain[33:])  # the head's own
+    assert lic("compress", "b.png", "-m", "tiny")[0] == 1
+
+
+def test_a_jpeg_of_12_bits_is_refused_as_that(lic, shell):
+    data = bytearray(files_with.jpeg())
+    place = data.index(b"\xff\xc0")
+    data[place + 1], data[place + 4] = 0xC1, 12
+    (shell / "a.jpg").write_bytes(data)
+    assert "more than 8 bits a sample" in lic("compress", "a.jpg", "-m", "tiny")[2][0]
+
+
+@pytest.mark.parametrize("data", [b"", b"\x89PNG\r\n\x1a\n", *(files_with.png()[:n] for n in (20, 33, 45))])
+def test_a_png_that_ends_anywhere_keeps_its_bytes(data):
+    assert original.without_damaged_chunks(data) == (data, [])
+
+
 @pytest.mark.parametrize("suffix", TELLS)
 def test_a_plain_file_is_silent_and_goes_through_strict(lic, shell, suffix):
     if suffix == ".avif" and not features.check("avif"):
