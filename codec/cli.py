@@ -220,7 +220,9 @@ def parser() -> argparse.ArgumentParser:
     existing = files.add_mutually_exclusive_group()
     existing.add_argument("-f", "--force", action="store_true", help="replace existing output files")
     existing.add_argument(
-        "--resume", action="store_true", help="skip what is there and intact, make again what is damaged"
+        "--resume",
+        action="store_true",
+        help="skip what is there and would be made the same; make again what is damaged, older or of another quality",
     )
     files.add_argument(
         "--jobs", type=positive, default=1, metavar="N",
@@ -249,7 +251,9 @@ def parser() -> argparse.ArgumentParser:
         help="auto: bf16 where the device has it natively (default: auto)",
     )
     sub.add_argument(
-        "--strict", action="store_true", help="refuse animations and files of several pages instead of a warning"
+        "--strict",
+        action="store_true",
+        help="refuse an image of which something is not kept (frames, pages, metadata) instead of a warning",
     )
     sub.add_argument(
         "--verify", action="store_true", help="decode what was written and compare before the file gets its name"

@@ -33,7 +33,6 @@ Images and bytes are another matter: codec/coding/codec.py runs these parts over
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -122,7 +121,7 @@ class Network(nn.Module, ABC):
     def level_of(self, quality: int | None, count: int = 1) -> Tensor | None:
         """The level (count,) of a quality that a user gives, None for a fixed lambda; LicError for what is none."""
         if self.config.variable_rate:
-            if not isinstance(quality, Integral) or isinstance(quality, bool) or not 0 <= quality <= 100:
+            if not (type(quality) is int or isinstance(quality, np.integer)) or not 0 <= quality <= 100:
                 raise LicError(f"quality must be an integer in 0..100, not {quality!r}")
             return self.level(torch.full((count,), float(quality), device=self.device))
         if quality is not None:

@@ -226,6 +226,7 @@ def beside(photo: Image.Image) -> Image.Image:
         "exif": b"II*\0\x08\0\0\0\0\0\0\0\0\0",
         "xmp": b"<x/>" * 9,
         "dpi": (72, 72),
+        "cicp": (9, 16, 0, 1),
     }
     return image
 
