@@ -87,6 +87,7 @@ def run(
         for codec in codecs
     ]  # fmt: skip
 
+    folder.mkdir(parents=True, exist_ok=True)  # though nothing may come into it
     sources, about = dict(images), {}
     for name, source in images:
         try:

@@ -194,6 +194,8 @@ def test_colour_of_16_bits_is_not_evaluated_as_if_it_had_8(tmp_path, colour, sam
     )
     with pytest.raises(ValueError, match="more than 8 bits a sample"):
         load_image(tmp_path / "a.png")
+    (result,) = run([rival_codec("jpeg", [50])], [("a", tmp_path / "a.png")], tmp_path / "results")
+    assert "-depth 8" in result.failures[0]["error"] and not result.rows and (tmp_path / "results").is_dir()
 
 
 def test_what_fails_is_reported_and_does_not_stop_the_run(tmp_path):
