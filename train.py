@@ -336,7 +336,8 @@ def main(argv: list[str] | None = None) -> int:
                 about = {"command": command, "steps": str(run.step)}
                 from codec.evaluation.publish import publish  # draws, and needs what draws
 
-                id = publish(run.average, about, data.validation_images(run.config.data), out)
+                metrics = ["psnr"] if run.config.train.distortion == "mse" else ["psnr", "ssimulacra2"]
+                id = publish(run.average, about, data.validation_images(run.config.data), out, metrics)
                 print(f"exported step {run.step} as {out / 'model.safetensors'} (id {id}); its curve: {out / 'rd.png'}")
                 print(f"use it: lic compress photo.png -m {out / 'model.safetensors'}")
             elif world.first:

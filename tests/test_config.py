@@ -52,7 +52,7 @@ def test_every_shipped_configuration_is_valid(path):
 
 
 def test_some_configurations_are_shipped():
-    assert {"smoke", "cifar10", "fast", "fast-factorized"} <= {path.stem for path in SHIPPED}
+    assert {"smoke", "cifar10", "fast", "photo", "fast-factorized"} <= {path.stem for path in SHIPPED}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -61,7 +61,7 @@ def test_a_configuration_is_what_its_name_says(path):
     assert ("factorized" in path.stem) <= (model.prior == "factorized")
     assert ("bmshj2018" in path.stem or "mbt2018" in path.stem) == (model.transform == "bmshj2018")
     assert path.stem != "bmshj2018-hyperprior" or model.prior == "scale-hyperprior"
-    assert path.stem not in ("mbt2018-mean", "fast", "high") or model.prior == "mean-scale-hyperprior"
+    assert path.stem not in ("mbt2018-mean", "fast", "photo", "high") or model.prior == "mean-scale-hyperprior"
 
 
 @pytest.mark.parametrize(

@@ -20,14 +20,14 @@ from safetensors import safe_open
 from codec.coding.codec import Codec
 from codec.coding.tables import CodecTables
 from codec.coding.torch_backend import TorchBackend
-from codec.config import from_dict
+from codec.config import ModelConfig, from_dict
 from codec.errors import LicError
 from codec.files import write_atomically
 from codec.network.model import Network, build
 
 FORMAT = "lic-model-1"
 WEIGHTS = Path(__file__).parents[1] / "weights"
-DEFAULT = "fast"
+DEFAULT = "photo"  # for the eye; `fast` is the same network for squared error
 OLDEST = {"prior": "factorized", "lapped": False}  # what models have whose configuration does not say
 
 
@@ -102,6 +102,12 @@ def load_model(path: Path | str, device: str | torch.device = "cpu", precision: 
         raise ModelError(f"{path} is not a model that can be used: {_one_line(error)}") from error
 
 
+def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight of a network, found without memory for any: a file may claim too much."""
+    with torch.device("meta"):
+        return {name: tuple(t.shape) for name, t in build(config).state_dict().items()}
+
+
 def _assemble(text: str, tensors: dict[str, np.ndarray]) -> Network:
     """The network of a configuration with its weights; LicError if they do not go together, or nowhere."""
     try:
@@ -115,9 +121,8 @@ def _assemble(text: str, tensors: dict[str, np.ndarray]) -> Network:
     for name, t in weights.items():
         if t.dtype not in (np.float16, np.float32) or not np.isfinite(t).all():
             raise LicError(f"{name} is {t.dtype}, or not finite; float16 or float32 is needed")
-    with torch.device("meta"):  # before there is memory for the weights that a configuration claims
-        claimed = build(config).state_dict()
-    needed, given = ({name: tuple(t.shape) for name, t in some.items()} for some in (claimed, weights))
+    needed = shapes_of(config)
+    given = {name: tuple(t.shape) for name, t in weights.items()}
     if needed != given:
         name = min(name for name in needed | given if needed.get(name) != given.get(name))
         raise LicError(f"{name} is {given.get(name, 'missing')}; its configuration wants {needed.get(name, 'none')}")

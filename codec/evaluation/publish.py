@@ -1,5 +1,6 @@
 """What a finished training leaves: the exported model and its rate-distortion curve on the validation images."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -11,8 +12,10 @@ from codec.evaluation.plot import rd_curves
 from codec.network.model import Network
 
 
-def publish(network: Network, about: dict[str, str], images: list[Image.Image], out: Path) -> str:
-    """Export a network as OUT/model.safetensors and measure its rate-distortion curve beside JPEG's: OUT/rd.png, and
+def publish(
+    network: Network, about: dict[str, str], images: list[Image.Image], out: Path, metrics: Sequence[str] = ("psnr",)
+) -> str:
+    """Export a network as OUT/model.safetensors and measure its rate-distortion curves beside JPEG's: OUT/rd.png, and
     the results in OUT/rd. Returns its id.
     """
     path = out / "model.safetensors"
@@ -20,10 +23,14 @@ def publish(network: Network, about: dict[str, str], images: list[Image.Image], 
     exported = load_model(path, network.device, "auto" if network.bf16 else "fp32")
     jpeg, name = rival_codec("jpeg"), out.resolve().name
     codecs = [lic_codec(exported, name="lic" if name.lower() == jpeg.name else name), jpeg]
-    results = run(codecs, [(f"val{i:02d}", image) for i, image in enumerate(images)], out / "rd", ["psnr"])
+    results = run(codecs, [(f"val{i:02d}", image) for i, image in enumerate(images)], out / "rd", metrics)
     rates = [point["bpp"] for point in results[0].means()]
     export(network, path, about | {"rates": f"{min(rates):.2g} to {max(rates):.2g} bpp"})  # the id stays
     for result in results:
         (out / "rd" / f"{result.name}.json").write_text(result.to_json())
-    rd_curves([result.curve() for result in results], out / "rd.png", "Validation images")
+    rd_curves(
+        [result.curve(metric) for metric in metrics for result in results],
+        out / "rd.png",
+        "Validation images",
+    )
     return id

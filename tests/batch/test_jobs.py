@@ -86,6 +86,14 @@ def test_a_worker_that_dies_takes_only_its_file_with_it(capsys, here):
     assert not list(here.glob(".*.part"))
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_programming_error_is_told_whole_and_does_not_stop_the_others(capsys, here, workers):
+    assert run(told_to(["bug", "fine"]), Deadly(), workers, debug=False) == 1
+    told = capsys.readouterr().err
+    assert "Traceback" in told and "deadly.py" in told and "ZeroDivisionError: nobody thought of it" in told
+    assert "1 of 2 files done, 1 failed" in told
+
+
 def test_a_worker_that_did_not_hear_that_it_should_end_is_not_awaited_for_ever():
     results = work_in_processes(told_to(["fine", "deaf"]), Deadly(), 2, debug=False)
     next(results)

@@ -16,7 +16,7 @@ from benchmarks.gpu import decode_all, encode_all
 from codec import config as configuration
 from codec.coding.models import export, load_model
 from codec.evaluation.codecs import lic_codec
-from codec.network.model import Network
+from codec.network.model import Network, build
 from codec.network.pixels import to_tensor
 from codec.training.distributed import World
 from codec.training.validate import validate
@@ -29,6 +29,10 @@ def gpu(monkeypatch):
     """A PretendGPU, entered."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr(torch, "inference_mode", torch.no_grad)  # its tensors cannot be made here
+    shapes = lambda config: {name: tuple(t.shape) for name, t in build(config).state_dict().items()}  # noqa: E731
+    monkeypatch.setattr(
+        codec.coding.models, "shapes_of", shapes
+    )  # the pretended GPU is PyTorch's device without memory
     with PretendGPU() as PretendGPU.active:
         yield PretendGPU.active
 

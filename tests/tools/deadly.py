@@ -10,6 +10,7 @@ from pathlib import Path
 
 from codec.batch.jobs import FatalError
 from codec.batch.plan import Job
+from codec.errors import LicError
 
 
 class Deadly:
@@ -29,9 +30,11 @@ class Deadly:
                 with contextlib.suppress(SystemExit):  # as Python does in a destructor
                     time.sleep(60)
             case "fail":
-                raise ValueError("as it\nwas told")
+                raise LicError("as it\nwas told")
             case "hopeless":
                 raise FatalError("no file will be better off")
+            case "bug":
+                raise ZeroDivisionError("nobody thought of it")
             case "kept":
                 return None
         return f"{job.source} has {os.environ['OMP_NUM_THREADS']} thread, {self.announce}"

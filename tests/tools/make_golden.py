@@ -17,7 +17,7 @@ def main() -> None:
     network = tiny_network(face, ALL_RATES, HYPER, N=8, M=8, blocks=[1, 0], hyper_N=8, hyper_M=5)
     network.prior.scale *= 0.1  # narrow tables: a small file, and some symbols are escaped
     export(network, GOLDEN_MODELS["hyper"])
-    for name, quality in (("hyper", 60), ("fast-factorized", 50), ("fast", 75)):
+    for name, quality in (("hyper", 60), ("fast-factorized", 50), ("fast", 75), ("photo", 50)):
         model = load_model(GOLDEN_MODELS[name], precision="fp32")
         data = model.compress(face, quality)
         (GOLDEN / f"{name}.lic").write_bytes(data)

@@ -44,7 +44,7 @@ ALL_RATES, ONE_LAMBDA = [0.0009, 0.18], [0.013]
 TINY = dict(N=8, M=16, blocks=[1, 0], hyper_N=8, hyper_M=4)  # what tests train
 GOLDEN = ROOT / "tests/golden"
 GOLDEN_MODELS = {"hyper": GOLDEN / "hyper.safetensors"} | {
-    name: WEIGHTS / f"{name}.safetensors" for name in ("fast-factorized", "fast")
+    name: WEIGHTS / f"{name}.safetensors" for name in ("fast-factorized", "fast", "photo")
 }
 INT32 = np.iinfo(np.int32)
 
