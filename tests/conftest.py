@@ -108,7 +108,7 @@ def unmeasured(unseen, request, monkeypatch):
     """And whose exported model is not measured beside JPEG, which is half of what is left; but for tests of that."""
     if "measured" not in request.fixturenames:
 
-        def publish(network, about, _, out):
+        def publish(network, about, _, out, metrics):
             return export(network, out / "model.safetensors", about)
 
         monkeypatch.setattr("codec.evaluation.publish.publish", publish)

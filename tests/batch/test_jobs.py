@@ -87,7 +87,8 @@ def test_a_worker_that_dies_takes_only_its_file_with_it(capsys, here):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_programming_error_is_told_whole_and_does_not_stop_the_others(capsys, here, workers):
+def test_a_programming_error_is_told_whole_and_does_not_stop_the_others(capsys, here, monkeypatch, workers):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as worker processes have it
     assert run(told_to(["bug", "fine"]), Deadly(), workers, debug=False) == 1
     told = capsys.readouterr().err
     assert "Traceback" in told and "deadly.py" in told and "ZeroDivisionError: nobody thought of it" in told
