@@ -41,7 +41,7 @@ from codec.evaluation.report import write_report
 from codec.evaluation.results import Result, table
 from codec.evaluation.rivals import RIVALS
 from codec.files import find_images, free_folder, sample_images
-from codec.machine import prepare_process
+from codec.machine import keep_freed_memory, prepare_process
 
 
 def make_images(folder: Path | None) -> list[tuple[str, object]]:
@@ -278,6 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-f", "--force", action="store_true", help="write into an output folder that is not empty")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     prepare_process()
+    keep_freed_memory()
     args = parser.parse_args(argv)
     args.codec = args.codec or ["lic", "jpeg", "webp", "avif"]
     args.command = shlex.join(["python", "eval.py", *(sys.argv[1:] if argv is None else argv)])

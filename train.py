@@ -44,7 +44,7 @@ from codec import config as configuration
 from codec.config import Config
 from codec.errors import MENDABLE, LicError, explain
 from codec.files import free_folder, write_atomically
-from codec.machine import compiler_errors, prepare_process
+from codec.machine import compiler_errors, keep_freed_memory, prepare_process
 from codec.network.calibrate import fit
 from codec.network.model import build
 from codec.network.quantize import SampleNoise
@@ -324,6 +324,7 @@ def main(argv: list[str] | None = None) -> int:
     """Train as the command line says; returns the exit code."""
     args = arguments(argv)
     prepare_process()
+    keep_freed_memory()
     command = "python train.py " + shlex.join(sys.argv[1:] if argv is None else argv)
     world, stop, run = World(), threading.Event(), None
     try:

@@ -86,11 +86,10 @@ def keep_freed_memory() -> None:
 
 
 def prepare_process() -> None:
-    """What a main program sets for its process, before PyTorch is imported: freed memory is kept, and threads wait
-    asleep; spinning, they slow everything down ten-fold when another program holds a core.
+    """What a main program sets for its process, before PyTorch is imported: threads wait asleep; spinning, they slow
+    everything down ten-fold when another program holds a core.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    keep_freed_memory()
 
 
 @contextlib.contextmanager

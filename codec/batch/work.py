@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import codec
+from codec import machine
 from codec.batch.jobs import FatalError, complaint, say
 from codec.batch.plan import Job
 from codec.container import bitstream
@@ -152,6 +153,7 @@ class Compressor:
         """The loaded model."""
         if self.announce:
             announce_kernels(decode=self.verify)
+        machine.keep_freed_memory()  # from here on: what reading an image has freed goes back to the system
         try:
             model = codec.load(self.model, self.device, self.precision)
         except MENDABLE as error:  # no file will be better off
@@ -295,6 +297,7 @@ class Decompressor:
         if self.announce:
             announce_kernels(encode=False)
             self.announce = False
+        machine.keep_freed_memory()
         try:
             model = checkpoint.shared_model(self.model, header.model, codec.pick_device(self.device))
         except checkpoint.ModelError as error:

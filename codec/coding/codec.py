@@ -10,7 +10,7 @@ a row is in `_encode_rows` and `_decode_rows`; what the networks are asked is in
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -135,9 +135,8 @@ class Codec:
     def encode(self, latent: Latent, quality: int | None, mode: str, size: tuple[int, int]) -> bytes:
         """The latent of one image of `size` (height, width) -> the bytes of a file."""
         header = Header(self.id, quality, mode, width=size[1], height=size[0])
-        return bitstream.write(
-            header, [*self._encode_z(latent.z, quality), self._encode_y(self._coded(latent, quality), quality)]
-        )
+        sections = [*self._encode_z(latent.z, quality), self._encode_y(self._coded(latent, quality), quality)]
+        return bitstream.write(header, sections)
 
     def decode(self, header: Header, sections: list[Section]) -> Latent:
         """The latent of a file that `bitstream.read` has accepted; FormatError if it is not intact."""
@@ -233,7 +232,8 @@ class Codec:
     ) -> Coded:
         """The symbols of v (B, M, *box.shape), a part of y; z are those of the cells `place`."""
         steps = self._steps(z, place, box, quality)
-        return list(answered(steps, lambda step: self.backend.quantize(v[step.where], step, quality)))
+        coded = answered(steps, lambda step: self.backend.quantize(v[step.where], step, quality))
+        return [(replace(step, mean=None), symbols) for step, symbols in coded]  # a mean is as large as the symbols
 
     def _encode_z(self, z: NDArray[np.int32] | None, quality: int | None) -> list[Section]:
         """The section of the symbols of z (1, K, h', w'); none without a hyperprior."""
