@@ -20,7 +20,7 @@ from PIL import Image
 import entropy
 from codec.coding import tiles
 from codec.coding.backend import Backend, Step, Steps, answered
-from codec.coding.tables import CodecTables
+from codec.coding.tables import CodecTables, channels
 from codec.coding.target import fit_score, fit_size, ssimulacra2
 from codec.coding.tiles import Box, Latent, Window, cells_of, full, picture_of, planes
 from codec.config import CELL, REACH, STRIDE
@@ -343,8 +343,3 @@ def assembled(coded: Coded, shape: tuple[int, ...], z: NDArray[np.int32] | None 
         if z is not None:
             index[step.where] = step.index
     return Latent(y, z, None if z is None else index)
-
-
-def channels(count: int) -> NDArray[np.uint16]:
-    """The table of each symbol of a latent with one table per channel: (1, count, 1, 1)."""
-    return np.arange(count, dtype=np.uint16)[None, :, None, None]

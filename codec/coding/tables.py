@@ -98,3 +98,8 @@ def unpack(tensors: dict[str, NDArray], prefix: str, count: int, times: int) -> 
     if len(together) != count * times:
         raise LicError(f"{len(together)} tables in {names[0]} instead of {count * times}")
     return [together.rows(i * count, (i + 1) * count) for i in range(times)]
+
+
+def channels(count: int) -> NDArray[np.uint16]:
+    """The table of each symbol of a latent with one table per channel: (1, count, 1, 1)."""
+    return np.arange(count, dtype=np.uint16)[None, :, None, None]

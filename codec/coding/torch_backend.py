@@ -11,6 +11,7 @@ from torch import Tensor
 from codec import machine
 from codec.coding import tiles
 from codec.coding.backend import Constants, Halos, Step, Steps
+from codec.coding.tables import channels
 from codec.coding.tiles import Box, full
 from codec.config import CELL
 from codec.network import pixels
@@ -24,9 +25,7 @@ class TorchBackend:
         self.network, self.config = network, network.config
         names = ("g_a", "g_s", "h_a", "h_s")
         self.halos = Halos(*(getattr(getattr(network, name, None), "halo", 0) for name in names))
-        # without a hyperprior the table is the channel's
         self.parameters = network.parameter_count()
-        self.channel = np.arange(self.config.M, dtype=np.uint16)[None, :, None, None]
 
     @property
     def device(self) -> str:
@@ -73,7 +72,7 @@ class TorchBackend:
     ) -> Steps:
         if z is None:
             shape = (1, self.config.M, *box.shape)
-            yield Step((slice(None),) * 4, shape, self.channel, None)
+            yield Step((slice(None),) * 4, shape, channels(self.config.M), None)  # the table is the channel's
             return
         stored = self.network.constants_from([constants])
         index = mean = None

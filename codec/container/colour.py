@@ -14,7 +14,6 @@ import struct
 import numpy as np
 
 Cicp = tuple[int, int, int, int]
-SRGB = (1, 13)
 UNSPECIFIED = 2
 D65, C, DCI = (0.3127, 0.3290), (0.310, 0.316), (0.314, 0.351)
 PRIMARIES = {  # ITU-T H.273, table 2: white, red, green, blue

@@ -222,7 +222,7 @@ def _run(program: str, folder: str, arguments: list[str], group: bool, environme
             os.close(number)
             setattr(sys, name, None)
             continue
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # a terminal: from here on the one of this session
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # a terminal: from here on that of the process
         os.dup2(file, number)
         os.close(file)
         setattr(sys, name, open(number, "w" if number else "r", closefd=False))
