@@ -134,7 +134,7 @@ class Codec:
 
     def encode(self, latent: Latent, quality: int | None, mode: str, size: tuple[int, int]) -> bytes:
         """The latent of one image of `size` (height, width) -> the bytes of a file."""
-        header = Header(self.id, quality, mode, width=size[1], height=size[0])
+        header = self._header(quality, mode, size)
         sections = [*self._encode_z(latent.z, quality), self._encode_y(self._coded(latent, quality), quality)]
         return bitstream.write(header, sections)
 
@@ -157,11 +157,15 @@ class Codec:
 
     def _compress(self, source: modes.Source, quality: int | None, witness: Witness | None = None) -> bytes:
         """The file of an image; of a drawing the smaller one of two."""
-        header = Header(self.id, quality, source.image.mode, source.image.width, source.image.height)
+        header = self._header(quality, source.image.mode, source.image.size[::-1])
         data = bitstream.write(header, [*self._encode_rows(source.colours, quality, witness), *source.beside])
         if not source.exact:
             return data
         return min(bitstream.write(header, source.exact), data, key=len)
+
+    def _header(self, quality: int | None, mode: str, size: tuple[int, int]) -> Header:
+        """That of a file of an image of `size` (height, width)."""
+        return Header(self.id, quality, mode, size[1], size[0], self.tables.context is not None)
 
     def _encode_rows(self, colours: Image.Image, quality: int | None, witness: Witness | None) -> list[Section]:
         """The sections of z and of y, row by row, of an RGB or L image.
@@ -243,7 +247,10 @@ class Codec:
 
     def _encode_y(self, coded: Coded, quality: int | None) -> Section:
         """The section of the symbols of a row of y."""
-        tables = self.tables.y[quality]
+        tables, context = self.tables.y[quality], self.tables.context
+        if context:
+            ((step, symbols),) = coded
+            return Section(bitstream.LATENT, entropy.encode_adapted(symbols[0], step.index[0], tables, context))
         return Section(bitstream.LATENT, entropy.encode([(symbols, step.index, tables) for step, symbols in coded]))
 
     # ---- decoding ----
@@ -286,7 +293,7 @@ class Codec:
             for top, bottom, stream in bitstream.row_streams(header, sections):
                 row = Box(top, 0, bottom, area.right).scaled(CELL).within(area)
                 if wanted is None or not row.within(wanted).is_empty:
-                    yield row, self._decode_row(stream, z, row, area, header.quality), z
+                    yield row, self._decode_row(stream, z, row, area, header), z
         except entropy.StreamError as error:
             raise FormatError(f"damaged: {error}") from error
 
@@ -296,6 +303,8 @@ class Codec:
             raise FormatError(f"written by model {header.model}, but this is model {self.id}")
         if (header.quality is None) == self.config.variable_rate:
             raise FormatError(f"quality {header.quality} does not fit this model")
+        if header.context and self.tables.context is None:
+            raise FormatError("coded with a context, which this model does not have")
 
     def _decode_z(
         self, sections: list[Section], quality: int | None, shape: tuple[int, int]
@@ -312,14 +321,20 @@ class Codec:
             raise FormatError(f"damaged: a symbol of the hyper-latent is beyond {REACH}")
         return z
 
-    def _decode_row(
-        self, stream: bytes, z: NDArray[np.int32] | None, row: Box, area: Box, quality: int | None
-    ) -> Coded:
+    def _decode_row(self, stream: bytes, z: NDArray[np.int32] | None, row: Box, area: Box, header: Header) -> Coded:
         """The symbols of a row of tiles."""
-        decoder, tables, place = entropy.Decoder(stream), self.tables.y[quality], self._around(row, area)
-        decoder.check(self.config.M * row.shape[0] * row.shape[1])  # before anything is computed
-        steps = self._steps(None if z is None else place.of(z), place, row, quality)
-        coded = list(answered(steps, lambda step: decoder.decode(step.index, tables, step.shape)))
+        decoder, tables, place = entropy.Decoder(stream), self.tables.y[header.quality], self._around(row, area)
+        context = self.tables.context if header.context else None
+        columns = row.shape[1] if context else None
+        decoder.check(self.config.M * row.shape[0] * row.shape[1], columns)  # before anything is computed
+        steps = self._steps(None if z is None else place.of(z), place, row, header.quality)
+
+        def decode(step: Step) -> NDArray[np.int32]:
+            if context:
+                return decoder.decode_adapted(step.index[0], tables, context)[None]
+            return decoder.decode(step.index, tables, step.shape)
+
+        coded = list(answered(steps, decode))
         decoder.finish()
         return coded
 

@@ -37,7 +37,7 @@ class ModelError(LicError):
 
 def _compact(name: str, tensor: torch.Tensor) -> torch.Tensor:
     """Weights of the transforms in half precision: they are most of the file, and nothing exact depends on them."""
-    large = name.startswith(("g_a.", "g_s.", "h_a.", "h_s.mean.")) and tensor.numel() >= 1024
+    large = name.startswith(("g_a.", "g_s.", "h_a.", "h_s.mean.", "context.")) and tensor.numel() >= 1024
     return tensor.half() if large else tensor
 
 
