@@ -97,7 +97,8 @@ def load_model(path: Path | str, device: str | torch.device = "cpu", precision: 
     metadata, tensors = read_model(path)
     try:  # the id says that nothing was changed since; not who made the file, or with what program
         network = _assemble(metadata["config"], tensors).eval().to(device).use_bf16(precision)
-        return Codec(TorchBackend(network), CodecTables.from_tensors(tensors, network), metadata["id"])
+        backend = TorchBackend(network, metadata.get("distortion", "mse"), float(metadata.get("mix", 0.25)))
+        return Codec(backend, CodecTables.from_tensors(tensors, network), metadata["id"])
     except ValueError as error:
         raise ModelError(f"{path} is not a model that can be used: {_one_line(error)}") from error
 

@@ -43,6 +43,9 @@ in the order (channel, row, column), but with a context in its own order:
              characteristics, matrix coefficients (0: the samples are RGB, or gray) and full range (0 or 1), as in a
              PNG's cICP chunk. It may stand beside an ICC profile, and then has the word
 
+    133      a byte: the effort 1..9 with which the file was made, how often the encoder looked for better symbols; not
+             there: 0
+
 The payload of 128 to 132 is a byte 0 and the bytes themselves, or a byte 1 and one zlib stream of them; they are at
 most 2^24 bytes.
 
@@ -67,7 +70,7 @@ NO_QUALITY = 255
 ROW_UNIT = 64  # pixels in which the height of a row of tiles counts
 MODES = ("RGB", "L", "LA", "RGBA")
 LATENT, HYPER, LOSSLESS, ALPHA, ROWS = 1, 2, 3, 4, 5  # tags of the sections
-ICC, EXIF, XMP, DPI, CICP = 128, 129, 130, 131, 132
+ICC, EXIF, XMP, DPI, CICP, EFFORT = 128, 129, 130, 131, 132, 133
 METADATA = {ICC: "ICC profile", EXIF: "EXIF", XMP: "XMP", DPI: "DPI", CICP: "CICP"}
 KNOWN = {LATENT, HYPER, LOSSLESS, ALPHA, ROWS}  # of the critical ones
 
@@ -197,6 +200,11 @@ def find(sections: list[Section], tag: int) -> bytes:
     if len(found) != 1:
         raise FormatError(f"{len(found)} sections with tag {tag} instead of one")
     return found[0]
+
+
+def effort(sections: list[Section]) -> int:
+    """The effort with which a file was made."""
+    return next((section.payload[0] for section in sections if section.tag == EFFORT and section.payload), 0)
 
 
 def rows_section(rows: list[tuple[int, int]]) -> list[Section]:
