@@ -13,6 +13,7 @@ import math
 import tomllib
 from dataclasses import dataclass, field
 from itertools import pairwise
+from numbers import Integral
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -89,6 +90,14 @@ class ModelConfig:
     def qualities(self) -> list[int | None]:
         """Every quality that a model can be asked for; None alone: it has no quality."""
         return list(range(101)) if self.variable_rate else [None]
+
+    def check_quality(self, quality: Any) -> None:
+        """LicError unless that is a quality which a model has: an integer in 0..100, or None for a fixed lambda."""
+        if not self.variable_rate:
+            if quality is not None:
+                raise LicError(f"this model was trained for one lambda and has no quality, but got {quality!r}")
+        elif not isinstance(quality, Integral) or isinstance(quality, bool) or not 0 <= quality <= 100:
+            raise LicError(f"quality must be an integer in 0..100, not {quality!r}")
 
     def lmbda_at(self, quality: Any) -> Any:
         """lambda of a quality 0..100, a number or a tensor, log-linear between both ends; None: of a fixed lambda."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import subprocess
@@ -16,6 +17,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from codec.errors import LicError
 
 if TYPE_CHECKING:
     import torch
@@ -50,11 +53,20 @@ def processor() -> str:
 
 def device_name(device: torch.device | str) -> str:
     """The name of a GPU, or of the processor with the number of threads in use."""
-    import torch
+    if str(device).startswith("cuda"):
+        import torch
 
-    if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{processor()}, {torch.get_num_threads()} threads"
+    torch = sys.modules.get("torch")  # where it is in use its own number counts
+    return f"{processor()}, {torch.get_num_threads() if torch else threads()} threads"
+
+
+def threads() -> int:
+    """How many threads computations take: OMP_NUM_THREADS, as in PyTorch, or one per processor of this process."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # may be a list, for nested regions
+    if wanted.isdecimal() and int(wanted):
+        return int(wanted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def version(package: str) -> str | None:
@@ -63,6 +75,19 @@ def version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def require(extra: str, *packages: str) -> None:
+    """LicError with the remedy where one of these packages is not installed."""
+    for package in packages:
+        if package not in sys.modules and importlib.util.find_spec(package) is None:
+            raise LicError(f"this needs the package {package}, which is not installed: pip install 'lic[{extra}]'")
+
+
+def may_have_gpu() -> bool:
+    """Whether to ask PyTorch for a GPU, which takes long to import: not on Linux where there is no driver of one."""
+    drivers = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows below Linux
+    return "torch" in sys.modules or not sys.platform.startswith("linux") or any(map(os.path.exists, drivers))
 
 
 def has_native_bf16(device: torch.device) -> bool:

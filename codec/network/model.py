@@ -120,13 +120,8 @@ class Network(nn.Module, ABC):
 
     def level_of(self, quality: int | None, count: int = 1) -> Tensor | None:
         """The level (count,) of a quality that a user gives, None for a fixed lambda; LicError for what is none."""
-        if self.config.variable_rate:
-            if not (type(quality) is int or isinstance(quality, np.integer)) or not 0 <= quality <= 100:
-                raise LicError(f"quality must be an integer in 0..100, not {quality!r}")
-            return self.level(torch.full((count,), float(quality), device=self.device))
-        if quality is not None:
-            raise LicError(f"this model was trained for one lambda and has no quality, but got {quality!r}")
-        return None
+        self.config.check_quality(quality)
+        return None if quality is None else self.level(torch.full((count,), float(quality), device=self.device))
 
     def gain_at(self, level: Tensor | None) -> Tensor:
         """Gain (B, M, 1, 1) at a level (B,); (1, M, 1, 1) ones for a fixed lambda."""
