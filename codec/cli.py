@@ -37,8 +37,9 @@ def convert(
 def compress(args: argparse.Namespace) -> int:
     from codec.batch.work import Compressor
 
-    options = ("model", "device", "precision", "quality", "bpp", "size", "ssimulacra2", "strict", "verify", "resume")
-    work = Compressor(**{name: getattr(args, name) for name in options}, replace=args.force)
+    options = ("model", "device", "backend", "precision", "quality", "bpp", "size", "ssimulacra2")
+    given = {name: getattr(args, name) for name in (*options, "strict", "verify", "resume")}
+    work = Compressor(**given, replace=args.force)
     others: Counter = Counter()
     code = convert(args, IMAGES, ".lic", work, others)
     del others[".lic"]
@@ -50,7 +51,7 @@ def compress(args: argparse.Namespace) -> int:
 def decompress(args: argparse.Namespace) -> int:
     from codec.batch.work import Decompressor
 
-    work = Decompressor(args.model, args.device, args.force, args.resume, args.region)
+    work = Decompressor(args.model, args.device, args.backend, args.force, args.resume, args.region)
     return convert(args, LIC, ".png", work)
 
 
@@ -106,25 +107,29 @@ def in_words(row: dict) -> str:
 
 def models(args: argparse.Namespace) -> int:
     """One entry per model; rates are the export's entry `rates`, or else the range of lambda."""
+    from importlib.util import find_spec
+
     from codec.coding import models as checkpoint
     from codec.evaluation.cost import kmac_of
 
+    backend = "torch" if find_spec("torch") else "onnx"  # which does not count multiplications
     code, paths = 0, list(checkpoint.shipped())
     chosen = next((path for path in paths if path.stem == checkpoint.DEFAULT), None)
     for path in paths:
         try:
-            model = checkpoint.load_model(path)
+            model = checkpoint.load_model(path, backend=backend)
         except checkpoint.ModelError as error:
             say(f"lic: {error}")
             code = 1
             continue
-        encoder, decoder = kmac_of(model)
+        kmac = kmac_of(model)
+        work = f"{kmac[0]:.1f} / {kmac[1]:.1f} kMAC/pixel (encoder / decoder), " if kmac else ""
         rates = checkpoint.about(path).get("rates", "lambda " + " to ".join(f"{v:g}" for v in model.config.lmbda))
         default = " (default)" if path == chosen else ""
         print(
             f"{path.stem}{default}: id {model.id}, {path.stat().st_size / 1e6:.1f} MB, {model.config.prior}, "
-            f"{model.backend.parameters / 1e6:.2f} M parameters, {encoder:.1f} / {decoder:.1f} kMAC/pixel "
-            f"(encoder / decoder), {'quality 0..100, ' if model.config.variable_rate else ''}{rates}\n  {path}"
+            f"{model.backend.parameters / 1e6:.2f} M parameters, {work}"
+            f"{'quality 0..100, ' if model.config.variable_rate else ''}{rates}\n  {path}"
         )
     return code
 
@@ -221,6 +226,10 @@ def parser() -> argparse.ArgumentParser:
     files.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the network runs (default: auto)"
     )
+    files.add_argument(
+        "--backend", choices=("auto", "onnx", "torch"), default="auto",
+        help="what runs the network: onnx (ONNX Runtime, on a CPU) or torch (default: onnx unless there is a GPU)",
+    )  # fmt: skip
     existing = files.add_mutually_exclusive_group()
     existing.add_argument("-f", "--force", action="store_true", help="replace existing output files")
     existing.add_argument(
@@ -252,7 +261,7 @@ def parser() -> argparse.ArgumentParser:
         "--precision",
         choices=("auto", "fp32"),
         default="auto",
-        help="auto: bf16 where the device has it natively (default: auto)",
+        help="of --backend torch; auto: bf16 where the device has it natively (default: auto)",
     )
     sub.add_argument(
         "--strict",

@@ -43,7 +43,7 @@ class FileCodec:
     encode: Callable[[Image.Image, int | None], bytes]
     decode: Callable[[bytes], Image.Image]
     estimate: Callable[[Image.Image, int | None], dict[str, float]] | None = None
-    """The fields of evaluate.Row that the model expects; None for a classical codec."""
+    """The fields of evaluate.Row that the model expects; None for a classical codec, and without PyTorch."""
     model: Any = None
     """The exported model behind it, for its latents; None for all but ours."""
     parameters: int | None = None
@@ -54,6 +54,10 @@ class FileCodec:
     device: str = "cpu"
     text: str | None = None
     """What make_codec makes it from in another process; None where it cannot."""
+
+    @property
+    def learned(self) -> bool:
+        return self.parameters is not None
 
 
 def make_codec(text: str, device: str = "auto") -> FileCodec:
@@ -72,7 +76,9 @@ def make_codec(text: str, device: str = "auto") -> FileCodec:
     else:
         path = Path(model)  # runs/001/model.safetensors is lic-001: every run's export has the same name
         stem = path.parent.name if path.stem == "model" and path.parent.name else path.stem
-        made = lic_codec(lic.load(model or None, device=device), levels, name=f"lic-{stem}" if model else "lic")
+        made = lic_codec(
+            lic.load(model or None, device, backend="torch"), levels, name=f"lic-{stem}" if model else "lic"
+        )
     return replace(made, text=text)
 
 
@@ -113,7 +119,7 @@ def lic_codec(model, qualities: Iterable[int] = (), name: str = "lic") -> FileCo
 
     return FileCodec(
         name, f"model {model.id}, {_about(parameters, kmac, model.precision, device)}", ".lic", levels or QUALITIES,
-        model.compress, model.decompress, estimate, model, parameters, kmac, model.precision, device,
+        model.compress, model.decompress, estimate if kmac else None, model, parameters, kmac, model.precision, device,
     )  # fmt: skip
 
 
@@ -147,8 +153,9 @@ def check_unique(what: str, names: Sequence) -> None:
         raise LicError(f"the {what} {twice[0]!r} is there twice")
 
 
-def _about(parameters: int, kmac: tuple[float, float], precision: str, device: str) -> str:
-    arithmetic = f"{parameters / 1e6:.2f} M parameters, {kmac[0]:.1f} + {kmac[1]:.1f} kMAC/pixel"
+def _about(parameters: int, kmac: tuple[float, float] | None, precision: str, device: str) -> str:
+    arithmetic = f"{parameters / 1e6:.2f} M parameters"
+    arithmetic += f", {kmac[0]:.1f} + {kmac[1]:.1f} kMAC/pixel" if kmac else ""
     return f"{arithmetic}, {precision} on {device_name(device)}"
 
 
