@@ -78,7 +78,7 @@ def pick_device(name: str, backend: str = "auto") -> str:
     if name == "cuda":
         if backend == "onnx":
             raise LicError("the backend onnx runs on the CPU alone: leave --device cuda out, or take torch")
-        machine.require("train", "torch")
+        machine.require("torch", "train", "--device cuda")
     elif name == "cpu" or backend == "onnx" or not machine.may_have_gpu() or not find_spec("torch"):
         return "cpu"
     import torch

@@ -104,6 +104,12 @@ class ModelConfig:
         return self.lmbda[0] if quality is None else self.lmbda[0] * (self.lmbda[1] / self.lmbda[0]) ** (quality / 100)
 
 
+def check_precision(name: str) -> None:
+    """LicError for what is no precision of a network."""
+    if name not in ("auto", "fp32"):
+        raise LicError(f"the precision must be auto or fp32, not {name!r}")
+
+
 @dataclass
 class DataConfig:
     """Where the images come from and how a training patch is cut.

@@ -77,11 +77,10 @@ def version(package: str) -> str | None:
         return None
 
 
-def require(extra: str, *packages: str) -> None:
-    """LicError with the remedy where one of these packages is not installed."""
-    for package in packages:
-        if package not in sys.modules and importlib.util.find_spec(package) is None:
-            raise LicError(f"this needs the package {package}, which is not installed: pip install 'lic[{extra}]'")
+def require(package: str, extra: str, what: str) -> None:
+    """LicError with the remedy where a package is not installed that something needs."""
+    if package not in sys.modules and importlib.util.find_spec(package) is None:
+        raise LicError(f"{what} needs the package {package}, which is not installed: pip install 'lic[{extra}]'")
 
 
 def may_have_gpu() -> bool:

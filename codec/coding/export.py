@@ -32,7 +32,7 @@ def graphs_of(network: Network, tensors: dict[str, NDArray]) -> dict[str, NDArra
     graphs of the network, which is told in a line on stderr.
     """
     try:
-        require("train", "onnx")
+        require("onnx", "train", "making graphs")
         from codec.network.graphs import build_graphs
 
         graphs = build_graphs(network)

@@ -24,7 +24,7 @@ from codec.coding.backend import Backend
 from codec.coding.codec import Codec
 from codec.coding.onnx_backend import OnnxBackend
 from codec.coding.tables import CodecTables
-from codec.config import ModelConfig, from_dict
+from codec.config import ModelConfig, check_precision, from_dict
 from codec.errors import LicError
 from codec.files import write_atomically
 from codec.machine import require
@@ -123,7 +123,7 @@ def load_model(
         config = configuration(metadata["config"])
         if backend == "auto":
             backend = "onnx" if str(device) == "cpu" and "graph.g_a" in tensors else "torch"
-        runs = _onnx(config, tensors) if backend == "onnx" else _torch(config, tensors, device, precision)
+        runs = _onnx(config, tensors, precision) if backend == "onnx" else _torch(config, tensors, device, precision)
         return Codec(runs, CodecTables.from_tensors(tensors, config), metadata["id"], replaced(metadata))
     except ValueError as error:
         raise ModelError(f"{path} is not a model that can be used: {_one_line(error)}") from error
@@ -149,7 +149,8 @@ def weights_of(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return weights
 
 
-def _onnx(config: ModelConfig, tensors: dict[str, np.ndarray]) -> OnnxBackend:
+def _onnx(config: ModelConfig, tensors: dict[str, np.ndarray], precision: str) -> OnnxBackend:
+    check_precision(precision)
     if "graph.g_a" not in tensors:
         raise LicError("it has no graphs for ONNX Runtime: take the backend torch")
     weights_of(tensors)
@@ -158,7 +159,8 @@ def _onnx(config: ModelConfig, tensors: dict[str, np.ndarray]) -> OnnxBackend:
 
 def _torch(config: ModelConfig, tensors: dict[str, np.ndarray], device: str | torch.device, precision: str) -> Backend:
     """The network of a configuration with its weights; LicError if they do not go together, or nowhere."""
-    require("train", "torch")
+    graphs = "the backend torch" if "graph.g_a" in tensors else "a model without graphs for ONNX Runtime"
+    require("torch", "train", graphs)
     import torch
 
     from codec.coding.torch_backend import TorchBackend
@@ -239,7 +241,7 @@ def shared_model(name: str | None = None, id: str | None = None, device: str = "
         path = find_model(name, id)
         own = about(path)["id"]
         if (own, device, backend) not in _shared:
-            _shared[own, device, backend] = load_model(path, device, backend=backend)
+            _shared[own, device, backend] = load_model(path, device, "auto", backend)
         if name is not None or id is None:
             return _shared[own, device, backend]
         _shared[id, device, backend] = _shared[own, device, backend]  # id may be one that it replaces

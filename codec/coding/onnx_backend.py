@@ -142,6 +142,7 @@ def open_session(tensors: dict[str, NDArray], name: str) -> InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = machine.threads()
     options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = False  # it never gives back; allocating anew takes no longer
     options.log_severity_level = 3
     values = {own: onnxruntime.OrtValue.ortvalue_from_numpy(array) for own, array in handed_over(tensors, name).items()}
     options.add_external_initializers(list(values), list(values.values()))

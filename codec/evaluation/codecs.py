@@ -76,9 +76,8 @@ def make_codec(text: str, device: str = "auto") -> FileCodec:
     else:
         path = Path(model)  # runs/001/model.safetensors is lic-001: every run's export has the same name
         stem = path.parent.name if path.stem == "model" and path.parent.name else path.stem
-        made = lic_codec(
-            lic.load(model or None, device, backend="torch"), levels, name=f"lic-{stem}" if model else "lic"
-        )
+        loaded = lic.load(model or None, device, backend="torch")  # which tells estimated bits
+        made = lic_codec(loaded, levels, name=f"lic-{stem}" if model else "lic")
     return replace(made, text=text)
 
 

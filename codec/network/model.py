@@ -41,7 +41,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from codec.config import REACH, ModelConfig
+from codec.config import REACH, ModelConfig, check_precision
 from codec.errors import LicError
 from codec.machine import has_native_bf16
 from codec.network.hyper import HYPER_TRANSFORMS, Constants
@@ -103,8 +103,7 @@ class Network(nn.Module, ABC):
 
     def use_bf16(self, precision: str = "auto") -> "Network":
         """Precision of the trunks: `auto` is bf16 where the device has it natively, `fp32` never."""
-        if precision not in ("auto", "fp32"):
-            raise LicError(f"the precision must be auto or fp32, not {precision!r}")
+        check_precision(precision)
         self.bf16 = precision == "auto" and has_native_bf16(self.device)
         return self
 
