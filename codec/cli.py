@@ -1,4 +1,4 @@
-"""The command line: lic compress, decompress, info, models, plot, demo.
+"""The command line: lic compress, decompress, info, models, export, plot, demo.
 
 Data goes to files or, for `-`, to stdout; messages go to stderr. Exit code 0: all done, 1: something failed (one line
 each), 2: the command line makes no sense. torch is imported only by the commands that need it.
@@ -7,13 +7,13 @@ each), 2: the command line makes no sense. torch is imported only by the command
 import argparse
 import io
 import json
-import math
 import os
 import sys
 from collections import Counter
 from pathlib import Path
 
 import codec
+from codec.arguments import EXPORTED, positive, quality, rate, rectangle, score
 from codec.batch.jobs import Work, complaint, run, say
 from codec.batch.plan import expand, plan, remove_temporaries, share
 from codec.container import bitstream
@@ -168,42 +168,13 @@ def demo(args: argparse.Namespace) -> int:
     return run_demo(args.out, args.device)
 
 
-def positive(text: str) -> int:
-    """A number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
-    return int(text)
+def export(args: argparse.Namespace) -> int:
+    from codec.coding.export import write_graphs
+    from codec.coding.models import find_model
 
-
-def quality(text: str) -> int:
-    """A number from 0 to 100."""
-    if not text.isdecimal() or int(text) > 100:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 100")
-    return int(text)
-
-
-def rate(text: str) -> float:
-    """A finite number above 0."""
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not above 0 and finite")
-    return value
-
-
-def score(text: str) -> float:
-    """A number of at most 100."""
-    value = float(text)
-    if not -math.inf < value <= 100:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a score of at most 100")
-    return value
-
-
-def rectangle(text: str) -> tuple[int, int, int, int]:
-    """Left, top, width and height."""
-    parts = text.split(",")
-    if len(parts) != 4 or not all(part.isdecimal() for part in parts) or "0" in parts[2:]:
-        raise argparse.ArgumentTypeError(f"{text!r} is not X,Y,W,H in pixels, such as 0,0,640,480")
-    return tuple(map(int, parts))
+    for path in write_graphs(find_model(args.model), args.folder, args.force):
+        say(f"{args.model} -> {path}")
+    return 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -294,6 +265,15 @@ def parser() -> argparse.ArgumentParser:
         "models", parents=[common], help="the models at hand: size, prior, parameters, kMAC/pixel, rates"
     )
     sub.set_defaults(run=models)
+    sub = commands.add_parser(
+        "export", parents=[common], help="a model -> ONNX files for other runtimes",
+        description="The networks of a model as ONNX files that hold all they need.", epilog=EXPORTED,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    sub.add_argument("model", metavar="MODEL", help="name of a model or its .safetensors file")
+    sub.add_argument("folder", type=Path, metavar="DIR", help="folder of g_a.onnx, g_s.onnx, h_a.onnx and h_s.onnx")
+    sub.add_argument("-f", "--force", action="store_true", help="replace existing files")
+    sub.set_defaults(run=export)
     sub = commands.add_parser("plot", parents=[common], help="training runs or results of eval.py -> a figure")
     sub.add_argument(
         "inputs", nargs="+", metavar="RUN", help="run folders or logs (.jsonl), or results (.json) of eval.py"

@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 
 from codec.coding.backend import Backend
 from codec.coding.models import read_model, replaced, write_model
-from codec.coding.onnx_backend import OnnxBackend
+from codec.coding.onnx_backend import OnnxBackend, handed_over
 from codec.coding.tiles import full
 from codec.config import CELL
 from codec.errors import LicError
+from codec.files import refuse_existing, write_atomically
 from codec.machine import require
 
 if TYPE_CHECKING:
     from codec.network.model import Network
 
+NAMES = ("g_a", "g_s", "h_a", "h_s")
 CHECKED = (40, 72)  # pixels of the noise that graphs are checked on: sides that are mirrored at each stage
 
 
@@ -54,6 +56,28 @@ def add_graphs(path: Path | str) -> str:
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("graph.")}
     about = metadata | {"replaces": ",".join([metadata["id"], *replaced(metadata)])}
     return write_model(path, metadata["config"], tensors | graphs_of(network, tensors), about)
+
+
+def write_graphs(path: Path | str, folder: Path, replace: bool = False) -> list[Path]:
+    """The graphs of a model file as ONNX files with their weights; returns their paths. LicError where there are none,
+    or a file is there, unless it may be replaced.
+    """
+    require("onnx", "train", "lic export")
+    import onnx
+
+    _, tensors = read_model(path)
+    files = {name: folder / f"{name}.onnx" for name in NAMES if f"graph.{name}" in tensors}
+    if not files:
+        raise LicError(f"{path} has no graphs")
+    refuse_existing([str(file) for file in files.values()], replace)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, file in files.items():
+        model, weights = onnx.load_from_string(tensors[f"graph.{name}"].tobytes()), handed_over(tensors, name)
+        for declared in model.graph.initializer:
+            if declared.name in weights:
+                declared.CopyFrom(onnx.numpy_helper.from_array(weights[declared.name], declared.name))
+        write_atomically(file, model.SerializeToString(), replace=replace)
+    return list(files.values())
 
 
 def _check(network: Network, theirs: Backend) -> None:
