@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import subprocess
@@ -78,9 +77,14 @@ def version(package: str) -> str | None:
 
 
 def require(package: str, extra: str, what: str) -> None:
-    """LicError with the remedy where a package is not installed that something needs."""
-    if package not in sys.modules and importlib.util.find_spec(package) is None:
-        raise LicError(f"{what} needs the package {package}, which is not installed: pip install 'lic[{extra}]'")
+    """Import a package that something needs; LicError with the remedy where it is not installed."""
+    try:
+        importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        remedy = f"pip install 'lic[{extra}]'"
+        raise LicError(f"{what} needs the package {package}, which is not installed: {remedy}") from None
 
 
 def may_have_gpu() -> bool:

@@ -113,7 +113,7 @@ def _same(name: str, ours: NDArray, theirs: NDArray, most: int | None = None, of
     """LicError unless arrays are equal up to `most` in a share `often` of them, by default up to rounding."""
     if ours.shape == theirs.shape:
         difference = np.abs(ours.astype(np.float64) - theirs)
-        limit = 1e-4 * (1 + np.abs(ours).max()) if most is None else most
+        limit = 2e-5 * (1 + np.abs(ours).max()) if most is None else most
         if difference.max() <= limit and (most is None or (difference > 0).mean() <= often):
             return
     raise LicError(f"the graph of {name} does not compute what PyTorch does")
