@@ -23,6 +23,7 @@ from codec.config import CELL, REACH
 from codec.container import bitstream
 from codec.network import layers
 from codec.network.calibrate import fit
+from codec.network.graph import LAYERS
 from codec.network.pixels import to_tensor
 from codec.network.transforms import FastAnalysis
 
@@ -141,6 +142,9 @@ def test_a_layer_that_graphs_do_not_know_is_told_and_left_to_torch(photo, tmp_pa
     assert load_model(tmp_path / "a.safetensors", backend="auto").compress(photo)
     with pytest.raises(ModelError, match="it has no graphs"):
         load_model(tmp_path / "a.safetensors", backend="onnx")
+    monkeypatch.setitem(LAYERS, Wide, lambda g, wide, x: x + g.module(wide.layer, x))  # the README's line
+    export(tiny_network(photo, ONE_LAMBDA), tmp_path / "a.safetensors")
+    assert load_model(tmp_path / "a.safetensors", backend="onnx").compress(photo)
 
 
 def test_a_layer_that_was_changed_in_pytorch_alone_is_seen(photo, tmp_path, capsys, monkeypatch):
