@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import json
 import math
-import tomllib
 from dataclasses import dataclass, field
 from itertools import pairwise
 from numbers import Integral
@@ -277,6 +276,8 @@ def to_dict(config: Config) -> dict[str, dict[str, Any]]:
 
 def load(path: Path | str) -> dict[str, dict[str, Any]]:
     """Tables of a TOML file; from_dict checks what is in them once the command line has been merged in."""
+    import tomllib
+
     with open(path, "rb") as file:
         try:
             tables = tomllib.load(file)

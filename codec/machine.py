@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.metadata
+import importlib
 import os
 import platform
 import subprocess
@@ -70,6 +70,8 @@ def threads() -> int:
 
 def version(package: str) -> str | None:
     """Of an installed package; None if it is not there."""
+    import importlib.metadata
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

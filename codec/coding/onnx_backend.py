@@ -143,6 +143,11 @@ def open_session(tensors: dict[str, NDArray], name: str) -> InferenceSession:
     options.intra_op_num_threads = machine.threads()
     options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = False  # it never gives back; allocating anew takes no longer
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # threads that wait sleep: codec/machine.py
+    if name.startswith("h_"):  # small: to optimise them takes longer than they run
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     values = {own: onnxruntime.OrtValue.ortvalue_from_numpy(array) for own, array in handed_over(tensors, name).items()}
     options.add_external_initializers(list(values), list(values.values()))
