@@ -45,9 +45,14 @@ class OnnxBackend:
         self.config.check_quality(quality)
         if quality is not None:
             inputs["quality"] = np.array([quality], np.float32)
-        if name not in self._sessions:
-            self._sessions[name] = open_session(self.tensors, name)
-        return self._sessions[name].run(outputs, inputs)
+        try:
+            if name not in self._sessions:
+                self._sessions[name] = open_session(self.tensors, name)
+            return self._sessions[name].run(outputs, inputs)
+        except LicError:
+            raise
+        except Exception as error:  # ONNX Runtime has classes of its own; the id says that nothing was changed since
+            raise LicError(f"the graph of {name} cannot be run: {' '.join(str(error).split())}") from error
 
     def analyse(self, pixels: NDArray[np.uint8], quality: int | None) -> NDArray[np.float32]:
         return self._run("g_a", ["v"], quality, image=pixels)[0]
@@ -143,9 +148,7 @@ def open_session(tensors: dict[str, NDArray], name: str) -> InferenceSession:
     options.intra_op_num_threads = machine.threads()
     options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = False  # it never gives back; allocating anew takes no longer
-    options.add_session_config_entry(
-        "session.intra_op.allow_spinning", "0"
-    )  # threads that wait sleep: codec/machine.py
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads sleep
     if name.startswith("h_"):  # small: to optimise them takes longer than they run
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
