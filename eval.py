@@ -25,8 +25,11 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: codec/machine.py says why
 
-import numpy as np
-import torch
+try:
+    import numpy as np
+    import torch
+except ModuleNotFoundError as error:
+    sys.exit(f"eval.py: {error.name} is not installed: pip install -e '.[train]'")
 
 from codec.coding.codec import Codec
 from codec.coding.tiles import Latent, planes

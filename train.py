@@ -35,9 +35,12 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: codec/machine.py says why
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+try:
+    import numpy as np
+    import torch
+    from torch import Tensor, nn
+except ModuleNotFoundError as error:
+    sys.exit(f"train.py: {error.name} is not installed: pip install -e '.[train]'")
 
 import codec
 from codec import config as configuration

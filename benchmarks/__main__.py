@@ -3,6 +3,7 @@
     python -m benchmarks                    everything below with its defaults (gpu only where there is one)
     python -m benchmarks codecs             images to bytes and back, and the start-up of the command line
     python -m benchmarks entropy            integers to bytes and back
+    python -m benchmarks startup            one image, a process each: seconds, memory; ONNX Runtime beside PyTorch
     python -m benchmarks jobs               many files: worker processes beside independent ones
     python -m benchmarks gpu                1920x1080 on one GPU, pipelined; exits with 1 where there is none
     python -m benchmarks memory             an image of 100 megapixels: peak memory, time per megapixel
@@ -26,11 +27,12 @@ from typing import Any
 
 import torch
 
-from benchmarks import codecs, entropy, gpu, jobs, memory, training
+from benchmarks import codecs, entropy, gpu, jobs, memory, startup, training
 from codec.coding.models import DEFAULT
 
 BENCHMARKS = {
-    "codecs": codecs, "entropy": entropy, "memory": memory, "jobs": jobs, "gpu": gpu, "training": training,
+    "codecs": codecs, "entropy": entropy, "startup": startup, "memory": memory, "jobs": jobs, "gpu": gpu,
+    "training": training,
 }  # fmt: skip
 
 

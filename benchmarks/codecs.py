@@ -86,7 +86,7 @@ def make(entry: Entry, image: Image.Image) -> Contender:
     """The contender of an entry; a peer is scaled to `image`. ImportError or OSError where it is not at hand."""
     kind, quality = entry.kind, entry.quality
     if kind == "lic":
-        model = codec.load(str(entry.model), "cpu", "fp32" if entry.dtype == "fp32" else "auto")
+        model = codec.load(str(entry.model), "cpu", "fp32" if entry.dtype == "fp32" else "auto", "torch")
         name = f"lic {entry.model.stem} {model.precision}"
         about = f"model {model.id}, quality {quality}, {model.backend.parameters / 1e6:.2f} M parameters"
         return Contender(entry, name, about, model.id, lambda image: model.compress(image, quality), model.decompress)
@@ -111,7 +111,7 @@ def choose_quality(encode: Callable[[Image.Image, int], bytes], images: list[Ima
 def contenders(path: Path, images: list[Image.Image]) -> tuple[list[Contender], dict[str, str]]:
     """Everyone who can take part, ours first, and why the others cannot. Networks run on all threads, and on one."""
     dtypes = ("bf16", "fp32") if has_native_bf16(torch.device("cpu")) else ("fp32",)
-    model = codec.load(str(path), "cpu")
+    model = codec.load(str(path), "cpu", backend="torch")
     quality = choose_quality(model.compress, images) if model.config.variable_rate else None
     entries = []
     for threads in sorted({torch.get_num_threads(), 1}, reverse=True):

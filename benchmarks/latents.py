@@ -165,7 +165,7 @@ def trained_case(size: tuple[int, int], count: int, name: str, folder: Path | No
     """
     import torch
 
-    model = codec.load(str(find_model(name)), "cpu")
+    model = codec.load(str(find_model(name)), "cpu", backend="torch")
     net = model.backend.network
     quality = QUALITY if net.config.variable_rate else None
     images = [planes(image) for image in photographs(folder)]

@@ -18,7 +18,7 @@ from codec.files import find_images, sample_images
 from codec.machine import device_name, version
 
 SIZE = (768, 512)  # width and height of the photographs of the Kodak set
-PACKAGES = ("torch", "numpy", "numba", "pillow", "compressai", "constriction")
+PACKAGES = ("torch", "onnxruntime", "numpy", "numba", "pillow", "compressai", "constriction")
 
 K, T = TypeVar("K"), TypeVar("T")
 

@@ -5,9 +5,10 @@
     python -m benchmarks.portability decode --model NAME|FILE --out DIR
         decodes all of them in every cell of its own: run it with another torch, on another machine; DIR is all it needs
 
-A cell is {cpu, cuda} x {1, 2 threads} x {fp32, bf16 trunks} x {alone, batch of 4}. Symbols must be equal. Images of
-fp32 cells may differ from the kept one by 1 grey level in 0.1 % of the samples, those of bf16 cells by 0.02 dB in PSNR,
-each on every image. Exit code 1 if a limit is broken or a file cannot be decoded.
+A cell is PyTorch on {cpu, cuda} x {1, 2 threads} x {fp32, bf16 trunks}, or ONNX Runtime on the CPU with the threads of
+the process, x {alone, batch of 4}. Symbols must be equal. Images of fp32 cells may differ from the kept one by 1 grey
+level in 0.1 % of the samples, those of bf16 cells by 0.02 dB in PSNR, each on every image. Exit code 1 if a limit is
+broken or a file cannot be decoded.
 
 benchmarks/results/portability.log was made so, A and B being Python environments with two versions of torch:
 
@@ -34,6 +35,7 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
+import onnxruntime
 import torch
 from PIL import Image
 
@@ -45,7 +47,7 @@ from codec.config import CELL
 from codec.container import bitstream
 from codec.evaluation.metrics import psnr
 from codec.files import find_images
-from codec.machine import device_name
+from codec.machine import device_name, threads
 
 BATCH = 4
 QUALITIES = (10, 50)
@@ -56,14 +58,14 @@ MOST_DB = 0.02  # between bf16 and fp32
 class Cell(NamedTuple):
     """How a codec is run."""
 
-    device: str
+    device: str  # or onnx
     threads: int
     precision: str
     batch: int
 
     def __str__(self) -> str:
-        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
-        return f"{self.device}, {threads}, {self.precision}, {'alone' if self.batch == 1 else f'batch of {self.batch}'}"
+        count = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{self.device}, {count}, {self.precision}, {'alone' if self.batch == 1 else f'batch of {self.batch}'}"
 
 
 REFERENCE = Cell("cpu", 1, "fp32", 1)
@@ -72,7 +74,8 @@ REFERENCE = Cell("cpu", 1, "fp32", 1)
 def cells() -> list[Cell]:
     """All that this machine offers."""
     devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-    return [Cell(*parts) for parts in product(devices, (1, 2), ("fp32", "bf16"), (1, BATCH))]
+    in_torch = [Cell(*parts) for parts in product(devices, (1, 2), ("fp32", "bf16"), (1, BATCH))]
+    return in_torch + [Cell("onnx", threads(), "fp32", batch) for batch in (1, BATCH)]
 
 
 class Models:
@@ -82,6 +85,9 @@ class Models:
         self.path, self.name, self.on = find_model(name), Path(name).stem, {}
 
     def at(self, cell: Cell) -> Codec:
+        if cell.device == "onnx":
+            model = self.on["onnx"] = self.on.get("onnx") or load_model(self.path, backend="onnx")
+            return model
         torch.set_num_threads(cell.threads)
         model = self.on[cell.device] = self.on.get(cell.device) or load_model(self.path, cell.device, "fp32")
         model.backend.network.bf16 = cell.precision == "bf16"  # also where it is emulated
@@ -93,8 +99,9 @@ def here() -> str:
     devices = [device_name("cpu").rpartition(",")[0], *([device_name("cuda")] if torch.cuda.is_available() else [])]
     vectors = torch.backends.cpu.get_cpu_capability()
     return (
-        f"torch {torch.__version__}, numpy {np.__version__}, numba {numba.__version__}, python "
-        f"{platform.python_version()}, {platform.machine()} {vectors}, {' and '.join(devices)}"
+        f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, numpy {np.__version__}, "
+        f"numba {numba.__version__}, python {platform.python_version()}, {platform.machine()} {vectors}, "
+        f"{' and '.join(devices)}"
     )
 
 

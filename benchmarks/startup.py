@@ -1,7 +1,12 @@
 """Start-up: what a fresh process costs, from its first instruction to its end, beside a plain import.
 
-Part of `python -m benchmarks codecs` (the command line beside `import torch`) and of `python -m benchmarks entropy`
-(entropy coders beside `import numpy`). Processes take turns; the first turn, which fills caches, is not measured.
+    python -m benchmarks startup [--data DIR] [--model NAME|FILE] [--rounds N] [--out DIR]
+
+One image compressed and decompressed by `lic` in both backends and by Pillow as AVIF and WebP, PNG in and PNG out, each
+in a process of its own, beside `import torch`: seconds and peak memory; and the time of the networks alone in ONNX
+Runtime beside that in PyTorch, fp32, on the same threads. Parts of it are in `python -m benchmarks codecs`; `python -m
+benchmarks entropy` has entropy coders beside `import numpy`. Processes take turns; the first turn, which fills caches,
+is not measured.
 """
 
 import subprocess
@@ -14,7 +19,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.measure import Spread, ratios, table, take_turns
+from benchmarks.measure import Report, Spread, machine, machine_line, photographs, ratios, table, take_turns
+from codec.coding.codec import Codec
+from codec.coding.models import find_model, load_model
+from codec.coding.tiles import planes
 
 ROUNDS = 5
 
@@ -78,6 +86,98 @@ def command_line(model: Path, image: Image.Image) -> dict[str, list[float]]:
                 "lic decompress": [*lic, "decompress", coded, "-o", decoded, *options],
             }
         )
+
+
+PILLOW = """
+import sys
+from PIL import Image
+Image.open(sys.argv[1]).save(sys.argv[2], **eval(sys.argv[3]))
+"""
+PEAK = """
+import re, sys
+arguments = sys.argv[1:]
+script = arguments.pop(0)
+sys.argv = ["-c", *arguments]
+exec(script)
+print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1], file=sys.__stdout__)
+"""
+LIC = "import sys; from codec.cli import main; assert main(sys.argv[1:]) == 0"
+RIVALS = {"AVIF": dict(quality=60, speed=6, subsampling="4:4:4"), "WebP": dict(quality=75, method=6)}
+
+
+def scripts(folder: Path, model: Path, image: Image.Image) -> dict[str, list[str]]:
+    """A script and its arguments for each process; files lie in the folder."""
+    photo, decoded = str(folder / "photo.png"), str(folder / "decoded.png")
+    image.save(photo)
+    wanted = {"import torch": ["import torch"]}
+    for backend in ("onnx", "torch"):
+        coded, options = str(folder / f"{backend}.lic"), ["-f", "-m", str(model), "--backend", backend]
+        wanted[f"lic compress, {backend}"] = [LIC, "compress", photo, "-o", coded, *options]
+        wanted[f"lic decompress, {backend}"] = [LIC, "decompress", coded, "-o", decoded, *options]
+    for name, options in RIVALS.items():
+        coded = str(folder / f"coded.{name.lower()}")
+        wanted[f"Pillow to {name}"] = [PILLOW, photo, coded, repr(options)]
+        wanted[f"Pillow from {name}"] = [PILLOW, coded, decoded, "{}"]
+    return wanted
+
+
+def peak(script: list[str]) -> int:
+    """Bytes of the largest resident set of a script's process; by itself, since it inherits the peak of its parent."""
+    done = subprocess.run([sys.executable, "-c", PEAK, *script], check=True, capture_output=True, text=True)
+    return 1024 * int(done.stdout.split()[-1])
+
+
+def networks(model: Path, image: Image.Image, rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds of the networks of the encoder and of the decoder, by backend, in each round."""
+    loaded = {name: load_model(model, "cpu", "fp32", name) for name in ("onnx", "torch")}
+    quality, pixels = loaded["onnx"].qualities[len(loaded["onnx"].qualities) // 2], planes(image)
+
+    def encode(codec: Codec) -> float:
+        start = time.perf_counter()
+        codec.latent(pixels, quality)
+        return time.perf_counter() - start
+
+    def decode(codec: Codec) -> float:
+        start = time.perf_counter()
+        codec.reconstruct(latent, pixels.shape[2:], quality)
+        return time.perf_counter() - start
+
+    latent = loaded["onnx"].latent(pixels, quality)
+    ways = {"encoder": encode, "decoder": decode}
+    return {
+        way: take_turns({name: partial(work, codec) for name, codec in loaded.items()}, rounds)
+        for way, work in ways.items()
+    }
+
+
+def run(data: Path | None, model: str, rounds: int) -> Report:
+    """Measure all of it; OSError or ValueError says what is missing."""
+    about, image, path = machine(), photographs(data)[0], find_model(model)
+    with tempfile.TemporaryDirectory() as folder:
+        wanted = scripts(Path(folder), path, image)
+        commands = {name: [sys.executable, "-c", *script] for name, script in wanted.items()}
+        times = take_turns({name: partial(timed, command) for name, command in commands.items()}, rounds)
+        memory = {name: peak(script) for name, script in wanted.items()}
+    base, *_ = times.values()
+    rows = [
+        [name, f"{Spread.of(mine):.2f}", f"{ratios(mine, base):.2f}", f"{memory[name] / 1e6:.0f}"]
+        for name, mine in times.items()
+    ]
+    network = networks(path, image, 3 * rounds)
+    inside = [
+        [way, *(f"{1e3 * Spread.of(mine[name]).median:.1f}" for name in mine), f"{ratios(*mine.values()):.2f}"]
+        for way, mine in network.items()
+    ]
+    markdown = "\n\n".join(
+        [
+            f"# One {image.width}x{image.height} image, a process for each way",
+            f"Model {path.stem}; {rounds} rounds, median (quartiles). " + machine_line(about),
+            table(["process", "seconds", "ratio to import torch", "peak memory, MB"], rows),
+            table(["networks and quantizing, fp32", "onnx, ms", "torch, ms", "ratio"], inside),
+        ]
+    )
+    everything = {"machine": about, "seconds": times, "peak bytes": memory, "network seconds": network}
+    return Report("startup", markdown, everything)
 
 
 def coders(absent: Collection[str]) -> dict[str, list[float]]:

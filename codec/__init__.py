@@ -5,14 +5,16 @@
     >>> data = model.compress(image, quality=50)               # a PIL image in, the bytes of a .lic file out
     >>> image = codec.decompress(data)                         # finds the model by the id in the file
 
-Importing this package imports neither torch nor the network; `load` and `decompress` do.
+Importing this package imports nothing that runs networks; `load` and `decompress` do: ONNX Runtime, or PyTorch.
 """
 
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from codec import machine
 from codec.container.bitstream import MAX_PIXELS, FormatError, Header, Section
 from codec.errors import LicError
 
@@ -26,17 +28,19 @@ DEFAULT_QUALITY = 50
 __all__ = ["FormatError", "decompress", "load"]
 
 
-def load(model: str | None = None, device: str = "auto", precision: str = "auto") -> Codec:
+def load(model: str | None = None, device: str = "auto", precision: str = "auto", backend: str = "auto") -> Codec:
     """An exported model by name or by path of its .safetensors file; none: the default model, `photo`, which is trained
     for how pictures look (SSIMULACRA 2). `fast`, the same network, is trained for squared error (PSNR).
 
-    `device` is auto (the GPU if there is one), cpu or cuda; `precision` auto runs the transforms' trunks in bfloat16
-    where the device has it natively, fp32 never. Raises checkpoint.ModelError if there is no such model or its file is
-    damaged.
+    `device` is auto (the GPU if PyTorch has one), cpu or cuda. `backend` is onnx (ONNX Runtime, on a CPU), torch, or
+    auto: onnx on a CPU, where PyTorch is installed, too. `precision` auto has PyTorch run the transforms' trunks in
+    bfloat16 where the device has it natively, fp32 never; ONNX Runtime always takes fp32. Raises checkpoint.ModelError
+    if there is no such model or its file is damaged.
     """
     from codec.coding import models as checkpoint
 
-    return checkpoint.load_model(checkpoint.find_model(model or checkpoint.DEFAULT), pick_device(device), precision)
+    path = checkpoint.find_model(model or checkpoint.DEFAULT)
+    return checkpoint.load_model(path, pick_device(device, backend), precision, backend)
 
 
 def decompress(
@@ -45,6 +49,7 @@ def decompress(
     device: str = "auto",
     max_pixels: int = MAX_PIXELS,
     region: tuple[int, int, int, int] | None = None,
+    backend: str = "auto",
 ) -> Image.Image:
     """The image of a .lic file: RGB, L, RGBA or LA, with its metadata in `info`; with `region` (left, top, width,
     height) that part of it. FormatError if the bytes are damaged, ModelError if a model is needed and not at
@@ -55,21 +60,30 @@ def decompress(
     def paint(header: Header, sections: list[Section], box: modes.Corners) -> Image.Image:
         from codec.coding import models as checkpoint
 
-        return checkpoint.shared_model(id=header.model, device=pick_device(device)).paint(header, sections, box)
+        shared = checkpoint.shared_model(id=header.model, device=pick_device(device, backend), backend=backend)
+        return shared.paint(header, sections, box)
 
     return modes.decode(data, max_pixels, region, paint if model is None else model.paint)
 
 
-def pick_device(name: str) -> str:
-    """auto, cpu or cuda -> cpu or cuda; LicError for another name, or if the GPU asked for is not there. Under
-    torchrun, cuda is from here on the GPU of this process, its LOCAL_RANK; where processes outnumber GPUs, they share
-    them.
+def pick_device(name: str, backend: str = "auto") -> str:
+    """auto, cpu or cuda -> cpu or cuda; LicError for another name, if the GPU asked for is not there, or for a backend
+    that does not run on it. Under torchrun, cuda is from here on the GPU of this process, its LOCAL_RANK; where
+    processes outnumber GPUs, they share them.
     """
-    import torch
-
     if name not in ("auto", "cpu", "cuda"):
         raise LicError(f"the device must be auto, cpu or cuda, not {name!r}")
-    if name == "cpu" or not torch.cuda.is_available():
+    if backend not in ("auto", "onnx", "torch"):
+        raise LicError(f"the backend must be auto, onnx or torch, not {backend!r}")
+    if name == "cuda":
+        if backend == "onnx":
+            raise LicError("the backend onnx runs on the CPU alone: leave --device cuda out, or take torch")
+        machine.require("torch", "train", "--device cuda")
+    elif name == "cpu" or backend == "onnx" or not machine.may_have_gpu() or not find_spec("torch"):
+        return "cpu"
+    import torch
+
+    if not torch.cuda.is_available():
         if name == "cuda":
             raise LicError("--device cuda: torch finds no GPU here")
         return "cpu"

@@ -1,4 +1,4 @@
-"""The command line: lic compress, decompress, info, models, plot, demo.
+"""The command line: lic compress, decompress, info, models, export, plot, demo.
 
 Data goes to files or, for `-`, to stdout; messages go to stderr. Exit code 0: all done, 1: something failed (one line
 each), 2: the command line makes no sense. torch is imported only by the commands that need it.
@@ -7,13 +7,13 @@ each), 2: the command line makes no sense. torch is imported only by the command
 import argparse
 import io
 import json
-import math
 import os
 import sys
 from collections import Counter
 from pathlib import Path
 
 import codec
+from codec.arguments import EXPORTED, positive, quality, rate, rectangle, score
 from codec.batch.jobs import Work, complaint, run, say
 from codec.batch.plan import expand, plan, remove_temporaries, share
 from codec.container import bitstream
@@ -37,20 +37,9 @@ def convert(
 def compress(args: argparse.Namespace) -> int:
     from codec.batch.work import Compressor
 
-    options = (
-        "model",
-        "device",
-        "precision",
-        "quality",
-        "bpp",
-        "size",
-        "ssimulacra2",
-        "effort",
-        "strict",
-        "verify",
-        "resume",
-    )
-    work = Compressor(**{name: getattr(args, name) for name in options}, replace=args.force)
+    options = ("model", "device", "backend", "precision", "quality", "bpp", "size", "ssimulacra2", "effort")
+    given = {name: getattr(args, name) for name in (*options, "strict", "verify", "resume")}
+    work = Compressor(**given, replace=args.force)
     others: Counter = Counter()
     code = convert(args, IMAGES, ".lic", work, others)
     del others[".lic"]
@@ -62,7 +51,7 @@ def compress(args: argparse.Namespace) -> int:
 def decompress(args: argparse.Namespace) -> int:
     from codec.batch.work import Decompressor
 
-    work = Decompressor(args.model, args.device, args.force, args.resume, args.region)
+    work = Decompressor(args.model, args.device, args.backend, args.force, args.resume, args.region)
     return convert(args, LIC, ".png", work)
 
 
@@ -120,25 +109,29 @@ def in_words(row: dict) -> str:
 
 def models(args: argparse.Namespace) -> int:
     """One entry per model; rates are the export's entry `rates`, or else the range of lambda."""
+    from importlib.util import find_spec
+
     from codec.coding import models as checkpoint
     from codec.evaluation.cost import kmac_of
 
+    backend = "torch" if find_spec("torch") else "onnx"  # which does not count multiplications
     code, paths = 0, list(checkpoint.shipped())
     chosen = next((path for path in paths if path.stem == checkpoint.DEFAULT), None)
     for path in paths:
         try:
-            model = checkpoint.load_model(path)
+            model = checkpoint.load_model(path, backend=backend)
         except checkpoint.ModelError as error:
             say(f"lic: {error}")
             code = 1
             continue
-        encoder, decoder = kmac_of(model)
+        kmac = kmac_of(model)
+        work = f"{kmac[0]:.1f} / {kmac[1]:.1f} kMAC/pixel (encoder / decoder), " if kmac else ""
         rates = checkpoint.about(path).get("rates", "lambda " + " to ".join(f"{v:g}" for v in model.config.lmbda))
         default = " (default)" if path == chosen else ""
         print(
             f"{path.stem}{default}: id {model.id}, {path.stat().st_size / 1e6:.1f} MB, {model.config.prior}, "
-            f"{model.backend.parameters / 1e6:.2f} M parameters, {encoder:.1f} / {decoder:.1f} kMAC/pixel "
-            f"(encoder / decoder), {'quality 0..100, ' if model.config.variable_rate else ''}{rates}\n  {path}"
+            f"{model.backend.parameters / 1e6:.2f} M parameters, {work}"
+            f"{'quality 0..100, ' if model.config.variable_rate else ''}{rates}\n  {path}"
         )
     return code
 
@@ -177,42 +170,13 @@ def demo(args: argparse.Namespace) -> int:
     return run_demo(args.out, args.device)
 
 
-def positive(text: str) -> int:
-    """A number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
-    return int(text)
+def export(args: argparse.Namespace) -> int:
+    from codec.coding.export import write_graphs
+    from codec.coding.models import find_model
 
-
-def quality(text: str) -> int:
-    """A number from 0 to 100."""
-    if not text.isdecimal() or int(text) > 100:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 100")
-    return int(text)
-
-
-def rate(text: str) -> float:
-    """A finite number above 0."""
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not above 0 and finite")
-    return value
-
-
-def score(text: str) -> float:
-    """A number of at most 100."""
-    value = float(text)
-    if not -math.inf < value <= 100:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a score of at most 100")
-    return value
-
-
-def rectangle(text: str) -> tuple[int, int, int, int]:
-    """Left, top, width and height."""
-    parts = text.split(",")
-    if len(parts) != 4 or not all(part.isdecimal() for part in parts) or "0" in parts[2:]:
-        raise argparse.ArgumentTypeError(f"{text!r} is not X,Y,W,H in pixels, such as 0,0,640,480")
-    return tuple(map(int, parts))
+    for path in write_graphs(find_model(args.model), args.folder, args.force):
+        say(f"{args.model} -> {path}")
+    return 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -235,6 +199,10 @@ def parser() -> argparse.ArgumentParser:
     files.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the network runs (default: auto)"
     )
+    files.add_argument(
+        "--backend", choices=("auto", "onnx", "torch"), default="auto",
+        help="what runs the network: onnx (ONNX Runtime, on a CPU) or torch (default: onnx unless there is a GPU)",
+    )  # fmt: skip
     existing = files.add_mutually_exclusive_group()
     existing.add_argument("-f", "--force", action="store_true", help="replace existing output files")
     existing.add_argument(
@@ -271,7 +239,7 @@ def parser() -> argparse.ArgumentParser:
         "--precision",
         choices=("auto", "fp32"),
         default="auto",
-        help="auto: bf16 where the device has it natively (default: auto)",
+        help="of --backend torch; auto: bf16 where the device has it natively (default: auto)",
     )
     sub.add_argument(
         "--strict",
@@ -304,6 +272,15 @@ def parser() -> argparse.ArgumentParser:
         "models", parents=[common], help="the models at hand: size, prior, parameters, kMAC/pixel, rates"
     )
     sub.set_defaults(run=models)
+    sub = commands.add_parser(
+        "export", parents=[common], help="a model -> ONNX files for other runtimes",
+        description="The networks of a model as ONNX files that hold all they need.", epilog=EXPORTED,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    sub.add_argument("model", metavar="MODEL", help="name of a model or its .safetensors file")
+    sub.add_argument("folder", type=Path, metavar="DIR", help="folder of g_a.onnx, g_s.onnx, h_a.onnx and h_s.onnx")
+    sub.add_argument("-f", "--force", action="store_true", help="replace existing files")
+    sub.set_defaults(run=export)
     sub = commands.add_parser("plot", parents=[common], help="training runs or results of eval.py -> a figure")
     sub.add_argument(
         "inputs", nargs="+", metavar="RUN", help="run folders or logs (.jsonl), or results (.json) of eval.py"

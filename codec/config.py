@@ -10,9 +10,9 @@ import argparse
 import dataclasses
 import json
 import math
-import tomllib
 from dataclasses import dataclass, field
 from itertools import pairwise
+from numbers import Integral
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -96,9 +96,23 @@ class ModelConfig:
         """Every quality that a model can be asked for; None alone: it has no quality."""
         return list(range(101)) if self.variable_rate else [None]
 
+    def check_quality(self, quality: Any) -> None:
+        """LicError unless that is a quality which a model has: an integer in 0..100, or None for a fixed lambda."""
+        if not self.variable_rate:
+            if quality is not None:
+                raise LicError(f"this model was trained for one lambda and has no quality, but got {quality!r}")
+        elif not isinstance(quality, Integral) or isinstance(quality, bool) or not 0 <= quality <= 100:
+            raise LicError(f"quality must be an integer in 0..100, not {quality!r}")
+
     def lmbda_at(self, quality: Any) -> Any:
         """lambda of a quality 0..100, a number or a tensor, log-linear between both ends; None: of a fixed lambda."""
         return self.lmbda[0] if quality is None else self.lmbda[0] * (self.lmbda[1] / self.lmbda[0]) ** (quality / 100)
+
+
+def check_precision(name: str) -> None:
+    """LicError for what is no precision of a network."""
+    if name not in ("auto", "fp32"):
+        raise LicError(f"the precision must be auto or fp32, not {name!r}")
 
 
 @dataclass
@@ -268,6 +282,8 @@ def to_dict(config: Config) -> dict[str, dict[str, Any]]:
 
 def load(path: Path | str) -> dict[str, dict[str, Any]]:
     """Tables of a TOML file; from_dict checks what is in them once the command line has been merged in."""
+    import tomllib
+
     with open(path, "rb") as file:
         try:
             tables = tomllib.load(file)

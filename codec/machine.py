@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.metadata
+import importlib
 import os
 import platform
 import subprocess
@@ -16,6 +16,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from codec.errors import LicError
 
 if TYPE_CHECKING:
     import torch
@@ -50,19 +52,47 @@ def processor() -> str:
 
 def device_name(device: torch.device | str) -> str:
     """The name of a GPU, or of the processor with the number of threads in use."""
-    import torch
+    if str(device).startswith("cuda"):
+        import torch
 
-    if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{processor()}, {torch.get_num_threads()} threads"
+    torch = sys.modules.get("torch")  # where it is in use its own number counts
+    return f"{processor()}, {torch.get_num_threads() if torch else threads()} threads"
+
+
+def threads() -> int:
+    """How many threads computations take: OMP_NUM_THREADS, as in PyTorch, or one per processor of this process."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # may be a list, for nested regions
+    if wanted.isdecimal() and int(wanted):
+        return int(wanted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def version(package: str) -> str | None:
     """Of an installed package; None if it is not there."""
+    import importlib.metadata
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def require(package: str, extra: str, what: str) -> None:
+    """Import a package that something needs; LicError with the remedy where it is not installed."""
+    try:
+        importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        remedy = f"pip install 'lic[{extra}]'"
+        raise LicError(f"{what} needs the package {package}, which is not installed: {remedy}") from None
+
+
+def may_have_gpu() -> bool:
+    """Whether to ask PyTorch for a GPU, which takes long to import: not on Linux where there is no driver of one."""
+    drivers = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows below Linux
+    return "torch" in sys.modules or not sys.platform.startswith("linux") or any(map(os.path.exists, drivers))
 
 
 def has_native_bf16(device: torch.device) -> bool:

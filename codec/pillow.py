@@ -3,7 +3,7 @@
     import codec.pillow
     codec.pillow.register()                      # for this process; importing the module alone changes nothing
 
-    with Image.open("photo.lic") as image:       # size, mode and metadata; pixels, and PyTorch, when they are asked for
+    with Image.open("photo.lic") as image:       # size, mode and metadata; pixels when they are asked for
         image.save("photo.png")
     image.save("photo.lic", quality=60)          # 0 to 100; model=, a name or a file, if not the default
 

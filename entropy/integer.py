@@ -14,10 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ACTIVATION_BITS = 8  # an activation of 1.0 is the integer 2**8
-WEIGHT_BITS = 12  # a weight of 1.0 is the integer 2**12
-LARGEST = 2.0**16 - 1  # activations between layers are clamped to 0..LARGEST, 0 to 256 in real units
-EXACT = 2.0**53  # integers below it are exact in float64
+from entropy import exact
+from entropy.exact import ACTIVATION_BITS, LARGEST, WEIGHT_BITS
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -86,13 +84,9 @@ class IntegerConv2d(nn.Module):
         sums = torch.baddbmm(bias * unit, (weight.flatten(1) * unit).expand(B, -1, -1), columns)
         return floor(sums).view(B, -1, H - k + 1, W - k + 1)
 
-    @torch.no_grad()
     def check_bound(self, largest: float, offset: float = 0.0) -> None:
         """ValueError unless every sum is exact for inputs of magnitude up to `largest` and offsets up to `offset`,
         whatever their order.
         """
-        reach = to_grid(self.weight, WEIGHT_BITS).flatten(1).abs().sum(1) * largest
-        reach = reach + to_grid(self.bias, WEIGHT_BITS + ACTIVATION_BITS).abs() + 2**WEIGHT_BITS * offset
-        if not bool((reach < EXACT).all()):
-            channel = int(reach.argmax())
-            raise ValueError(f"output channel {channel} can reach {float(reach[channel]):.3g}; 2**53 is the limit")
+        weight, bias = (parameter.detach().cpu().numpy() for parameter in (self.weight, self.bias))
+        exact.check_bound(weight, bias, largest, offset)

@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+TRIED = {(0, 68)}  # versions of numba
+
 
 @functools.cache
 def numba_or_none():
@@ -70,12 +72,35 @@ class Kernel:
     def _compile(self, cache: bool) -> Callable:
         dispatcher = self._dispatcher(cache)
         for signature in self.signatures:
-            dispatcher.compile(signature)
+            if not (cache and _loaded(dispatcher, signature)):
+                dispatcher.compile(signature)
         dispatcher.disable_compile()  # or each mixture of read-only and writable arrays would be compiled anew
         return dispatcher
 
     def _dispatcher(self, cache: bool):
         return numba_or_none().njit(self.function, cache=cache, nogil=True, error_model="numpy")
+
+
+def _loaded(dispatcher, signature: str) -> bool:
+    """Take machine code from numba's cache, if it is there, without what numba imports and declares before it compiles
+    anything, which is most of the time. Done only with versions of numba that it was tried with.
+    """
+    from numba import version_info
+    from numba.core.runtime import rtsys
+
+    if version_info.short not in TRIED:
+        return False
+    context = dispatcher.targetctx
+    rtsys.initialize(context)
+    context.refresh = lambda: None  # on this object: hides the method of its class
+    try:
+        code = dispatcher._cache.load_overload(signature, context)
+    finally:
+        del context.refresh
+    if code is not None:
+        context.insert_user_function(code.entry_point, code.fndesc, [code.library])
+        dispatcher.add_overload(code)
+    return code is not None
 
 
 def kernel(*signatures: str) -> Callable[[Callable], Kernel]:

@@ -84,15 +84,28 @@ def hyper_fixed(models) -> Codec:
 
 
 @pytest.fixture(params=["tiny", "hyper"])
-def model(models, request) -> Codec:
+def torch_model(models, request) -> Codec:
     """Each of the all-rates models, in fp32."""
     return load_model(models / f"{request.param}.safetensors", precision="fp32")
 
 
-@pytest.fixture(params=["fixed", "hyper_fixed"])
+def in_both(*names: str) -> list:
+    """Parameters for models of these names in each backend."""
+    return [pytest.param((name, backend), id=f"{name}-{backend}") for name in names for backend in ("torch", "onnx")]
+
+
+@pytest.fixture(params=in_both("tiny", "hyper"))
+def model(models, request) -> Codec:
+    """Each of the all-rates models, in fp32, in each backend."""
+    name, backend = request.param
+    return load_model(models / f"{name}.safetensors", precision="fp32", backend=backend)
+
+
+@pytest.fixture(params=in_both("fixed", "hyper_fixed"))
 def model_fixed(models, request) -> Codec:
-    """Each of the models of one lambda, in fp32."""
-    return load_model(models / f"{request.param}.safetensors", precision="fp32")
+    """Each of the models of one lambda, in fp32, in each backend."""
+    name, backend = request.param
+    return load_model(models / f"{name}.safetensors", precision="fp32", backend=backend)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ def test_portability_decodes_what_it_encoded_and_sees_other_symbols_and_images(
     name, models, photos, tmp_path, capsys, monkeypatch
 ):
     some = [portability.REFERENCE, portability.Cell("cpu", 1, "fp32", 4), portability.Cell("cpu", 1, "bf16", 4)]
+    some.append(portability.Cell("onnx", 1, "fp32", 4))
     monkeypatch.setattr(portability, "cells", lambda: some)
     for i, photo in enumerate(photos[:2]):
         photo.save(tmp_path / f"{i}.png")

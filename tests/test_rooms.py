@@ -71,6 +71,24 @@ def test_imports_lead_downwards(module):
     assert own != "container" or not any(name.split(".")[0] == "torch" for name in others)
 
 
+WITH_TORCH = {  # beside the rooms network and training: what imports PyTorch when it is itself imported
+    "entropy.adaptive", "entropy.bridge", "entropy.conditional", "entropy.factorized", "entropy.integer",
+    "codec.coding.torch_backend", "codec.evaluation.compressai_models", "codec.evaluation.publish",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_files_are_coded_without_pytorch(module):
+    """Nor is it imported by way of another module."""
+    outside = {"torch", "torchvision", "tensorboard", "onnx", "compressai", "pytorch_msssim"}
+    reached, new = set(), {module}
+    while new:
+        reached |= new
+        new = {name for known in new & FILES.keys() for name in imported(FILES[known], at_once=True)} - reached
+    heavy = {name for name in reached if name.split(".")[0] in outside}
+    assert not heavy or module in WITH_TORCH or room(module) in ("network", "training")
+
+
 def test_no_module_imports_itself_by_way_of_others():
     """Looked for when modules are imported; what a function imports when it is called cannot go round in a circle."""
     leads_to = {

@@ -31,7 +31,7 @@ for package in (codec, entropy):
 
 LIGHT = """
 import sys
-heavy = {"torchvision", "tensorboard", "skimage", "matplotlib", "compressai"} & sys.modules.keys()
+heavy = {"torch", "torchvision", "tensorboard", "skimage", "matplotlib", "compressai"} & sys.modules.keys()
 assert not heavy, heavy
 """
 

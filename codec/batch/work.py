@@ -1,7 +1,7 @@
 """One file compressed, one file decompressed: what `lic compress` and `lic decompress` do with each.
 
-Both are made in the process that reads the command line, and import PyTorch and load a model where the first file that
-needs it is at work (codec/batch/jobs.py).
+Both are made in the process that reads the command line, and load a model where the first file that needs it is at
+work (codec/batch/jobs.py).
 """
 
 import io
@@ -130,6 +130,7 @@ class Compressor:
     model: str | None
     """Name or file; None: the default."""
     device: str
+    backend: str
     precision: str
     quality: int | None
     """None: the default, unless one of the next three is given."""
@@ -157,7 +158,8 @@ class Compressor:
             announce_kernels(decode=self.verify)
         machine.keep_freed_memory()  # from here on: what reading an image has freed goes back to the system
         try:
-            model = codec.load(self.model, self.device, self.precision)
+            backend = "torch" if self.effort and self.backend == "auto" else self.backend  # for its gradients
+            model = codec.load(self.model, self.device, self.precision, backend)
         except MENDABLE as error:  # no file will be better off
             raise FatalError(explain(error)) from error
         asked = [name for name in ("quality", "bpp", "size", "ssimulacra2") if getattr(self, name) is not None]
@@ -261,6 +263,7 @@ class Decompressor:
     model: str | None
     """Name or file; None: the one with the id in the file."""
     device: str
+    backend: str
     replace: bool
     """Whether an existing file may be replaced."""
     resume: bool
@@ -303,7 +306,8 @@ class Decompressor:
             self.announce = False
         machine.keep_freed_memory()
         try:
-            model = checkpoint.shared_model(self.model, header.model, codec.pick_device(self.device))
+            device = codec.pick_device(self.device, self.backend)
+            model = checkpoint.shared_model(self.model, header.model, device, self.backend)
         except checkpoint.ModelError as error:
             if self.model is None:  # the next file may have another
                 raise

@@ -9,7 +9,7 @@ beside the image itself only what belongs to some rows of tiles is in memory. A 
 a row is in codec/coding/encoder.py and in `decode_rows`; what the networks are asked is in codec/coding/backend.py.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -44,9 +44,10 @@ class Estimate:
 class Codec:
     """Turns images into files and back, with one model; quality is 0..100, None for a model of one lambda."""
 
-    def __init__(self, backend: Backend, tables: CodecTables, id: str = "0" * 16):
+    def __init__(self, backend: Backend, tables: CodecTables, id: str = "0" * 16, replaces: Sequence[str] = ()):
         self.backend, self.tables, self.id = backend, tables, id
         self.encoder = Encoder(backend, tables)
+        self.replaces = replaces  # ids of models whose files it decodes, too
         self.config = backend.config
 
     @property
@@ -221,7 +222,7 @@ class Codec:
 
     def _accept(self, header: Header) -> None:
         """FormatError unless the file is one of this model."""
-        if header.model != self.id:
+        if header.model not in (self.id, *self.replaces):
             raise FormatError(f"written by model {header.model}, but this is model {self.id}")
         if (header.quality is None) == self.config.variable_rate:
             raise FormatError(f"quality {header.quality} does not fit this model")

@@ -1,29 +1,38 @@
 """Exported models on disk (safetensors, no pickle): made, found by name or id, and loaded.
 
-An exported model is one file that decodes for ever: weights, the configuration, and the integer tables, made once here
-and never rebuilt. Its id is the SHA-256 of all of that, cut to 8 bytes; every .lic file carries the id of its model.
+An exported model is one file that decodes for ever: weights, the configuration, the integer tables, made once here and
+never rebuilt, and the networks as ONNX graphs (codec/network/graphs.py), so that it is read without PyTorch. Its id is
+the SHA-256 of all of that, cut to 8 bytes; every .lic file carries the id of its model. Where graphs were added to a
+model later, the ids that it had before are its entry `replaces`: it decodes their files, too.
 A model is the file given, or is looked for by name or id in the package, then in the folders of the environment
 variable LIC_MODELS.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import safetensors.numpy
-import torch
 from safetensors import safe_open
 
+from codec.coding.backend import Backend
 from codec.coding.codec import Codec
+from codec.coding.onnx_backend import OnnxBackend
 from codec.coding.tables import CodecTables
-from codec.coding.torch_backend import TorchBackend
-from codec.config import ModelConfig, from_dict
+from codec.config import ModelConfig, check_precision, from_dict
 from codec.errors import LicError
 from codec.files import write_atomically
-from codec.network.model import Network, build
+from codec.machine import require
+
+if TYPE_CHECKING:
+    import torch
+
+    from codec.network.model import Network
 
 FORMAT = "lic-model-1"
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -42,18 +51,27 @@ def _compact(name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def export(network: Network, path: Path | str, about: dict[str, str] | None = None) -> str:
-    """Write a network and its tables as one .safetensors file; returns its id (16 hex digits).
+    """Write a network, its tables and its graphs as one .safetensors file; returns its id (16 hex digits).
 
     Weights are rounded as they are stored before the tables are made, so that what is in the file is what the tables
-    belong to. `about` holds free text for the model card (command, steps).
+    belong to. `about` holds free text for the model card (command, steps). Where there are no graphs of the network,
+    which is told, PyTorch alone reads the file.
     """
+    from codec.coding.export import graphs_of
+
     state = {name: _compact(name, t.detach().cpu().contiguous()) for name, t in network.state_dict().items()}
-    network.load_state_dict({name: tensor.to(torch.float32) for name, tensor in state.items()})
+    network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     tensors = {name: t.numpy() for name, t in state.items()} | CodecTables.of(network).to_tensors()
     config = json.dumps(vars(network.config), sort_keys=True)
+    return write_model(path, config, tensors | graphs_of(network, tensors), about)
+
+
+def write_model(path: Path | str, config: str, tensors: dict[str, np.ndarray], about: dict[str, str] | None) -> str:
+    """A model file; returns its id."""
+    from safetensors.numpy import save
+
     id = _identify(config, tensors)
-    metadata = {"format": FORMAT, "config": config, "id": id, **(about or {})}
-    write_atomically(path, safetensors.numpy.save(tensors, metadata))
+    write_atomically(path, save(tensors, (about or {}) | {"format": FORMAT, "config": config, "id": id}))
     return id
 
 
@@ -85,6 +103,8 @@ def read_model(path: Path | str) -> tuple[dict[str, str], dict[str, np.ndarray]]
     try:
         with safe_open(path, framework="np") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if odd := [f"{name} is {t.dtype}" for name, t in tensors.items() if t.dtype.kind not in "biuf"]:
+            raise TypeError(odd[0])  # bfloat16, say, where a package has taught NumPy about it
     except Exception as error:  # a type that NumPy does not have, too
         raise ModelError(f"{path} is not an exported model: {_one_line(error)}") from error
     if _identify(metadata["config"], tensors) != metadata["id"]:
@@ -92,44 +112,89 @@ def read_model(path: Path | str) -> tuple[dict[str, str], dict[str, np.ndarray]]
     return metadata, tensors
 
 
-def load_model(path: Path | str, device: str | torch.device = "cpu", precision: str = "auto") -> Codec:
-    """An exported model, ready to compress and decompress."""
+def load_model(
+    path: Path | str, device: str | torch.device = "cpu", precision: str = "auto", backend: str = "torch"
+) -> Codec:
+    """An exported model, ready to compress and decompress. The backend is torch, onnx, which is of the CPU, or auto:
+    onnx on a CPU where the model has graphs for it.
+    """
     metadata, tensors = read_model(path)
     try:  # the id says that nothing was changed since; not who made the file, or with what program
-        network = _assemble(metadata["config"], tensors).eval().to(device).use_bf16(precision)
-        backend = TorchBackend(network, metadata.get("distortion", "mse"), float(metadata.get("mix", 0.25)))
-        return Codec(backend, CodecTables.from_tensors(tensors, network), metadata["id"])
+        config = configuration(metadata["config"])
+        if backend == "auto":
+            backend = "onnx" if str(device) == "cpu" and "graph.g_a" in tensors else "torch"
+        if backend == "onnx":
+            runs = _onnx(config, tensors, precision)
+        else:
+            trained_for = metadata.get("distortion", "mse"), float(metadata.get("mix", 0.25))
+            runs = _torch(config, tensors, device, precision, trained_for)
+        return Codec(runs, CodecTables.from_tensors(tensors, config), metadata["id"], replaced(metadata))
     except ValueError as error:
         raise ModelError(f"{path} is not a model that can be used: {_one_line(error)}") from error
 
 
-def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The shape of every weight of a network, found without memory for any: a file may claim too much."""
-    with torch.device("meta"):
-        return {name: tuple(t.shape) for name, t in build(config).state_dict().items()}
-
-
-def _assemble(text: str, tensors: dict[str, np.ndarray]) -> Network:
-    """The network of a configuration with its weights; LicError if they do not go together, or nowhere."""
+def configuration(text: str) -> ModelConfig:
+    """That of a model file; LicError if it is none."""
     try:
         values = json.loads(text)
     except RecursionError:
         raise LicError("its configuration is nested too deeply") from None
     if not isinstance(values, dict):
         raise LicError("its configuration is not a table")
-    config = from_dict({"model": OLDEST | values}).model
-    weights = {name: t for name, t in tensors.items() if not name.startswith("tables.")}
+    return from_dict({"model": OLDEST | values}).model
+
+
+def weights_of(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The weights among the tensors of a model file; LicError if they are not finite floats."""
+    weights = {name: t for name, t in tensors.items() if not name.startswith(("tables.", "graph."))}
     for name, t in weights.items():
         if t.dtype not in (np.float16, np.float32) or not np.isfinite(t).all():
             raise LicError(f"{name} is {t.dtype}, or not finite; float16 or float32 is needed")
+    return weights
+
+
+def _onnx(config: ModelConfig, tensors: dict[str, np.ndarray], precision: str) -> OnnxBackend:
+    check_precision(precision)
+    if "graph.g_a" not in tensors:
+        raise LicError("it has no graphs for ONNX Runtime: take the backend torch")
+    weights_of(tensors)
+    return OnnxBackend(config, tensors)
+
+
+def _torch(
+    config: ModelConfig,
+    tensors: dict[str, np.ndarray],
+    device: str | torch.device,
+    precision: str,
+    trained_for: tuple[str, float],
+) -> Backend:
+    """The network of a configuration with its weights; LicError if they do not go together, or nowhere."""
+    graphs = "the backend torch" if "graph.g_a" in tensors else "a model without graphs for ONNX Runtime"
+    require("torch", "train", graphs)
+    import torch
+
+    from codec.coding.torch_backend import TorchBackend
+    from codec.network.model import build
+
+    weights = weights_of(tensors)
     needed = shapes_of(config)
     given = {name: tuple(t.shape) for name, t in weights.items()}
     if needed != given:
         name = min(name for name in needed | given if needed.get(name) != given.get(name))
         raise LicError(f"{name} is {given.get(name, 'missing')}; its configuration wants {needed.get(name, 'none')}")
-    model = build(config)
-    model.load_state_dict({name: torch.from_numpy(t.astype(np.float32)) for name, t in weights.items()})
-    return model
+    network = build(config)
+    network.load_state_dict({name: torch.from_numpy(t.astype(np.float32)) for name, t in weights.items()})
+    return TorchBackend(network.eval().to(device).use_bf16(precision), *trained_for)
+
+
+def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight of a network, found without memory for any: a file may claim too much."""
+    import torch
+
+    from codec.network.model import build
+
+    with torch.device("meta"):
+        return {name: tuple(t.shape) for name, t in build(config).state_dict().items()}
 
 
 def _one_line(error: Exception) -> str:
@@ -147,12 +212,18 @@ def shipped() -> Iterator[Path]:
         yield from sorted(folder.glob("*.safetensors"))
 
 
-def _id(path: Path) -> str | None:
-    """The id of an exported model, None for another kind of file."""
+def _ids(path: Path) -> list[str]:
+    """The id of an exported model and those that it replaces; none for another kind of file."""
     try:
-        return about(path)["id"]
+        metadata = about(path)
     except ModelError:
-        return None
+        return []
+    return [metadata["id"], *replaced(metadata)]
+
+
+def replaced(metadata: dict[str, str]) -> list[str]:
+    """The ids of models of the same weights and tables, whose files a model decodes, too."""
+    return [id for id in metadata.get("replaces", "").split(",") if id]
 
 
 def find_model(name: str | None = None, id: str | None = None) -> Path:
@@ -161,7 +232,7 @@ def find_model(name: str | None = None, id: str | None = None) -> Path:
         return Path(name)
     known = list(shipped())
     for path in known:
-        if path.stem == name if name is not None else _id(path) == id:
+        if path.stem == name if name is not None else id in _ids(path):
             return path
     wanted = f"named {name!r}" if name is not None else f"with id {id}"
     raise ModelError(
@@ -171,14 +242,17 @@ def find_model(name: str | None = None, id: str | None = None) -> Path:
     )
 
 
-_shared: dict[tuple[str, str], Codec] = {}  # by id and device
+_shared: dict[tuple[str, str, str], Codec] = {}  # by id, device and backend
 
 
-def shared_model(name: str | None = None, id: str | None = None, device: str = "cpu") -> Codec:
-    """The model that `find_model` finds, loaded once per process and device; it is not to be changed."""
-    if name is not None or (id, device) not in _shared:
+def shared_model(name: str | None = None, id: str | None = None, device: str = "cpu", backend: str = "auto") -> Codec:
+    """The model that `find_model` finds, loaded once per process, device and backend; it is not to be changed."""
+    if name is not None or (id, device, backend) not in _shared:
         path = find_model(name, id)
-        id = about(path)["id"]
-        if (id, device) not in _shared:
-            _shared[id, device] = load_model(path, device)
-    return _shared[id, device]
+        own = about(path)["id"]
+        if (own, device, backend) not in _shared:
+            _shared[own, device, backend] = load_model(path, device, "auto", backend)
+        if name is not None or id is None:
+            return _shared[own, device, backend]
+        _shared[id, device, backend] = _shared[own, device, backend]  # id may be one that it replaces
+    return _shared[id, device, backend]

@@ -2,13 +2,14 @@
 
     tables = CodecTables.of(network)              for all qualities
     tensors = tables.to_tensors()                 NumPy arrays by name, as a model file holds them
-    tables = CodecTables.from_tensors(tensors, network)
+    tables = CodecTables.from_tensors(tensors, config)
 
 Without a hyperprior there is one table for each channel of y, at each quality. With one there is a table for each scale
 of y, the same at all qualities, one for each channel of z at each quality, and the constants of the exact path of h_s;
 and the integers of the context, if there is one.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,12 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 import entropy
-from codec.config import ModelConfig
+from codec.config import REACH, ModelConfig
 from codec.errors import LicError
+from entropy import exact
 
 if TYPE_CHECKING:
     from codec.network.model import Network
 
+EXACT_WEIGHT = re.compile(r"h_s\.(layers\.\d+|scale)\.weight")  # of the layers that lead to an index
 PARTS = ("freqs", "sizes", "offsets")  # of entropy.Tables
 CONTEXT = ("order", "parents", "weights", "constants")  # of entropy.Context
 
@@ -64,20 +67,20 @@ class CodecTables:
         return pack(list(self.z.values()), "tables.") | y | stacked | context
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, NDArray], network: "Network") -> "CodecTables":
-        """What `to_tensors` gave, of a network of this shape; LicError if they do not fit it or break a rule."""
-        config, qualities = network.config, network.config.qualities
+    def from_tensors(cls, tensors: dict[str, NDArray], config: ModelConfig) -> "CodecTables":
+        """What `to_tensors` gave, beside the weights; LicError if they do not fit the model or break a rule."""
+        qualities = config.qualities
         if config.prior == "factorized":
             return cls(dict(zip(qualities, unpack(tensors, "tables.", config.M, len(qualities)), strict=True)))
         z = dict(zip(qualities, unpack(tensors, "tables.", config.hyper_M, len(qualities)), strict=True))
-        (y,) = unpack(tensors, "tables.y_", network.conditional.levels, 1)
-        sizes = {name: len(own) for name, own in network.constants_of(network.level_of(qualities[0])).items()}
+        (y,) = unpack(tensors, "tables.y_", len(tensors["centroid"]), 1)
+        sizes = {"step": config.hyper_M, "inner": tensors["h_s.inner.values"].shape[1], "outer": config.M}
         for name, size in sizes.items():
             stored, shape = tensors.get(f"tables.{name}"), (len(qualities), size)
             if stored is None or stored.dtype != np.int32 or stored.shape != shape:
                 raise LicError(f"tables.{name} is not int32 {shape}")
         constants = {q: {name: tensors[f"tables.{name}"][i] for name in sizes} for i, q in enumerate(qualities)}
-        check_bounds(network, constants)
+        check_stored(tensors)
         context = context_of(tensors, config) if config.context else None
         return cls(dict.fromkeys(qualities, y), z, constants, context)
 
@@ -99,6 +102,19 @@ def context_of(tensors: dict[str, NDArray], config: ModelConfig) -> entropy.Cont
     if len(context) != config.M:
         raise LicError(f"a context of {len(context)} channels in a model of {config.M}")
     return context
+
+
+def check_stored(tensors: dict[str, NDArray]) -> None:
+    """The same of the weights and constants in a model file."""
+    layers = sorted(name.removesuffix(".weight") for name in tensors if EXACT_WEIGHT.fullmatch(name))
+    for name in layers:
+        step, outer = (float(np.abs(tensors[f"tables.{part}"], dtype=np.float64).max()) for part in ("step", "outer"))
+        largest = REACH * step if name == "h_s.layers.0" else exact.LARGEST
+        offset = outer if name == "h_s.scale" else 0.0
+        try:
+            exact.check_bound(tensors[f"{name}.weight"], tensors[f"{name}.bias"], largest, offset)
+        except ValueError as error:
+            raise LicError(f"weights of h_s are too large for exact arithmetic: {error}") from error
 
 
 def pack(tables: list[entropy.Tables], prefix: str) -> dict[str, NDArray]:

@@ -46,7 +46,7 @@ class FileCodec:
     encode: Callable[[Image.Image, int | None], bytes]
     decode: Callable[[bytes], Image.Image]
     estimate: Callable[[Image.Image, int | None], dict[str, float]] | None = None
-    """The fields of evaluate.Row that the model expects; None for a classical codec."""
+    """The fields of evaluate.Row that the model expects; None for a classical codec, and without PyTorch."""
     model: Any = None
     """The exported model behind it, for its latents; None for all but ours."""
     parameters: int | None = None
@@ -57,6 +57,10 @@ class FileCodec:
     device: str = "cpu"
     text: str | None = None
     """What make_codec makes it from in another process; None where it cannot."""
+
+    @property
+    def learned(self) -> bool:
+        return self.parameters is not None
 
 
 def make_codec(text: str, device: str = "auto") -> FileCodec:
@@ -79,7 +83,8 @@ def make_codec(text: str, device: str = "auto") -> FileCodec:
         path = Path(model)  # runs/001/model.safetensors is lic-001: every run's export has the same name
         stem = path.parent.name if path.stem == "model" and path.parent.name else path.stem
         name = (f"lic-{stem}" if model else "lic") + (f"-effort-{effort}" if effort else "")
-        made = lic_codec(lic.load(model or None, device=device), levels, name, int(effort or 0))
+        loaded = lic.load(model or None, device, backend="torch")  # which tells estimated bits
+        made = lic_codec(loaded, levels, name, int(effort or 0))
     return replace(made, text=text)
 
 
@@ -121,8 +126,8 @@ def lic_codec(model, qualities: Iterable[int] = (), name: str = "lic", effort: i
     made = f"model {model.id}" + (f", effort {effort}" if effort else "")
     return FileCodec(
         name, f"{made}, {_about(parameters, kmac, model.precision, device)}", ".lic", levels or QUALITIES,
-        partial(model.compress, effort=effort), model.decompress, None if effort else estimate, model, parameters,
-        kmac, model.precision, device,
+        partial(model.compress, effort=effort), model.decompress, estimate if kmac and not effort else None, model,
+        parameters, kmac, model.precision, device,
     )  # fmt: skip
 
 
@@ -156,8 +161,9 @@ def check_unique(what: str, names: Sequence) -> None:
         raise LicError(f"the {what} {twice[0]!r} is there twice")
 
 
-def _about(parameters: int, kmac: tuple[float, float], precision: str, device: str) -> str:
-    arithmetic = f"{parameters / 1e6:.2f} M parameters, {kmac[0]:.1f} + {kmac[1]:.1f} kMAC/pixel"
+def _about(parameters: int, kmac: tuple[float, float] | None, precision: str, device: str) -> str:
+    arithmetic = f"{parameters / 1e6:.2f} M parameters"
+    arithmetic += f", {kmac[0]:.1f} + {kmac[1]:.1f} kMAC/pixel" if kmac else ""
     return f"{arithmetic}, {precision} on {device_name(device)}"
 
 

@@ -17,17 +17,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
 
 import entropy
 from codec.coding.codec import Codec
+from codec.coding.onnx_backend import OnnxBackend
 
 
 def now() -> float:
     """Seconds on a clock, once the GPU's queue is empty."""
-    if torch.cuda.is_initialized():
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return time.perf_counter()
 
@@ -114,6 +114,8 @@ def kmac_per_pixel(
     """Thousand multiply-accumulates per pixel of (encoder, decoder), everything that torch runs for a 256x256 image;
     None where that is nothing.
     """
+    from torch.utils.flop_counter import FlopCounterMode
+
     image = Image.effect_noise((256, 256), 50).convert("RGB")  # nothing that could be kept without loss
     with FlopCounterMode(display=False) as encoder:
         data = encode(image)
@@ -123,7 +125,9 @@ def kmac_per_pixel(
     return tuple(n / 2 / 256**2 / 1000 for n in flops) if any(flops) else None
 
 
-def kmac_of(model: Codec) -> tuple[float, float]:
-    """The same of a model of ours."""
+def kmac_of(model: Codec) -> tuple[float, float] | None:
+    """The same of a model of ours; None where it does not run in torch."""
+    if isinstance(model.backend, OnnxBackend):
+        return None
     quality = model.qualities[len(model.qualities) // 2]
     return kmac_per_pixel(functools.partial(model.compress, quality=quality), model.decompress)

@@ -36,7 +36,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -78,10 +77,10 @@ def run(
     check_unique("image", [name for name, _ in images])
     wanted = [key for key in metrics.METRICS if key in (metrics.measurable() if wanted is None else wanted)]
     journal = Keyed(folder / JOURNAL)
-    environments = {learned: versions(learned) for learned in {codec.estimate is not None for codec in codecs}}
+    environments = {learned: versions(learned) for learned in {codec.learned for codec in codecs}}
     results = [
         Result(
-            codec.name, codec.description, device_name(codec.device), environments[codec.estimate is not None], [],
+            codec.name, codec.description, device_name(codec.device), environments[codec.learned], [],
             dtype=codec.dtype, parameters=codec.parameters, kmac_per_pixel=codec.kmac,
         )
         for codec in codecs
@@ -101,7 +100,7 @@ def run(
 
     def key(what: str, codec: FileCodec, *facts) -> str:
         everything = [what, codec.name, codec.description, codec.suffix, device_name(codec.device)]
-        everything += [environments[codec.estimate is not None], *facts]
+        everything += [environments[codec.learned], *facts]
         return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 
     tasks, files = [], {}  # what is left to do; (name of codec, image, quality) -> its entry, or the error
@@ -264,7 +263,7 @@ def _time(codec: FileCodec, rows: list[tuple[Row, str]], sources: dict[str, Sour
             journal.add(k, **time_coding(codec.encode, codec.decode, image, row.quality)._asdict())
         times = journal.entries[k]
         row.encoding_time, row.decoding_time = times["encoding"], times["decoding"]
-        if codec.estimate:
+        if codec.learned:
             row.encoding_entropy_time = times["encoding_entropy"]
             row.decoding_entropy_time = times["decoding_entropy"]
 
@@ -272,8 +271,12 @@ def _time(codec: FileCodec, rows: list[tuple[Row, str]], sources: dict[str, Sour
 def _memory(text: str, device: str, source: Source, quality: int | None) -> dict[str, int]:
     codec, image = make_codec(text, device), load_image(source)
     codec.decode(codec.encode(image, quality))
-    gpu = {"gpu": torch.cuda.max_memory_allocated()} if torch.device(device).type == "cuda" else {}
-    return {"process": peak_memory()} | gpu
+    memory = {"process": peak_memory()}
+    if device.startswith("cuda"):
+        import torch
+
+        memory["gpu"] = torch.cuda.max_memory_allocated()
+    return memory
 
 
 def load_image(source: Source) -> Image.Image:

@@ -214,7 +214,7 @@ def versions(learned: bool) -> dict[str, str]:
     of a learned codec also of what codes. A classical one depends on Pillow's libraries instead.
     """
     packages = ["pillow", "numpy", "scipy", "ssimulacra2", "cvvdp"]
-    packages += ["lic", "torch", "numba", "compressai"] if learned else []
+    packages += ["lic", "torch", "onnxruntime", "numba", "compressai"] if learned else []
     found = {"python": platform.python_version()} if learned else {}
     found |= {name: number for name in packages if (number := version(name)) is not None}
     if not learned:

@@ -41,7 +41,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from codec.config import REACH, ModelConfig
+from codec.config import REACH, ModelConfig, check_precision
 from codec.errors import LicError
 from codec.machine import has_native_bf16
 from codec.network.hyper import HYPER_TRANSFORMS, Constants
@@ -104,8 +104,7 @@ class Network(nn.Module, ABC):
 
     def use_bf16(self, precision: str = "auto") -> "Network":
         """Precision of the trunks: `auto` is bf16 where the device has it natively, `fp32` never."""
-        if precision not in ("auto", "fp32"):
-            raise LicError(f"the precision must be auto or fp32, not {precision!r}")
+        check_precision(precision)
         self.bf16 = precision == "auto" and has_native_bf16(self.device)
         return self
 
@@ -121,13 +120,8 @@ class Network(nn.Module, ABC):
 
     def level_of(self, quality: int | None, count: int = 1) -> Tensor | None:
         """The level (count,) of a quality that a user gives, None for a fixed lambda; LicError for what is none."""
-        if self.config.variable_rate:
-            if not (type(quality) is int or isinstance(quality, np.integer)) or not 0 <= quality <= 100:
-                raise LicError(f"quality must be an integer in 0..100, not {quality!r}")
-            return self.level(torch.full((count,), float(quality), device=self.device))
-        if quality is not None:
-            raise LicError(f"this model was trained for one lambda and has no quality, but got {quality!r}")
-        return None
+        self.config.check_quality(quality)
+        return None if quality is None else self.level(torch.full((count,), float(quality), device=self.device))
 
     def gain_at(self, level: Tensor | None) -> Tensor:
         """Gain (B, M, 1, 1) at a level (B,); (1, M, 1, 1) ones for a fixed lambda."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from codec.coding.models import ModelError, read_model
+from codec.coding.models import ModelError, read_model, weights_of
 from codec.errors import LicError
 from codec.files import write_atomically
 
@@ -43,7 +43,7 @@ def load_weights(path: Path | str) -> dict[str, torch.Tensor]:
     """
     if Path(path).suffix == ".safetensors":
         _, tensors = read_model(path)
-        return {name: torch.from_numpy(t).float() for name, t in tensors.items() if not name.startswith("tables.")}
+        return {name: torch.from_numpy(t).float() for name, t in weights_of(tensors).items()}
     return load_checkpoint(path)["average"]
 
 

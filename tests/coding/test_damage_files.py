@@ -32,8 +32,8 @@ class Sample(NamedTuple):
 def make_samples(models: Path, photos: list[Image.Image]) -> list[Sample]:
     """Both hyperprior models at low and high rates."""
     samples = []
-    for name, qualities in (("hyper", (5, 60)), ("hyper_fixed", (None,))):
-        model = load_model(models / f"{name}.safetensors", precision="fp32")
+    for name, qualities, backend in (("hyper", (5, 60), "onnx"), ("hyper_fixed", (None,), "torch")):
+        model = load_model(models / f"{name}.safetensors", precision="fp32", backend=backend)
         for mode in ("RGB", "L"):
             for quality in qualities:
                 files = [model.compress(photo.convert(mode), quality) for photo in photos]

@@ -55,9 +55,10 @@ def test_the_bmshj2018_family_codes_every_size_too(photo, prior):
         assert model.decompress(data).size == (width, height)
 
 
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
 @pytest.mark.parametrize("name, quality", ALL)
-def test_a_batch_is_its_images(models, photos, name, quality):
-    model = load_model(models / f"{name}.safetensors", precision="fp32")
+def test_a_batch_is_its_images(models, photos, name, quality, backend):
+    model = load_model(models / f"{name}.safetensors", precision="fp32", backend=backend)
     latent = model.latent(np.concatenate([planes(photo) for photo in photos]), quality)
     x_hat = model.reconstruct(latent, (64, 96), quality)
     for i in range(len(photos)):
@@ -80,7 +81,8 @@ def test_evaluation_forward_is_the_codec(models, photo, name, quality):
 
 
 @pytest.mark.parametrize("setting", ["train", "eval", "mixed"])
-def test_coding_does_not_depend_on_the_mode_and_leaves_it_unchanged(model, photo, setting):
+def test_coding_does_not_depend_on_the_mode_and_leaves_it_unchanged(torch_model, photo, setting):
+    model = torch_model
     expected = model.compress(photo, 50)
     network = model.backend.network.train(setting != "eval")
     if setting == "mixed":
@@ -95,8 +97,8 @@ def test_coding_does_not_depend_on_the_mode_and_leaves_it_unchanged(model, photo
     assert {module: module.training for module in network.modules()} == before
 
 
-def test_forward_adds_noise_to_the_rate_alone_and_only_in_training(model, photo):
-    x, quality, network = to_tensor(photo), torch.tensor([50.0]), model.backend.network
+def test_forward_adds_noise_to_the_rate_alone_and_only_in_training(torch_model, photo):
+    x, quality, network = to_tensor(photo), torch.tensor([50.0]), torch_model.backend.network
     network.train()
     first, second = network(x, quality), network(x, quality)
     assert first.bits != second.bits and torch.equal(first.x_hat, second.x_hat)

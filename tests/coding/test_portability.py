@@ -7,6 +7,7 @@ makes them anew and prints their hashes, which is right only after a deliberate 
 
 import itertools
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from shared import GOLDEN, GOLDEN_MODELS, digest, in_fresh_python
 
+from codec.coding.export import add_graphs
 from codec.coding.models import find_model, load_model
 from codec.coding.tiles import full, planes
 from codec.config import CELL
@@ -178,3 +180,13 @@ def test_golden_files_decode_for_ever(name, bf16, device):
     assert decoded.shape == expected.shape == (96, 128, 3)
     if not bf16:
         assert np.abs(decoded - expected).max() <= 1
+
+
+@pytest.mark.parametrize("name", HASHES)
+def test_golden_files_decode_in_onnx_runtime(name, tmp_path):
+    path = shutil.copy(GOLDEN_MODELS[name], tmp_path)
+    add_graphs(path)
+    model, data = load_model(path, backend="onnx"), (GOLDEN / f"{name}.lic").read_bytes()
+    assert digest(model.decode(*bitstream.read(data))) == HASHES[name]
+    expected = np.asarray(Image.open(GOLDEN / f"{name}.png"), np.int16)
+    assert np.abs(np.asarray(model.decompress(data), np.int16) - expected).max() <= 1

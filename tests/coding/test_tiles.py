@@ -102,9 +102,10 @@ def large() -> Image.Image:
     return dict(sample_images(["astronaut"]))["astronaut"].crop((20, 0, 487, 401))
 
 
-@pytest.fixture(params=["tiny", "hyper", "fixed"])
+@pytest.fixture(params=[("tiny", "torch"), ("hyper", "torch"), ("hyper", "onnx"), ("fixed", "onnx")], ids="-".join)
 def model(request, models):
-    return load_model(models / f"{request.param}.safetensors", precision="fp32")
+    name, backend = request.param
+    return load_model(models / f"{name}.safetensors", precision="fp32", backend=backend)
 
 
 def set_tiles(monkeypatch, side: int) -> None:

@@ -135,16 +135,16 @@ def test_without_a_folder_nothing_is_written_or_shown(tmp_path, tiny, photo, cap
     assert capsys.readouterr() == ("", "") and list(tmp_path.iterdir()) == []
 
 
-def test_picture_shows_the_reconstruction_beside_the_input(tmp_path, model, photo):
+def test_picture_shows_the_reconstruction_beside_the_input(tmp_path, torch_model, photo):
     log = Log(tmp_path, 0, 8)
-    log.picture(model.backend.network, 0, photo)
+    log.picture(torch_model.backend.network, 0, photo)
     log.close()
     val = board(tmp_path, "val")
     image = np.array(Image.open(io.BytesIO(val.Images("input_and_reconstruction")[0].encoded_image_string)))
-    beside = np.hstack((np.array(photo), np.array(model.decompress(model.compress(photo, 50)))))
+    beside = np.hstack((np.array(photo), np.array(torch_model.decompress(torch_model.compress(photo, 50)))))
     assert np.abs(image.astype(int) - beside).max() <= 1 and np.array_equal(image[:, :96], beside[:, :96])
-    names = {f"weights/{name}" for name, _ in model.backend.network.named_parameters()}
-    latent = {"latent/y"} if model.config.prior == FACTORIZED else {"latent/y", "latent/z"}
+    names = {f"weights/{name}" for name, _ in torch_model.backend.network.named_parameters()}
+    latent = {"latent/y"} if torch_model.config.prior == FACTORIZED else {"latent/y", "latent/z"}
     assert set(val.Tags()["histograms"]) == names | latent
 
 

@@ -1,0 +1,263 @@
+"""ONNX graphs in the making: tensors with operators, and what each layer of codec/network/layers.py becomes.
+
+    graph = Graph(network)
+    y = graph.module(network.g_a.stem, Value(graph, "x"))
+    data = graph.model("g_a", {"x": ("float32", (1, 3, "H", "W"))}, {"y": (y, "float32", (1, 128, "H", "W"))})
+
+Weights are declared by their names in the model file, and handed over when a session is opened. LAYERS has all layers
+that are known; of another one Graph.module raises Unknown.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from codec.errors import LicError
+from codec.network import layers
+from codec.network.model import Network
+from entropy.exact import ACTIVATION_BITS, WEIGHT_BITS
+from entropy.integer import IntegerConv2d
+
+OPSET, IR_VERSION = 20, 9  # Gelu is of opset 20
+
+
+class Unknown(LicError):
+    """There is no graph of a part of this network."""
+
+
+class Value:
+    """A tensor of a graph in the making, with the operators of one."""
+
+    def __init__(self, graph: "Graph", name: str):
+        self.graph, self.name = graph, name
+
+    def __add__(self, other):
+        return self.graph("Add", self, other)
+
+    def __sub__(self, other):
+        return self.graph("Sub", self, other)
+
+    def __mul__(self, other):
+        return self.graph("Mul", self, other)
+
+    def __truediv__(self, other):
+        return self.graph("Div", self, other)
+
+    def to(self, dtype: str) -> "Value":
+        return self.graph("Cast", self, to=self.graph.type_of(dtype))
+
+    def size(self, axis: int) -> "Value":
+        """The length (1,) of an axis, int64."""
+        return self.graph("Shape", self, start=axis, end=axis + 1)
+
+    def reshape(self, *shape: int) -> "Value":
+        """0 keeps a dimension, -1 is what is left."""
+        return self.graph("Reshape", self, self.graph.constant(shape, "int64"))
+
+
+class Graph:
+    """Nodes, small constants, declared weights: call it with an operator, its inputs and attributes."""
+
+    def __init__(self, network: Network):
+        import onnx
+
+        self.onnx, self.network = onnx, network
+        self.names = {id(t): name for name, t in network.state_dict(keep_vars=True).items()}
+        self.nodes: list[Any] = []
+        self.constants: dict[tuple, Any] = {}
+        self.weights: dict[str, Any] = {}
+
+    def type_of(self, dtype: str) -> int:
+        return self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+
+    def __call__(self, operator: str, *inputs: Value, count: int = 1, **attributes) -> Any:
+        outputs = [f"t{len(self.nodes)}" + "abcd"[i] * (count > 1) for i in range(count)]
+        names = [x.name if isinstance(x, Value) else "" for x in inputs]
+        self.nodes.append(self.onnx.helper.make_node(operator, names, outputs, **attributes))
+        values = [Value(self, name) for name in outputs]
+        return values[0] if count == 1 else values
+
+    def constant(self, values: Any, dtype: str = "float32") -> Value:
+        array = np.asarray(values, dtype)
+        key = dtype, array.shape, array.tobytes()
+        if key not in self.constants:
+            self.constants[key] = self.onnx.numpy_helper.from_array(array, f"c{len(self.constants)}")
+        return Value(self, self.constants[key].name)
+
+    def weight(self, tensor: Tensor, *shape: int) -> Value:
+        """A weight by its name in the model file, float32, in another shape of as many elements if one is given."""
+        return self.declare(self.names[id(tensor)], shape or tuple(tensor.shape), "float32")
+
+    def declare(self, name: str, shape: Sequence[int], dtype: str) -> Value:
+        """What is handed over; one array may be declared in several shapes."""
+        own = f"{name}:{'x'.join(map(str, shape))}"
+        declared = self.onnx.TensorProto(
+            name=own, dims=shape, data_type=self.type_of(dtype), data_location=self.onnx.TensorProto.EXTERNAL
+        )
+        declared.external_data.add(key="location", value=name)
+        self.weights[own] = declared
+        return Value(self, own)
+
+    def module(self, layer: nn.Module, x: Value) -> Value:
+        """What a layer makes of x."""
+        if type(layer) not in LAYERS:
+            raise Unknown(f"no graph of a {type(layer).__name__}")
+        return LAYERS[type(layer)](self, layer, x)
+
+    def knots(self, table: Value, count: int) -> Value:
+        """Rows of a table (count, C) interpolated at the quality, (1, C, 1, 1); the first row for a fixed lambda."""
+        if not self.network.config.variable_rate:
+            return self("Gather", table, self.constant([0], "int64"), axis=0).reshape(1, -1, 1, 1)
+        level = Value(self, "quality") / self.constant(100)
+        position = self("Clip", level, self.constant(0), self.constant(1)) * self.constant(count - 1)
+        below = self("Min", self("Floor", position), self.constant(count - 2))
+        first = below.to("int64")
+        low = self("Gather", table, first, axis=0)
+        high = self("Gather", table, first + self.constant(1, "int64"), axis=0)
+        return (low + (high - low) * (position - below)).reshape(1, -1, 1, 1)
+
+    def of_quality(self, knots: layers.Knots) -> Value:
+        return self.knots(self.weight(knots.values), len(knots.values))
+
+    def gain(self, gain: layers.Gain | None) -> Value:
+        """The gain (1, C, 1, 1); 1 for a fixed lambda."""
+        if gain is None:
+            return self.constant(np.ones((1, 1, 1, 1)))
+        count = len(gain.growth)
+        total = self("MatMul", self.constant(np.tri(count)), self("Softplus", self.weight(gain.growth)))
+        first = self.weight(gain.first)
+        return self("Exp", self.knots(self("Concat", first, first + total, axis=0), count + 1))
+
+    def mirrored(self, x: Value, axis: int, places: Value) -> Value:
+        """The samples at `places`, which lie outside, of an axis mirrored at its borders, however far it is."""
+        one = self.constant([1], "int64")
+        last = x.size(axis) - one
+        period = self("Max", last + last, one)  # an axis of one sample repeats it
+        place = self("Mod", places, period)
+        return self("Gather", x, self("Min", place, period - place), axis=axis)
+
+    def pad(self, x: Value, margin: int) -> Value:
+        """layers.mirror_pad by `margin` samples on each side."""
+        for axis in (2, 3) if margin else ():
+            before = self.mirrored(x, axis, self.constant(range(-margin, 0), "int64"))
+            after = self.mirrored(x, axis, x.size(axis) + self.constant(range(margin), "int64"))
+            x = self("Concat", before, x, after, axis=axis)
+        return x
+
+    def pad_to(self, x: Value, stride: int) -> Value:
+        """Mirrored on the right and at the bottom up to multiples of `stride`."""
+        for axis in (2, 3):
+            begin = self("Squeeze", x.size(axis))
+            end = begin + self("Mod", self("Neg", begin), self.constant(stride, "int64"))
+            places = self("Range", begin, end, self.constant(1, "int64"))
+            x = self("Concat", x, self.mirrored(x, axis, places), axis=axis)
+        return x
+
+    def shuffle(self, x: Value, size: int) -> Value:
+        return self("DepthToSpace", x, blocksize=size, mode="CRD")
+
+    def model(self, name: str, inputs: dict[str, tuple], outputs: dict[str, tuple[Value, str, Sequence]]) -> bytes:
+        """The finished graph; inputs are (dtype, shape) by name, outputs (value, dtype, shape)."""
+        helper = self.onnx.helper
+        if self.network.config.variable_rate:
+            inputs = inputs | {"quality": ("float32", (1,))}
+        own = {value.name: output for output, (value, _, _) in outputs.items()}
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                names[:] = [own.get(n, n) for n in names]
+        info = [
+            [helper.make_tensor_value_info(n, self.type_of(dtype), shape) for n, (*_, dtype, shape) in group.items()]
+            for group in (inputs, outputs)
+        ]
+        graph = helper.make_graph(self.nodes, name, *info, [*self.weights.values(), *self.constants.values()])
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="lic"
+        )
+        return model.SerializeToString(deterministic=True)
+
+
+# ---- layers ----
+
+
+def _conv(g: Graph, layer: layers.Conv2d, x: Value) -> Value:
+    (k, _), (stride, _) = layer.kernel_size, layer.stride
+    weight, bias = g.weight(layer.weight), g.weight(layer.bias)
+    return g("Conv", g.pad(x, k // 2), weight, bias, kernel_shape=[k, k], strides=[stride] * 2, group=layer.groups)
+
+
+def _fold_conv(g: Graph, layer: layers.FoldConv2d, x: Value) -> Value:
+    return folded(g, x, layer, 2)
+
+
+def folded(g: Graph, x: Value, layer: nn.Module, size: int) -> Value:
+    """A 1x1 convolution of layers.fold(x, size)."""
+    weight, bias = layer.weight, getattr(layer, "bias", None)
+    own = g.weight(weight, len(weight), weight[0].numel() // size**2, size, size)
+    rest = [] if bias is None else [g.weight(bias)]
+    return g("Conv", x, own, *rest, kernel_shape=[size] * 2, strides=[size] * 2)
+
+
+def _conv_transpose(g: Graph, layer: layers.ConvTranspose2d, x: Value) -> Value:
+    weight, bias = g.weight(layer.weight), g.weight(layer.bias)
+    options = dict(kernel_shape=[5, 5], strides=[2, 2], pads=[4] * 4, output_padding=[1, 1])
+    return g("ConvTranspose", g.pad(x, 1), weight, bias, **options)
+
+
+def _gdn(g: Graph, layer: layers.GDN, x: Value) -> Value:
+    def positive(tensor: Tensor, least: float, *shape: int) -> Value:
+        root = g("Max", g.weight(tensor, *shape), g.constant((least + layer.PEDESTAL) ** 0.5))
+        return root * root - g.constant(layer.PEDESTAL)
+
+    count = len(layer.beta)
+    norm = g("Conv", x * x, positive(layer.gamma, 0.0, count, count, 1, 1), positive(layer.beta, 1e-6))
+    return x * g("Sqrt", norm) if layer.inverse else x / g("Sqrt", norm)
+
+
+def _block(g: Graph, layer: layers.Block, x: Value) -> Value:
+    x = x + g.module(layer.mix, x)
+    return x + g.module(layer.feed, x)
+
+
+def _sequential(g: Graph, layer: nn.Sequential, x: Value) -> Value:
+    for part in layer:
+        x = g.module(part, x)
+    return x
+
+
+def integer_conv(g: Graph, layer: IntegerConv2d, x: Value, offset: Value | None = None, drop: int = 0) -> Value:
+    """IntegerConv2d on float64."""
+    grid = lambda tensor, bits, *shape: g(  # noqa: E731
+        "Round", g.weight(tensor, *shape).to("float64") * g.constant(2.0**bits, "float64")
+    )
+    k, count = layer.kernel_size, len(layer.weight)
+    cropped, columns = x, x
+    if k > 1:
+        places = lambda axis, i: (  # noqa: E731
+            g.constant([i], "int64"), x.size(axis) - g.constant([k - 1 - i], "int64"), g.constant([axis], "int64")
+        )  # fmt: skip
+        rows = [g("Slice", x, *places(2, i)) for i in range(k)]
+        taps = [g("Slice", row, *places(3, j)) for row in rows for j in range(k)]
+        cropped = taps[0]
+        parts = [g("Unsqueeze", tap, g.constant([2], "int64")) for tap in taps]
+        columns = g("Concat", *parts, axis=2)
+    bias = grid(layer.bias, WEIGHT_BITS + ACTIVATION_BITS, count, 1)
+    if offset is not None:
+        bias = bias + offset.reshape(1, -1, 1) * g.constant(2.0**WEIGHT_BITS, "float64")
+    weight = grid(layer.weight, WEIGHT_BITS, count, layer.weight[0].numel())
+    sums = g("MatMul", weight, columns.reshape(0, layer.weight[0].numel(), -1)) + bias
+    sums = g("Floor", sums * g.constant(2.0 ** -(WEIGHT_BITS + drop), "float64"))
+    return g("Reshape", sums, g("Concat", g.constant([-1, count], "int64"), g("Shape", cropped, start=2), axis=0))
+
+
+LAYERS: dict[type, Callable[[Graph, Any, Value], Value]] = {
+    layers.Conv2d: _conv,
+    layers.FoldConv2d: _fold_conv,
+    layers.ConvTranspose2d: _conv_transpose,
+    layers.GDN: _gdn,
+    layers.Block: _block,
+    nn.Sequential: _sequential,
+    nn.GELU: lambda g, _, x: g("Gelu", x),
+    nn.ReLU: lambda g, _, x: g("Relu", x),
+}
