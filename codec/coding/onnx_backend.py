@@ -168,5 +168,5 @@ def handed_over(tensors: dict[str, NDArray], name: str) -> dict[str, NDArray]:
         if own not in tensors or tensors[own].size != math.prod(shape):
             raise LicError(f"{own} is {tensors[own].shape if own in tensors else 'missing'}; its graph wants {shape}")
         array = tensors[own].astype(np.float32) if tensors[own].dtype == np.float16 else tensors[own]
-        weights[line] = array.reshape(shape)
+        weights[line] = np.ascontiguousarray(array).reshape(shape)
     return weights

@@ -1,4 +1,6 @@
-"""The backend that runs the networks in PyTorch, on a CPU or a GPU: the only place in coding where torch is known."""
+"""The backend that runs the networks in PyTorch, on a CPU or a GPU: the only module of coding that imports torch when it
+is itself imported.
+"""
 
 import contextlib
 from collections.abc import Iterator
