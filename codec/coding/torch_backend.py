@@ -1,6 +1,4 @@
-"""The backend that runs the networks in PyTorch, on a CPU or a GPU: the only module of coding that imports torch when it
-is itself imported.
-"""
+"""The backend that runs the networks in PyTorch, on a CPU or a GPU: what coding imports where PyTorch is asked for."""
 
 import contextlib
 from collections.abc import Iterator
