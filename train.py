@@ -49,12 +49,12 @@ from codec.errors import MENDABLE, LicError, explain
 from codec.files import free_folder, write_atomically
 from codec.machine import compiler_errors, keep_freed_memory, prepare_process
 from codec.network.calibrate import fit
+from codec.network.distortion import Distortion, distortion
 from codec.network.model import build
 from codec.network.quantize import SampleNoise
 from codec.signals import ending, handled
 from codec.training import data, resume
 from codec.training.checkpoints import load_checkpoint, save_checkpoint, take_weights
-from codec.training.distortion import Distortion, distortion
 from codec.training.distributed import World, join
 from codec.training.log import Log, Meter, SilentLog, meta
 from codec.training.optimise import follow, learning_rate, optimizer, restore
@@ -83,7 +83,7 @@ def losses(
     net: nn.Module, x: Tensor, quality: Tensor | None, lmbda: Tensor, compare: Distortion, **options
 ) -> dict[str, Tensor]:
     """Rate-distortion terms of a batch, each (B,): bpp, that of z alone, mse in [0, 1] units, PSNR in dB, loss = bpp +
-    what `compare` of codec/training/distortion.py gives, lmbda * 255^2 * mse by default. `net` is a codec, or wraps it.
+    what `compare` of codec/network/distortion.py gives, lmbda * 255^2 * mse by default. `net` is a codec, or wraps it.
     """
     x_hat, bits, bits_z = net(x, quality, **options)
     pixels = x.shape[-1] * x.shape[-2]
@@ -104,7 +104,7 @@ class Run:
         self.average = copy.deepcopy(self.model).requires_grad_(False).eval()  # what is validated and exported
         self.optimizer = optimizer(self.model, config.train)
         self.net = world.wrap(self.model)
-        self.compare = distortion(config, device)
+        self.compare = distortion(config.train.distortion, config.train.mix, config.model.lmbda, device)
         if config.train.compile:
             self.model.bits = torch.compile(self.model.bits)
         self.step = 0
@@ -337,7 +337,8 @@ def main(argv: list[str] | None = None) -> int:
             through = train(run, out, args.minutes, stop, {name for name in ("data", "val") if f"data.{name}" in args})
             if through and world.first:
                 run.load(load_checkpoint(out / "best.pt"))
-                about = {"command": command, "steps": str(run.step)}
+                about = {"command": command, "steps": str(run.step), "distortion": run.config.train.distortion}
+                about["mix"] = str(run.config.train.mix)
                 from codec.evaluation.publish import publish  # draws, and needs what draws
 
                 metrics = ["psnr"] if run.config.train.distortion == "mse" else ["psnr", "ssimulacra2"]

@@ -37,7 +37,7 @@ def convert(
 def compress(args: argparse.Namespace) -> int:
     from codec.batch.work import Compressor
 
-    options = ("model", "device", "backend", "precision", "quality", "bpp", "size", "ssimulacra2")
+    options = ("model", "device", "backend", "precision", "quality", "bpp", "size", "ssimulacra2", "effort")
     given = {name: getattr(args, name) for name in (*options, "strict", "verify", "resume")}
     work = Compressor(**given, replace=args.force)
     others: Counter = Counter()
@@ -88,8 +88,9 @@ def describe(source: str, data: bytes, header: bitstream.Header, sections: list[
     """What a file says about itself, ready for JSON."""
     return {
         "file": source, "bytes": len(data), "width": header.width, "height": header.height, "mode": header.mode,
-        "quality": header.quality, "bpp": 8 * len(data) / (header.width * header.height), "model": header.model,
-        "version": bitstream.VERSION,
+        "quality": header.quality, "effort": bitstream.effort(sections),
+        "bpp": 8 * len(data) / (header.width * header.height), "model": header.model,
+        "version": bitstream.WITH_CONTEXT if header.context else bitstream.VERSION,
         "metadata": [bitstream.METADATA[tag] for tag, _ in sections if tag in bitstream.METADATA],
         "sections": [{"tag": tag, "bytes": len(body)} for tag, body in sections],
     }  # fmt: skip
@@ -98,6 +99,7 @@ def describe(source: str, data: bytes, header: bitstream.Header, sections: list[
 def in_words(row: dict) -> str:
     """The same as a line."""
     quality = "" if row["quality"] is None else f", quality {row['quality']}"
+    quality += f", effort {row['effort']}" if row["effort"] else ""
     beside = f", {', '.join(row['metadata'])}" if row["metadata"] else ""
     return (
         f"{row['file']}: {row['width']}x{row['height']} {row['mode']}{quality}, {row['bytes']} bytes, "
@@ -227,6 +229,11 @@ def parser() -> argparse.ArgumentParser:
         "--ssimulacra2", type=score, metavar="S",
         help="the smallest file whose image scores at least S in SSIMULACRA 2: 90 is visually lossless, 70 high "
         "quality, 50 medium, 30 low; takes several seconds an image",
+    )  # fmt: skip
+    sub.add_argument(
+        "--effort", type=int, choices=range(10), default=0, metavar="0..9",
+        help="how often to look for symbols that give a better image in fewer bits, which takes about twice as long "
+        "as decoding, each time (default: 0)",
     )  # fmt: skip
     sub.add_argument(
         "--precision",

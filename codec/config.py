@@ -54,6 +54,10 @@ class ModelConfig:
     density: str = _option("laplace", "hyperprior: family of the densities of y, laplace or gaussian")
     hyper_N: int = _option(96, "hyperprior: channels inside h_a and h_s")
     hyper_M: int = _option(64, "hyperprior: channels of the hyper-latent z")
+    context: int = _option(
+        0,
+        "hyperprior: channels that the context of the entropy coder looks at for each one, such as 12; 0: no context",
+    )
     lmbda: list[float] = _option(
         [0.0009, 0.18],
         "rate-distortion trade-off, loss = bpp + lmbda * 255^2 * mse; two values: the range of an all-rates model",
@@ -64,6 +68,8 @@ class ModelConfig:
             raise LicError(f"prior must be factorized, scale-hyperprior or mean-scale-hyperprior, not {self.prior!r}")
         if self.density not in ("laplace", "gaussian"):
             raise LicError(f"density must be laplace or gaussian, not {self.density!r}")
+        if not 0 <= self.context <= 64 or self.context and self.prior == "factorized":
+            raise LicError(f"context must be in 0..64, and 0 with a factorized prior, not {self.context}")
         if not 1 <= min(self.hyper_N, self.hyper_M) <= max(self.hyper_N, self.hyper_M) <= WIDEST:
             raise LicError(f"hyper_N and hyper_M must be in 1..{WIDEST}, not {self.hyper_N} and {self.hyper_M}")
         increasing = all(a < b for a, b in pairwise([0, *self.lmbda, 1e9]))
@@ -174,7 +180,7 @@ class TrainConfig:
     optimizer: str = _option("adamw", "adamw, adam or sgd")
     lr: float = _option(1e-3, "peak learning rate")
     lr_of: list[str] = _option(
-        ["shortcut=0.1", "shortcut_lapped=0.1", "prior=5"],
+        ["shortcut=0.1", "shortcut_lapped=0.1", "prior=5", "context=5"],
         "learning rates of parts of the model relative to lr, as PART=FACTOR",
     )
     freeze: list[str] = _option([], "parts of the model that are not trained, such as g_a or h_s.mean")

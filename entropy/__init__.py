@@ -6,8 +6,12 @@ by numba on their first use (`kernels_cached` tells whether that is yet to come)
 and written in plain Python, a hundred times slower.
 """
 
-from entropy.rans import Decoder, encode, kernels_cached, kernels_kept
+from entropy.context import Context
+from entropy.rans import Decoder, encode, encode_adapted, kernels_cached, kernels_kept
 from entropy.tables import PRECISION, Tables
 from entropy.varint import StreamError
 
-__all__ = ["PRECISION", "Decoder", "StreamError", "Tables", "encode", "kernels_cached", "kernels_kept"]
+__all__ = [
+    "PRECISION", "Context", "Decoder", "StreamError", "Tables", "encode", "encode_adapted", "kernels_cached",
+    "kernels_kept",
+]  # fmt: skip

@@ -17,7 +17,14 @@ def numba_or_none():
     except ImportError as error:
         warnings.warn(f"numba cannot be imported ({error}): entropy coding runs in plain Python, slowly", stacklevel=2)
         return None
-    return None if numba.config.DISABLE_JIT else numba
+    if numba.config.DISABLE_JIT:
+        return None
+
+    @numba.extending.typeof_impl.register(Kernel)
+    def type_of(kernel: Kernel, context):  # so that a kernel can call another one, of the same file: numba looks at its
+        return numba.types.Dispatcher(kernel.compiled)  # date alone to see whether machine code is still good
+
+    return numba
 
 
 class Kernel:

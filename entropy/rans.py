@@ -24,9 +24,11 @@ have their top bit set.  Words and states are little-endian.
 
 Steps of up to 2**20 symbols share one substream, each going on with the states the one before it left.  Longer steps
 are cut: symbols k * 2**20 up to (k + 1) * 2**20 of every step are in substream k.  There are no more substreams than
-that needs: none for no symbols at all.  Within a part of a step, symbol i is in lane i % N.  A state begins (for the
-encoder) at 2**16.  A value v outside of its table's lo <= v < hi is coded as the table's last entry, and in the side
-section as 2 * (v - hi) where v >= hi, 2 * (lo - 1 - v) + 1 where v < lo.
+that needs: none for no symbols at all.  A latent with a context (entropy/context.py) is alone in a stream, one step in
+its own order; what is cut there is its width, and strip k of the columns is in substream k.  Within a part of a step,
+symbol i is in lane i % N.  A state begins (for the encoder) at 2**16.  A value v outside of its table's lo <= v < hi is
+coded as the table's last entry, and in the side section as 2 * (v - hi) where v >= hi, 2 * (lo - 1 - v) + 1 where
+v < lo.
 
     >>> import numpy as np
     >>> from entropy import Decoder, Tables, encode
@@ -48,8 +50,9 @@ from itertools import islice, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from entropy.context import Context, strips
 from entropy.kernel import numba_or_none
-from entropy.substream import KERNELS, Substream, encode_parts
+from entropy.substream import KERNELS, Substream, adapted, encode_parts
 from entropy.tables import Tables
 from entropy.varint import StreamError, read_varint, varint
 
@@ -73,19 +76,37 @@ def encode(
         if values.dtype != np.int32:
             raise ValueError(f"values are {values.dtype}; int32 is needed")
         flat.append((values.reshape(-1), tables.runs(index, values.shape), tables))
-    if lanes is None:
-        symbols = sum(values.size for values, _, _ in flat)
-        lanes = 1 if symbols < 1 << 14 else 4 if symbols < 1 << 20 else 8
-    if not 1 <= lanes <= MAX_LANES:
-        raise ValueError(f"{lanes} lanes; 1 to {MAX_LANES} are possible")
+    lanes = _lanes(lanes, sum(values.size for values, _, _ in flat))
 
     def encode_substream(cut: slice) -> bytes:
         return encode_parts([(values[cut], runs.each(cut), tables) for values, runs, tables in flat], lanes)
 
     cuts = _cuts(max((values.size for values, _, _ in flat), default=0))
-    coded = _parallel(encode_substream, cuts, threads)
-    lengths = [varint(len(substream)) for substream in coded[:-1]]
-    return b"".join([varint(MAX_LANES * len(cuts) + lanes - 1), *lengths, *coded])
+    return _framed(_parallel(encode_substream, cuts, threads), lanes)
+
+
+def encode_adapted(
+    values: NDArray[np.int32],
+    index: NDArray[np.uint8],
+    tables: Tables,
+    context: Context,
+    lanes: int | None = None,
+    threads: int | None = None,
+) -> bytes:
+    """Code a latent (C, h, w) under the indices that a context makes of `index`, of the same shape: a stream of its
+    own, to be read by `Decoder.decode_adapted`. ValueError for arrays that do not fit.
+    """
+    if values.dtype != np.int32 or values.shape != index.shape:
+        raise ValueError(f"values are {values.dtype} {values.shape}; int32 {index.shape} is needed")
+    _check(index, tables, context)
+    lanes = _lanes(lanes, values.size)
+
+    def encode_strip(columns: slice) -> bytes:
+        own, given = (np.ascontiguousarray(x[:, :, columns]) for x in (values, index))
+        found = adapted(own, given, tables, context)
+        return encode_parts([(own[context.order].reshape(-1), found[context.order].reshape(-1), tables)], lanes)
+
+    return _framed(_parallel(encode_strip, strips(values.shape[2], values.size, SUBSTREAM), threads), lanes)
 
 
 class Decoder:
@@ -122,19 +143,41 @@ class Decoder:
         values = np.empty(np.shape(index) if shape is None else shape, np.int32)
         runs, flat = tables.runs(index, values.shape), values.reshape(-1)
         cuts = self.check(flat.size)
-        self._substreams += islice(self._others, max(0, len(cuts) - len(self._substreams)))
+        self._take(len(cuts))
         jobs = list(zip(self._substreams, cuts, strict=False))
         _parallel(lambda job: job[0].decode(runs.each(job[1]), tables, flat[job[1]]), jobs, self._threads)
         return values
 
-    def check(self, symbols: int) -> list[slice]:
-        """How a step of that many symbols is cut; StreamError if the stream has too few substreams for it. Asked before
-        an index is computed, it spares the work that a false size would cost.
+    def decode_adapted(self, index: NDArray[np.uint8], tables: Tables, context: Context) -> NDArray[np.int32]:
+        """The int32 latent (C, h, w) of `encode_adapted`, of the shape of index. Raises ValueError for an index that
+        does not fit, StreamError for damaged data.
         """
-        cuts = _cuts(symbols)
+        _check(index, tables, context)
+        values = np.empty(index.shape, np.int32)
+        cuts = self.check(index.size, index.shape[2])
+        self._take(len(cuts))
+
+        def decode_strip(job: tuple[Substream, slice]) -> None:
+            substream, columns = job
+            given = np.ascontiguousarray(index[:, :, columns])
+            values[:, :, columns] = substream.decode_rows(given, tables, context)
+
+        _parallel(decode_strip, list(zip(self._substreams, cuts, strict=False)), self._threads)
+        return values
+
+    def check(self, symbols: int, columns: int | None = None) -> list[slice]:
+        """How a step of that many symbols is cut, or a latent with a context, of so many columns; StreamError if the
+        stream has too few substreams for it. Asked before an index is computed, it spares the work that a false size
+        would cost.
+        """
+        cuts = _cuts(symbols) if columns is None else strips(columns, symbols, SUBSTREAM)
         if len(cuts) > self._count:
             raise StreamError(f"{symbols} symbols need {len(cuts)} substreams; there are {self._count}")
         return cuts
+
+    def _take(self, count: int) -> None:
+        """Have the first substreams at hand."""
+        self._substreams += islice(self._others, max(0, count - len(self._substreams)))
 
     def finish(self) -> None:
         """Check that the stream ends here: StreamError unless every byte is used and every state back at its start."""
@@ -144,17 +187,41 @@ class Decoder:
             substream.finish()
 
 
-def kernels_cached(encode: bool = True, decode: bool = True) -> bool:
+def kernels_cached(encode: bool = True, decode: bool = True, context: bool = True) -> bool:
     """Whether the first use, of what is asked for, starts at once; otherwise it compiles for some seconds, which is
     worth announcing.
     """
-    wanted = [kernel for kernel, asked in zip(KERNELS, (encode, decode), strict=True) if asked]
+    asked = encode, decode, context and encode, context and decode
+    wanted = [kernel for kernel, needed in zip(KERNELS, asked, strict=True) if needed]
     return numba_or_none() is None or all(kernel.cached for kernel in wanted)
 
 
 def kernels_kept() -> bool:
     """Whether what is compiled now need not be compiled at the next start: some folder can be written."""
     return all(kernel.kept for kernel in KERNELS)
+
+
+def _lanes(lanes: int | None, symbols: int) -> int:
+    """As many as are asked for, or as suit that many symbols."""
+    if lanes is None:
+        return 1 if symbols < 1 << 14 else 4 if symbols < 1 << 20 else 8
+    if not 1 <= lanes <= MAX_LANES:
+        raise ValueError(f"{lanes} lanes; 1 to {MAX_LANES} are possible")
+    return lanes
+
+
+def _framed(substreams: list[bytes], lanes: int) -> bytes:
+    """A stream of substreams."""
+    lengths = [varint(len(substream)) for substream in substreams[:-1]]
+    return b"".join([varint(MAX_LANES * len(substreams) + lanes - 1), *lengths, *substreams])
+
+
+def _check(index: NDArray[np.uint8], tables: Tables, context: Context) -> None:
+    """ValueError unless the index of a latent fits the tables and the context."""
+    if index.dtype != np.uint8 or index.ndim != 3 or len(index) != len(context):
+        raise ValueError(f"index is {index.dtype} {index.shape}; uint8 ({len(context)}, h, w) is needed")
+    if len(tables) > 256 or index.size and index.max() >= len(tables):
+        raise ValueError(f"index holds {index.max(initial=0)}, and there are {len(tables)} tables of at most 256")
 
 
 def _cuts(symbols: int) -> list[slice]:

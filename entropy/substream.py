@@ -1,6 +1,7 @@
 """One substream of entropy/rans.py: its symbols to bytes and back, by kernels and, where numba is missing, plainly.
 
-A part of a step is (values int32 (n,), index uint8 or uint16 (n,), tables).
+A part of a step is (values int32 (n,), index uint8 or uint16 (n,), tables). With a context (entropy/context.py) the
+index of a row is known when the rows before it are.
 """
 
 import struct
@@ -9,16 +10,29 @@ from bisect import bisect_right
 import numpy as np
 from numpy.typing import NDArray
 
+from entropy.context import FEATURE_BITS, FEATURE_MOST, INDEX_BITS, MOST, UNIT_BITS, Context, adapted_row, rows
 from entropy.kernel import kernel, numba_or_none
 from entropy.tables import BUCKET_BITS, PRECISION, RECIPROCAL_BITS, TOTAL, Tables
 from entropy.varint import StreamError, read_varint, varint
 
+VECTOR = 32  # numbers that a compiled loop takes at once
 LOWER = 1 << 16  # states are in [LOWER, LOWER << 16)
 
 
 def encode_parts(parts: list[tuple[NDArray[np.int32], NDArray, Tables]], lanes: int) -> bytes:
     """The bytes of a substream that holds these parts of steps, in that order."""
     return (_encode_python if numba_or_none() is None else _encode_numba)(parts, lanes)
+
+
+def adapted(values: NDArray[np.int32], index: NDArray[np.uint8], tables: Tables, context: Context) -> NDArray[np.uint8]:
+    """The indices that a context makes of those of a latent (C, h, w), all of whose symbols are known."""
+    out = np.empty_like(index)
+    if numba_or_none() is None:
+        for at in rows(context, index.shape):
+            out[at] = adapted_row(values, index, tables, context, at)
+    else:
+        _adapt_kernel(values, *_seen(index, tables), *context.arrays, len(tables) - 1, out)
+    return out
 
 
 class Substream:
@@ -34,19 +48,45 @@ class Substream:
         self.states = np.frombuffer(data[states:words].tobytes(), "<u4").astype(np.uint32)
         if self.states.min() < LOWER:
             raise StreamError(f"a state is {self.states.min()}, below {LOWER}")
-        self.cursor = np.array([words, escapes, states], np.int64)  # next word, next escape, end of escapes
+        self.cursor = np.array([words, escapes, states, 0], np.int64)  # next word, next escape, end of escapes, lane
 
-    def decode(self, index: NDArray, tables: Tables, values: NDArray[np.int32]) -> None:
+    def decode(self, index: NDArray, tables: Tables, values: NDArray[np.int32], first: bool = True) -> None:
+        """The next symbols, the `first` of a step or later ones."""
+        if first:
+            self.cursor[3] = 0
         progress = self.states, self.cursor, self.data, values
         if numba_or_none() is None:
             _decode_python(index, tables, *progress)
         elif not _decode_kernel(index, tables.spans, tables.entries, tables.buckets, *progress):
             raise StreamError("the stream ends early, or an escaped value is damaged")
 
+    def decode_rows(self, index: NDArray[np.uint8], tables: Tables, context: Context) -> NDArray[np.int32]:
+        """A latent (C, h, w), a step under the indices that the context makes of `index`."""
+        values = np.zeros(index.shape, np.int32)
+        self.cursor[3] = 0
+        if numba_or_none() is None:
+            for at in rows(context, index.shape):
+                self.decode(adapted_row(values, index, tables, context, at), tables, values[at], first=False)
+            return values
+        coder = tables.spans, tables.entries, tables.buckets, self.states, self.cursor, self.data
+        if not _decode_rows_kernel(*_seen(index, tables), *context.arrays, *coder, values):
+            raise StreamError("the stream ends early, or an escaped value is damaged")
+        return values
+
     def finish(self) -> None:
-        word, escape, escapes_end = self.cursor
+        word, escape, escapes_end, _ = self.cursor
         if word != self.data.size or escape != escapes_end or np.any(self.states != LOWER):
             raise StreamError("the stream does not end with its symbols: it is damaged, or was made with other tables")
+
+
+def _seen(index: NDArray[np.uint8], tables: Tables) -> tuple[NDArray, ...]:
+    """What the kernels of a context look at: indices, what tables expect, and memory for what comes row by row: the
+    magnitudes, what was expected, and whether either is above 0. Those rows have a zero before them, and after them as
+    many as make the loops over them those of whole vectors.
+    """
+    C, h, w = index.shape
+    magnitudes, means = np.empty((2, C, h, -(-w // VECTOR) * VECTOR + 2), np.int32)
+    return index, tables.magnitudes, magnitudes, means, np.zeros((C, h), np.uint8)
 
 
 def _encode_numba(parts: list[tuple[NDArray[np.int32], NDArray, Tables]], lanes: int) -> bytes:
@@ -111,7 +151,7 @@ def _encode_kernel(values, index, spans, entries, reciprocals, states, cursor, w
 @kernel(*(f"boolean({t}, {_SPANS}, {_U32}, {_BUCKETS}, {_CODER}, {_U8}, int32[::1])" for t in (_U8, _U16)))
 def _decode_kernel(index, spans, entries, buckets, states, cursor, data, out):
     word, escape, escapes_end = np.uint64(cursor[0]), np.uint64(cursor[1]), np.uint64(cursor[2])
-    lanes, lane = np.uint64(states.size), _ZERO
+    lanes, lane = np.uint64(states.size), np.uint64(cursor[3])
     for i in range(np.uint64(out.size)):
         table = index[i]
         start, last, offset = np.uint64(spans[table, 0]), np.uint64(spans[table, 1]), spans[table, 2]
@@ -145,11 +185,118 @@ def _decode_kernel(index, spans, entries, buckets, states, cursor, data, out):
             if value != np.int32(value):
                 return False
         out[i] = value
-    cursor[0], cursor[1] = word, escape
+    cursor[0], cursor[1], cursor[3] = word, escape, lane
     return True
 
 
-KERNELS = _encode_kernel, _decode_kernel
+_U8_3, _I32_3 = (f"Array({t}, 3, 'C', True)" for t in ("uint8", "int32"))
+_SEEN = f"{_U8_3}, {_I32}, int32[:, :, ::1], int32[:, :, ::1], uint8[:, ::1]"
+_CONTEXT = ", ".join(
+    f"Array({t}, {n}, 'C', True)" for t, n in (("uint16", 1), ("uint16", 2), ("uint8", 2), ("int32", 2))
+)
+_SYMBOLS, _TABLES = np.uint8(1), np.uint8(2)
+_LOG, _LOG_FLOOR, _HALF_INDEX = 52 - FEATURE_BITS, (1023 << FEATURE_BITS) - 1, 1 << INDEX_BITS - 1
+
+
+@kernel(f"void({_SEEN}, {_I32}, int64, int64)")
+def _note_kernel(index, expected, magnitudes, means, busy, values, c, r):
+    """Take down the magnitudes of a row and what its tables expect."""
+    own, given, of_symbols, of_tables = values, index[c, r], magnitudes[c, r], means[c, r]
+    symbols = tables = np.int32(0)
+    for x in range(own.size):
+        of_symbols[x + 1] = min(abs(np.int64(own[x])), MOST)
+        of_tables[x + 1] = expected[given[x]]
+        symbols |= of_symbols[x + 1]
+        tables |= of_tables[x + 1]
+    busy[c, r] = (symbols > 0) * _SYMBOLS + (tables > 0) * _TABLES
+    of_symbols[0] = of_tables[0] = 0
+    of_symbols[own.size + 1 :] = 0
+    of_tables[own.size + 1 :] = 0
+
+
+@kernel(f"void({_SEEN}, {_CONTEXT}, int64, int64, int64, int32[::1], int32[::1], uint8[::1])")
+def _adapt_row_kernel(
+    index, expected, magnitudes, means, busy, order, parents, weights, constants, c, r, top, s, e, out
+):  # fmt: skip
+    """The adapted indices of a row; s and e are memory for its sums."""
+    own, count, links = index[c, r], parents.shape[1], parents[c]
+    tables = np.uint8(0)
+    for x in range(own.size):
+        tables |= own[x]
+    some = tables > 0
+    for k in range(count):
+        some |= weights[c, k] > 0 and busy[links[k], r] & _SYMBOLS > 0
+    for down in range(1, min(r, 2) + 1):
+        some |= busy[c, r - down] & _SYMBOLS > 0
+    if not some:
+        out[:] = 0
+        return
+    floor, slope, bias = constants[c, 0], constants[c, 1], constants[c, 2]
+    s[:] = floor
+    e[:] = floor
+    for k in range(count):
+        weight = np.int32(weights[c, k])
+        if weight:
+            flags, of_tables, of_symbols = busy[links[k], r], means[links[k], r], magnitudes[links[k], r]
+            if flags & _TABLES:
+                for x in range(s.size):
+                    e[x] += weight * of_tables[x + 1]
+            if flags & _SYMBOLS:
+                for x in range(s.size):
+                    s[x] += weight * of_symbols[x + 1] << UNIT_BITS
+    for k, (down, right) in enumerate(((1, 1), (1, 0), (1, 2), (2, 1))):
+        weight = np.int32(weights[c, count + k])
+        if weight and r >= down:
+            flags, of_tables, of_symbols = busy[c, r - down], means[c, r - down], magnitudes[c, r - down]
+            if flags & _TABLES:
+                for x in range(s.size):
+                    e[x] += weight * of_tables[x + right]
+            if flags & _SYMBOLS:
+                for x in range(s.size):
+                    s[x] += weight * of_symbols[x + right] << UNIT_BITS
+    for x in range(s.size):  # an integer as a float64 has its logarithm in its bits: the exponent, then what follows 1
+        s[x] = (np.float64(s[x]).view(np.int64) >> _LOG) - _LOG_FLOOR if s[x] > floor else 0
+        e[x] = (np.float64(e[x]).view(np.int64) >> _LOG) - _LOG_FLOOR
+    log_floor = np.int32((np.float64(floor).view(np.int64) >> _LOG) - _LOG_FLOOR)
+    for x in range(own.size):
+        f = max(-FEATURE_MOST, min((s[x] if s[x] else log_floor) - e[x], FEATURE_MOST))
+        moved = (np.int32(own[x]) << INDEX_BITS) + slope * f + bias + _HALF_INDEX >> INDEX_BITS
+        out[x] = max(0, min(moved, top)) if own[x] or s[x] else 0
+
+
+@kernel(f"void({_I32_3}, {_SEEN}, {_CONTEXT}, int64, uint8[:, :, ::1])")
+def _adapt_kernel(
+    values, index, expected, magnitudes, means, busy, order, parents, weights, constants, top, out
+):  # fmt: skip
+    s, e = np.empty(means.shape[2] - 2, np.int32), np.empty(means.shape[2] - 2, np.int32)
+    for c in order:
+        for r in range(index.shape[1]):
+            _adapt_row_kernel(
+                index, expected, magnitudes, means, busy, order, parents, weights, constants,
+                c, r, top, s, e, out[c, r],
+            )  # fmt: skip
+            _note_kernel(index, expected, magnitudes, means, busy, values[c, r], c, r)
+
+
+@kernel(f"boolean({_SEEN}, {_CONTEXT}, {_SPANS}, {_U32}, {_BUCKETS}, {_CODER}, {_U8}, int32[:, :, ::1])")
+def _decode_rows_kernel(
+    index, expected, magnitudes, means, busy, order, parents, weights, constants,
+    spans, entries, buckets, states, cursor, data, out,
+):  # fmt: skip
+    s, e = np.empty(means.shape[2] - 2, np.int32), np.empty(means.shape[2] - 2, np.int32)
+    row, top = np.empty(index.shape[2], np.uint8), spans.shape[0] - 1
+    for c in order:
+        for r in range(index.shape[1]):
+            _adapt_row_kernel(
+                index, expected, magnitudes, means, busy, order, parents, weights, constants, c, r, top, s, e, row
+            )
+            if not _decode_kernel(row, spans, entries, buckets, states, cursor, data, out[c, r]):
+                return False
+            _note_kernel(index, expected, magnitudes, means, busy, out[c, r], c, r)
+    return True
+
+
+KERNELS = _encode_kernel, _decode_kernel, _adapt_kernel, _decode_rows_kernel
 
 
 def _encode_python(parts: list[tuple[NDArray[np.int32], NDArray, Tables]], lanes: int) -> bytes:
@@ -177,11 +324,11 @@ def _encode_python(parts: list[tuple[NDArray[np.int32], NDArray, Tables]], lanes
 def _decode_python(index, tables, states, cursor, data, out) -> None:
     """The same values as `_decode_kernel`, written plainly; raises StreamError where that returns False."""
     spans, entries = tables.spans.tolist(), tables.entries.tolist()
-    word, escape, escapes_end = cursor.tolist()
+    word, escape, escapes_end, first = cursor.tolist()
     data, side, lanes, values = data.tobytes(), data[:escapes_end].tobytes(), states.tolist(), []
     for i, table in enumerate(index.tolist()):
         start, last, offset = spans[table]
-        x = lanes[i % len(lanes)]
+        x = lanes[(first + i) % len(lanes)]
         slot = x % (1 << PRECISION)
         place = bisect_right(entries, slot << 16 | 0xFFFF, start, start + last + 1) - 1  # the last that begins by slot
         before, freq = divmod(entries[place], 1 << 16)
@@ -191,7 +338,7 @@ def _decode_python(index, tables, states, cursor, data, out) -> None:
                 raise StreamError("the stream ends early")
             x = x << 16 | int.from_bytes(data[word : word + 2], "little")
             word += 2
-        lanes[i % len(lanes)] = x
+        lanes[(first + i) % len(lanes)] = x
         value = offset + place - start
         if place == start + last:
             code, escape = read_varint(side, escape)
@@ -199,4 +346,5 @@ def _decode_python(index, tables, states, cursor, data, out) -> None:
             if not -(1 << 31) <= value < 1 << 31:
                 raise StreamError(f"an escaped value is {value}, beyond int32")
         values.append(value)
-    out[:], states[:], cursor[:] = values, lanes, (word, escape, escapes_end)
+    out[:], states[:] = values, lanes
+    cursor[:] = word, escape, escapes_end, (first + len(values)) % len(lanes)

@@ -36,6 +36,7 @@ from entropy.kernel import kernel
 PRECISION = 14
 TOTAL = 1 << PRECISION  # the sum of every table
 RECIPROCAL_BITS = 46
+MOST_MAGNITUDE = 1023
 BUCKET_BITS = 8  # the decoder jumps to the first symbol of one of 2**8 buckets, then scans: 512 B a table stay in cache
 
 # A tail of less than a quarter of one count is cheaper escaped: keeping all mass above 1e-9 costs 0.09-0.18 % of the
@@ -205,6 +206,14 @@ class Tables:
     def spans(self) -> NDArray[np.int64]:
         """(T, 3) of each table: where it begins in freqs, its escape symbol (the number of its others), its offset."""
         return np.stack([self.starts[:-1], self.sizes - np.int64(1), self.offsets], axis=1)
+
+    @functools.cached_property
+    def magnitudes(self) -> NDArray[np.int32]:
+        """(T,) the mean magnitude that each table expects, its escape aside, in 2**-8; one counts up to 1023."""
+        symbols = np.arange(self.freqs.size) - np.repeat(self.starts[:-1] - self.offsets, self.sizes)
+        weighted = self.freqs * np.minimum(np.abs(symbols), MOST_MAGNITUDE)
+        weighted[self.starts[1:] - 1] = 0
+        return (np.add.reduceat(weighted, self.starts[:-1]) >> PRECISION - 8).astype(np.int32)
 
     @functools.cached_property
     def entries(self) -> NDArray[np.uint32]:

@@ -47,13 +47,15 @@ def photo(photos) -> Image.Image:
 
 @pytest.fixture(scope="session")
 def models(photo, tmp_path_factory) -> Path:
-    """A folder with four exported models: of all rates tiny and hyper, of one lambda fixed and hyper_fixed."""
+    """A folder with four exported models: of all rates tiny and hyper, which has a context, of one lambda fixed and
+    hyper_fixed.
+    """
     folder = tmp_path_factory.mktemp("models")
-    for name, lmbda, prior in (
-        ("tiny", ALL_RATES, FACTORIZED), ("fixed", ONE_LAMBDA, FACTORIZED),
-        ("hyper", ALL_RATES, HYPER), ("hyper_fixed", ONE_LAMBDA, HYPER),
+    for name, lmbda, prior, context in (
+        ("tiny", ALL_RATES, FACTORIZED, 0), ("fixed", ONE_LAMBDA, FACTORIZED, 0),
+        ("hyper", ALL_RATES, HYPER, 4), ("hyper_fixed", ONE_LAMBDA, HYPER, 0),
     ):  # fmt: skip
-        export(tiny_network(photo, lmbda, prior), folder / f"{name}.safetensors")
+        export(tiny_network(photo, lmbda, prior, context=context), folder / f"{name}.safetensors")
     return folder
 
 
@@ -71,7 +73,7 @@ def fixed(models) -> Codec:
 
 @pytest.fixture
 def hyper(models) -> Codec:
-    """The all-rates model with a hyperprior, in fp32."""
+    """The all-rates model with a hyperprior and a context, in fp32."""
     return load_model(models / "hyper.safetensors", precision="fp32")
 
 

@@ -72,7 +72,7 @@ def test_imports_lead_downwards(module):
 
 
 WITH_TORCH = {  # beside the rooms network and training: what imports PyTorch when it is itself imported
-    "entropy.bridge", "entropy.conditional", "entropy.factorized", "entropy.integer",
+    "entropy.adaptive", "entropy.bridge", "entropy.conditional", "entropy.factorized", "entropy.integer",
     "codec.coding.torch_backend", "codec.evaluation.compressai_models", "codec.evaluation.publish",
 }  # fmt: skip
 

@@ -140,6 +140,8 @@ class Compressor:
     """Most bytes."""
     ssimulacra2: float | None
     """Least score of the decoded image."""
+    effort: int
+    """0..9, how long to look for better symbols."""
     strict: bool
     verify: bool
     """Whether to decode what was written before it gets its name."""
@@ -156,7 +158,8 @@ class Compressor:
             announce_kernels(decode=self.verify)
         machine.keep_freed_memory()  # from here on: what reading an image has freed goes back to the system
         try:
-            model = codec.load(self.model, self.device, self.precision, self.backend)
+            backend = "torch" if self.effort and self.backend == "auto" else self.backend
+            model = codec.load(self.model, self.device, self.precision, backend)
         except MENDABLE as error:  # no file will be better off
             raise FatalError(explain(error)) from error
         asked = [name for name in ("quality", "bpp", "size", "ssimulacra2") if getattr(self, name) is not None]
@@ -201,9 +204,11 @@ class Compressor:
         """In what an intact .lic file is another one than would be made; FormatError if it is damaged. The best quality
         of a size is known by the next one, which takes more.
         """
-        header, _ = bitstream.read(data)
+        header, sections = bitstream.read(data)
         if header.model != self.model_id:
             return f"it was of model {header.model}, not {self.model_id}"
+        if (effort := bitstream.effort(sections)) != self.effort:
+            return f"it was of effort {effort}, not {self.effort}"
         if self.ssimulacra2 is not None:
             return self._scores_otherwise(job, data, header.quality)
         wanted = codec.DEFAULT_QUALITY if self.quality is None else self.quality
@@ -215,7 +220,7 @@ class Compressor:
             return f"it takes {len(data)} bytes, above the target of {most:.0f}"
         if header.quality < 100:
             image, _ = open_image(job.source, bitstream.MAX_PIXELS, self.strict)
-            if len(self.codec.compress(image, header.quality + 1)) <= most:
+            if len(self.codec.compress(image, header.quality + 1, self.effort)) <= most:
                 return f"it was of quality {header.quality}, and a higher one fits"
         return None
 
@@ -229,7 +234,7 @@ class Compressor:
         if (score := ssimulacra2(image, self.codec.decompress(data))) < self.ssimulacra2:
             return f"it scores {score:.2f}, below the target of {self.ssimulacra2:g}"
         if quality:
-            lower = self.codec.decompress(self.codec.compress(source, quality - 1))
+            lower = self.codec.decompress(self.codec.compress(source, quality - 1, self.effort))
             if ssimulacra2(image, lower) >= self.ssimulacra2:
                 return f"it was of quality {quality}, and a lower one will do"
         return None
@@ -243,12 +248,12 @@ class Compressor:
     ) -> tuple[bytes, int | None, float | None]:
         """The file, its quality, and its score if one is aimed at."""
         if self.ssimulacra2 is not None:
-            return self.codec.compress_to_score(image, self.ssimulacra2, witness)
+            return self.codec.compress_to_score(image, self.ssimulacra2, self.effort, witness)
         if (most := self._most(image.width * image.height)) is not None:
-            return *self.codec.compress_to(image, most, witness), None
+            return *self.codec.compress_to(image, most, self.effort, witness), None
         default = codec.DEFAULT_QUALITY if self.codec.config.variable_rate else None
         quality = default if self.quality is None else self.quality
-        return self.codec.compress(image, quality, witness), quality, None
+        return self.codec.compress(image, quality, self.effort, witness), quality, None
 
 
 @dataclass

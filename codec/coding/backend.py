@@ -82,6 +82,19 @@ class Backend(Protocol):
     def quantize(self, v: NDArray[np.float32], step: Step, quality: int | None) -> NDArray[np.int32]:
         """Symbols of that part of v."""
 
+    def search(
+        self,
+        v: NDArray[np.float32],
+        step: Step,
+        quality: int | None,
+        passes: int,
+        image: NDArray[np.uint8],
+        counted: Box,
+    ) -> NDArray[np.int32]:
+        """Better symbols of v (1, M, h, w), all in one step, than `quantize` gives: of the `image` (1, 3, H, W), of
+        which the pixels `counted` count. A backend that cannot search raises LicError.
+        """
+
     def dequantize(self, symbols: NDArray[np.int32], step: Step, quality: int | None) -> NDArray[np.float32]:
         """v_hat, what is put back for the symbols of a step."""
 

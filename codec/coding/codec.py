@@ -6,11 +6,11 @@
 
 An image is analysed, quantized and coded one row of tiles (codec/coding/tiles.py) after the other, and decoded so:
 beside the image itself only what belongs to some rows of tiles is in memory. A small image is one tile. What happens to
-a row is in `_encode_rows` and `_decode_rows`; what the networks are asked is in codec/coding/backend.py.
+a row is in codec/coding/encoder.py and in `decode_rows`; what the networks are asked is in codec/coding/backend.py.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -19,7 +19,9 @@ from PIL import Image
 
 import entropy
 from codec.coding import tiles
-from codec.coding.backend import Backend, Step, Steps, answered
+from codec.coding.backend import Backend, Step, answered
+from codec.coding.effort import check
+from codec.coding.encoder import Coded, Encoder, Witness, assembled
 from codec.coding.tables import CodecTables, channels
 from codec.coding.target import fit_score, fit_size, ssimulacra2
 from codec.coding.tiles import Box, Latent, Window, cells_of, full, picture_of, planes
@@ -27,9 +29,6 @@ from codec.config import CELL, REACH, STRIDE
 from codec.container import bitstream, modes
 from codec.container.bitstream import FormatError, Header, Section
 from codec.errors import LicError
-
-Coded = list[tuple[Step, NDArray[np.int32]]]  # symbols of a part of y, in the steps in which they are coded
-Witness = Callable[..., None]  # (quality, y=symbols of a row) and (quality, z=symbols), as they are encoded
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class Codec:
     def __init__(self, backend: Backend, tables: CodecTables, id: str = "0" * 16, replaces: Sequence[str] = ()):
         self.backend, self.tables, self.id = backend, tables, id
         self.replaces = replaces  # ids of models whose files it decodes, too
+        self.encoder = Encoder(backend, tables)
         self.config = backend.config
 
     @property
@@ -64,16 +64,20 @@ class Codec:
         """Every quality this model can be asked for."""
         return self.config.qualities
 
-    def compress(self, image: Image.Image, quality: int | None = None, witness: Witness | None = None) -> bytes:
-        """A PIL image as the bytes of a .lic file.
+    def compress(
+        self, image: Image.Image, quality: int | None = None, effort: int = 0, witness: Witness | None = None
+    ) -> bytes:
+        """A PIL image as the bytes of a .lic file; effort 0..9 (codec/coding/effort.py) finds smaller and better ones.
 
         codec/container/modes.py says which modes are coded and how; its UnsupportedImage tells why others are not. ICC
         profile, EXIF, XMP and DPI of `image.info` are kept. A drawing is kept without loss where that is not larger
         (codec/container/lossless.py). The witness, if there is one, is shown what is encoded.
         """
-        return self._compress(modes.prepare(image), quality, witness)
+        return self._compress(modes.prepare(image), quality, effort, witness)
 
-    def compress_to(self, image: Image.Image, max_bytes: float, witness: Witness | None = None) -> tuple[bytes, int]:
+    def compress_to(
+        self, image: Image.Image, max_bytes: float, effort: int = 0, witness: Witness | None = None
+    ) -> tuple[bytes, int]:
         """The largest file of at most `max_bytes`, and its quality; LicError if even quality 0 takes more.
 
         Compresses seven times at most: g_a sees the quality, so it cannot be run once for all.
@@ -81,14 +85,14 @@ class Codec:
         if not self.config.variable_rate:
             raise LicError("this model was trained for one lambda: it cannot aim at a size")
         source = modes.prepare(image)
-        data, quality = fit_size(partial(self._compress, witness=witness), source, max_bytes)
+        data, quality = fit_size(partial(self._compress, effort=effort, witness=witness), source, max_bytes)
         if not len(data) <= max_bytes:  # nor if that is NaN
             bpp = 8 * len(data) / (image.width * image.height)
             raise LicError(f"quality 0 takes {len(data)} bytes ({bpp:.3f} bpp), above the target of {max_bytes:.0f}")
         return data, quality
 
     def compress_to_score(
-        self, image: Image.Image, least: float, witness: Witness | None = None
+        self, image: Image.Image, least: float, effort: int = 0, witness: Witness | None = None
     ) -> tuple[bytes, int, float]:
         """The smallest file whose image scores at least `least` in SSIMULACRA 2 (codec/coding/target.py), its quality,
         and the score, which is asked seven times at most; LicError if even quality 100 scores less.
@@ -96,7 +100,7 @@ class Codec:
         if not self.config.variable_rate:
             raise LicError("this model was trained for one lambda: it cannot aim at a score")
         source = modes.prepare(image)
-        encode = partial(self._compress, source, witness=witness)
+        encode = partial(self._compress, source, effort=effort, witness=witness)
         data, quality, reached = fit_score(encode, lambda data: ssimulacra2(source.image, self.decompress(data)), least)
         if not reached >= least:  # nor if that is NaN
             raise LicError(f"quality 100 scores {reached:.2f} in SSIMULACRA 2, below the target of {least:g}")
@@ -126,7 +130,7 @@ class Codec:
         """What is coded of images (B, 3, H, W), in one row of tiles."""
         v = self.backend.analyse(pixels, quality)
         z, area = self.backend.hyper_analyse(v, quality), full(v.shape[-2:])
-        return assembled(self._quantize(v, z, area.coarse(CELL), area, quality), v.shape, z)
+        return assembled(self.encoder.quantize(v, z, area.coarse(CELL), area, quality), v.shape, z)
 
     def reconstruct(self, latent: Latent, size: tuple[int, int], quality: int | None = None) -> NDArray[np.uint8]:
         """The pixels (B, 3, *size) of a latent."""
@@ -135,9 +139,8 @@ class Codec:
 
     def encode(self, latent: Latent, quality: int | None, mode: str, size: tuple[int, int]) -> bytes:
         """The latent of one image of `size` (height, width) -> the bytes of a file."""
-        header = Header(self.id, quality, mode, width=size[1], height=size[0])
-        sections = [*self._encode_z(latent.z, quality), self._encode_y(self._coded(latent, quality), quality)]
-        return bitstream.write(header, sections)
+        y = self.encoder.encode_y(self._coded(latent, quality), quality)
+        return bitstream.write(self._header(quality, mode, size), [*self.encoder.encode_z(latent.z, quality), y])
 
     def decode(self, header: Header, sections: list[Section]) -> Latent:
         """The latent of a file that `bitstream.read` has accepted; FormatError if it is not intact."""
@@ -151,101 +154,27 @@ class Codec:
     def _coded(self, latent: Latent, quality: int | None) -> Coded:
         """A latent in steps."""
         area = full(latent.y.shape[-2:])
-        steps = self._steps(latent.z, area.coarse(CELL), area, quality)
+        steps = self.encoder.steps(latent.z, area.coarse(CELL), area, quality)
         return list(answered(steps, lambda step: latent.y[step.where]))
 
     # ---- encoding ----
 
-    def _compress(self, source: modes.Source, quality: int | None, witness: Witness | None = None) -> bytes:
+    def _compress(
+        self, source: modes.Source, quality: int | None, effort: int = 0, witness: Witness | None = None
+    ) -> bytes:
         """The file of an image; of a drawing the smaller one of two."""
-        header = Header(self.id, quality, source.image.mode, source.image.width, source.image.height)
-        data = bitstream.write(header, [*self._encode_rows(source.colours, quality, witness), *source.beside])
+        check(effort)
+        header = self._header(quality, source.image.mode, source.image.size[::-1])
+        made = [Section(bitstream.EFFORT, bytes([effort]))] if effort else []
+        sections = [*self.encoder.encode_rows(source.colours, quality, effort, witness), *source.beside, *made]
+        data = bitstream.write(header, sections)
         if not source.exact:
             return data
         return min(bitstream.write(header, source.exact), data, key=len)
 
-    def _encode_rows(self, colours: Image.Image, quality: int | None, witness: Witness | None) -> list[Section]:
-        """The sections of z and of y, row by row, of an RGB or L image.
-
-        The tables of a row of y depend on the z around it, and that on the v around it: both are made ahead, as far as
-        the halos want it, which is one row of tiles for y and one more for v, and let go when they are not needed.
-        """
-        area = cells_of(colours.height, colours.width)
-        heights = tiles.rows(area.coarse(CELL).bottom)
-        rows = [Box(top, 0, bottom, area.right).scaled(CELL).within(area) for top, bottom in heights]
-        v, z, streams = Window(), Window(), []
-        to_analyse, to_hyper_analyse = iter(rows), iter(rows)
-
-        def analyse_until(bottom: int) -> None:
-            while v.bottom < bottom:
-                row = next(to_analyse)
-                v.add(row, self._analyse(colours, row, quality))
-
-        for row in rows:
-            place = self._around(row, area)
-            while self.tables.z and z.bottom < place.bottom:
-                following = next(to_hyper_analyse)
-                cells = following.coarse(CELL)
-                seen = cells.grown(self.backend.halos.h_a, area.coarse(CELL)).scaled(CELL).within(area)
-                analyse_until(seen.bottom)
-                z.add(cells, self._hyper_analyse(v, following, area, quality))
-            analyse_until(row.bottom)
-            coded = self._quantize(v.of(row), z.of(place) if self.tables.z else None, place, row, quality)
-            if witness:
-                witness(quality, y=assembled(coded, (1, self.config.M, *row.shape)).y)
-            streams.append(self._encode_y(coded, quality))
-            del coded  # before there is the next one
-            v.forget(min(row.bottom, CELL * (z.bottom - self.backend.halos.h_a)) if self.tables.z else row.bottom)
-        symbols = z.of(area.coarse(CELL)) if self.tables.z else None
-        if witness:
-            witness(quality, z=symbols)
-        return [*self._encode_z(symbols, quality), *bitstream.rows_section(heights), *streams]
-
-    def _analyse(self, colours: Image.Image, row: Box, quality: int | None) -> NDArray[np.float32]:
-        """v (1, M, *row.shape) of a row of tiles of an RGB or L image."""
-        area, image = cells_of(colours.height, colours.width), full((colours.height, colours.width))
-
-        def analyse(cells: Box) -> NDArray[np.float32]:
-            top, left, bottom, right = cells.scaled(STRIDE).within(image)
-            part = colours if cells == area else colours.crop((left, top, right, bottom))
-            return self.backend.analyse(planes(part), quality)
-
-        return tiles.joined(analyse, row, tiles.TILE * CELL, self.backend.halos.g_a, area)
-
-    def _hyper_analyse(self, v: Window, row: Box, area: Box, quality: int | None) -> NDArray[np.int32]:
-        """Symbols of z of a row of tiles, of whose v the window has what h_a sees."""
-
-        def analyse(cells: Box) -> NDArray[np.int32]:
-            return self.backend.hyper_analyse(v.of(cells.scaled(CELL).within(area)), quality)
-
-        return tiles.joined(analyse, row.coarse(CELL), tiles.WIDE, self.backend.halos.h_a, area.coarse(CELL))
-
-    def _around(self, row: Box, area: Box) -> Box:
-        """The cells of z that the tables of a row depend on."""
-        return row.coarse(CELL).grown(self.backend.halos.h_s, area.coarse(CELL))
-
-    def _steps(self, z: NDArray[np.int32] | None, place: Box, box: Box, quality: int | None) -> Steps:
-        constants = self.tables.constants[quality] if self.tables.constants else None
-        return self.backend.steps(z, place, box, quality, constants)
-
-    def _quantize(
-        self, v: NDArray[np.float32], z: NDArray[np.int32] | None, place: Box, box: Box, quality: int | None
-    ) -> Coded:
-        """The symbols of v (B, M, *box.shape), a part of y; z are those of the cells `place`."""
-        steps = self._steps(z, place, box, quality)
-        coded = answered(steps, lambda step: self.backend.quantize(v[step.where], step, quality))
-        return [(replace(step, mean=None), symbols) for step, symbols in coded]  # a mean is as large as the symbols
-
-    def _encode_z(self, z: NDArray[np.int32] | None, quality: int | None) -> list[Section]:
-        """The section of the symbols of z (1, K, h', w'); none without a hyperprior."""
-        if z is None:
-            return []
-        return [Section(bitstream.HYPER, entropy.encode([(z, channels(z.shape[1]), self.tables.z[quality])]))]
-
-    def _encode_y(self, coded: Coded, quality: int | None) -> Section:
-        """The section of the symbols of a row of y."""
-        tables = self.tables.y[quality]
-        return Section(bitstream.LATENT, entropy.encode([(symbols, step.index, tables) for step, symbols in coded]))
+    def _header(self, quality: int | None, mode: str, size: tuple[int, int]) -> Header:
+        """That of a file of an image of `size` (height, width)."""
+        return Header(self.id, quality, mode, size[1], size[0], self.tables.context is not None)
 
     # ---- decoding ----
 
@@ -287,7 +216,7 @@ class Codec:
             for top, bottom, stream in bitstream.row_streams(header, sections):
                 row = Box(top, 0, bottom, area.right).scaled(CELL).within(area)
                 if wanted is None or not row.within(wanted).is_empty:
-                    yield row, self._decode_row(stream, z, row, area, header.quality), z
+                    yield row, self._decode_row(stream, z, row, area, header), z
         except entropy.StreamError as error:
             raise FormatError(f"damaged: {error}") from error
 
@@ -297,6 +226,8 @@ class Codec:
             raise FormatError(f"written by model {header.model}, but this is model {self.id}")
         if (header.quality is None) == self.config.variable_rate:
             raise FormatError(f"quality {header.quality} does not fit this model")
+        if header.context and self.tables.context is None:
+            raise FormatError("coded with a context, which this model does not have")
 
     def _decode_z(
         self, sections: list[Section], quality: int | None, shape: tuple[int, int]
@@ -313,14 +244,20 @@ class Codec:
             raise FormatError(f"damaged: a symbol of the hyper-latent is beyond {REACH}")
         return z
 
-    def _decode_row(
-        self, stream: bytes, z: NDArray[np.int32] | None, row: Box, area: Box, quality: int | None
-    ) -> Coded:
+    def _decode_row(self, stream: bytes, z: NDArray[np.int32] | None, row: Box, area: Box, header: Header) -> Coded:
         """The symbols of a row of tiles."""
-        decoder, tables, place = entropy.Decoder(stream), self.tables.y[quality], self._around(row, area)
-        decoder.check(self.config.M * row.shape[0] * row.shape[1])  # before anything is computed
-        steps = self._steps(None if z is None else place.of(z), place, row, quality)
-        coded = list(answered(steps, lambda step: decoder.decode(step.index, tables, step.shape)))
+        decoder, tables, place = entropy.Decoder(stream), self.tables.y[header.quality], self.encoder.around(row, area)
+        context = self.tables.context if header.context else None
+        columns = row.shape[1] if context else None
+        decoder.check(self.config.M * row.shape[0] * row.shape[1], columns)  # before anything is computed
+        steps = self.encoder.steps(None if z is None else place.of(z), place, row, header.quality)
+
+        def decode(step: Step) -> NDArray[np.int32]:
+            if context:
+                return decoder.decode_adapted(step.index[0], tables, context)[None]
+            return decoder.decode(step.index, tables, step.shape)
+
+        coded = list(answered(steps, decode))
         decoder.finish()
         return coded
 
@@ -334,13 +271,3 @@ class Codec:
             v_hat = np.empty(shape, np.float32) if v_hat is None else v_hat
             v_hat[step.where] = part
         return v_hat
-
-
-def assembled(coded: Coded, shape: tuple[int, ...], z: NDArray[np.int32] | None = None) -> Latent:
-    """The latent (B, M, h, w) that was coded in steps."""
-    y, index = np.empty(shape, np.int32), np.empty(shape, np.uint8)
-    for step, symbols in coded:
-        y[step.where] = symbols
-        if z is not None:
-            index[step.where] = step.index
-    return Latent(y, z, None if z is None else index)

@@ -46,7 +46,7 @@ class ModelError(LicError):
 
 def _compact(name: str, tensor: torch.Tensor) -> torch.Tensor:
     """Weights of the transforms in half precision: they are most of the file, and nothing exact depends on them."""
-    large = name.startswith(("g_a.", "g_s.", "h_a.", "h_s.mean.")) and tensor.numel() >= 1024
+    large = name.startswith(("g_a.", "g_s.", "h_a.", "h_s.mean.", "context.")) and tensor.numel() >= 1024
     return tensor.half() if large else tensor
 
 
@@ -123,7 +123,11 @@ def load_model(
         config = configuration(metadata["config"])
         if backend == "auto":
             backend = "onnx" if str(device) == "cpu" and "graph.g_a" in tensors else "torch"
-        runs = _onnx(config, tensors, precision) if backend == "onnx" else _torch(config, tensors, device, precision)
+        if backend == "onnx":
+            runs = _onnx(config, tensors, precision)
+        else:
+            aim = metadata.get("distortion", "mse"), float(metadata.get("mix", 0.25))
+            runs = _torch(config, tensors, device, precision, aim)
         return Codec(runs, CodecTables.from_tensors(tensors, config), metadata["id"], replaced(metadata))
     except ValueError as error:
         raise ModelError(f"{path} is not a model that can be used: {_one_line(error)}") from error
@@ -157,8 +161,16 @@ def _onnx(config: ModelConfig, tensors: dict[str, np.ndarray], precision: str) -
     return OnnxBackend(config, tensors)
 
 
-def _torch(config: ModelConfig, tensors: dict[str, np.ndarray], device: str | torch.device, precision: str) -> Backend:
-    """The network of a configuration with its weights; LicError if they do not go together, or nowhere."""
+def _torch(
+    config: ModelConfig,
+    tensors: dict[str, np.ndarray],
+    device: str | torch.device,
+    precision: str,
+    aim: tuple[str, float],
+) -> Backend:
+    """The network of a configuration with its weights; LicError if they do not go together, or nowhere. `aim` is the
+    distortion of its training, and the share of squared error in it.
+    """
     graphs = "the backend torch" if "graph.g_a" in tensors else "a model without graphs for ONNX Runtime"
     require("torch", "train", graphs)
     import torch
@@ -174,7 +186,7 @@ def _torch(config: ModelConfig, tensors: dict[str, np.ndarray], device: str | to
         raise LicError(f"{name} is {given.get(name, 'missing')}; its configuration wants {needed.get(name, 'none')}")
     network = build(config)
     network.load_state_dict({name: torch.from_numpy(t.astype(np.float32)) for name, t in weights.items()})
-    return TorchBackend(network.eval().to(device).use_bf16(precision))
+    return TorchBackend(network.eval().to(device).use_bf16(precision), *aim)
 
 
 def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -37,8 +37,8 @@ class OnnxBackend:
 
     @property
     def parameters(self) -> int:
-        """Those that were trained: no tables, no graphs, nor the units of densities."""
-        beside = ("tables.", "graph.", "prior.scale")
+        """Those that were trained: no tables, no graphs, nor what was measured."""
+        beside = ("tables.", "graph.", "prior.scale", "context.energy")
         return sum(tensor.size for name, tensor in self.tensors.items() if not name.startswith(beside))
 
     def _run(self, name: str, outputs: list[str], quality: int | None, **inputs: NDArray) -> list[NDArray]:
@@ -102,6 +102,17 @@ class OnnxBackend:
         minus_two, minus_one, one, two = self.borders[quality or 0][:, None, :, None, None]
         above = np.where(residual > 1.5, two, one)
         return np.where(residual > 0, above, np.where(residual < -1.5, minus_two, minus_one))
+
+    def search(
+        self,
+        v: NDArray[np.float32],
+        step: Step,
+        quality: int | None,
+        passes: int,
+        image: NDArray[np.uint8],
+        counted: Box,
+    ) -> NDArray[np.int32]:
+        raise LicError("effort above 0 takes gradients, and with them PyTorch: load the model with backend='torch'")
 
     def dequantize(self, symbols: NDArray[np.int32], step: Step, quality: int | None) -> NDArray[np.float32]:
         self.config.check_quality(quality)

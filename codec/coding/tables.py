@@ -5,7 +5,8 @@
     tables = CodecTables.from_tensors(tensors, config)
 
 Without a hyperprior there is one table for each channel of y, at each quality. With one there is a table for each scale
-of y, the same at all qualities, one for each channel of z at each quality, and the constants of the exact path of h_s.
+of y, the same at all qualities, one for each channel of z at each quality, and the constants of the exact path of h_s;
+and the integers of the context, if there is one.
 """
 
 import re
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 EXACT_WEIGHT = re.compile(r"h_s\.(layers\.\d+|scale)\.weight")  # of the layers that lead to an index
 PARTS = ("freqs", "sizes", "offsets")  # of entropy.Tables
+CONTEXT = ("order", "parents", "weights", "constants")  # of entropy.Context
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class CodecTables:
     y: dict[int | None, entropy.Tables]
     z: dict[int | None, entropy.Tables] | None = None
     constants: dict[int | None, dict[str, NDArray[np.int32]]] | None = None  # (C,) each, by name
+    context: entropy.Context | None = None  # of y, of a model that has one
 
     @classmethod
     def of(cls, network: "Network", qualities: Sequence[int | None] | None = None) -> "CodecTables":
@@ -51,7 +54,7 @@ class CodecTables:
         if not z:
             return cls(y)
         check_bounds(network, constants)
-        return cls(y, z, constants)
+        return cls(y, z, constants, network.context.context() if network.config.context else None)
 
     def to_tensors(self) -> dict[str, NDArray]:
         """The arrays that a model file holds."""
@@ -59,7 +62,9 @@ class CodecTables:
             return pack(list(self.y.values()), "tables.")
         first = next(iter(self.constants.values()))
         stacked = {f"tables.{name}": np.stack([c[name] for c in self.constants.values()]) for name in first}
-        return pack(list(self.z.values()), "tables.") | pack([next(iter(self.y.values()))], "tables.y_") | stacked
+        context = {f"tables.context_{name}": getattr(self.context, name) for name in CONTEXT} if self.context else {}
+        y = pack([next(iter(self.y.values()))], "tables.y_")
+        return pack(list(self.z.values()), "tables.") | y | stacked | context
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, NDArray], config: ModelConfig) -> "CodecTables":
@@ -76,7 +81,8 @@ class CodecTables:
                 raise LicError(f"tables.{name} is not int32 {shape}")
         constants = {q: {name: tensors[f"tables.{name}"][i] for name in sizes} for i, q in enumerate(qualities)}
         check_stored(tensors)
-        return cls(dict.fromkeys(qualities, y), z, constants)
+        context = context_of(tensors, config) if config.context else None
+        return cls(dict.fromkeys(qualities, y), z, constants, context)
 
 
 def check_bounds(network: "Network", constants: dict[int | None, dict[str, NDArray[np.int32]]]) -> None:
@@ -98,6 +104,17 @@ def check_stored(tensors: dict[str, NDArray]) -> None:
             exact.check_bound(tensors[f"{name}.weight"], tensors[f"{name}.bias"], largest, offset)
         except ValueError as error:
             raise LicError(f"weights of h_s are too large for exact arithmetic: {error}") from error
+
+
+def context_of(tensors: dict[str, NDArray], config: ModelConfig) -> entropy.Context:
+    """The stored context of a model; LicError if it breaks a rule."""
+    names = [f"tables.context_{name}" for name in CONTEXT]
+    if missing := [name for name in names if name not in tensors]:
+        raise LicError(f"no {', '.join(missing)}")
+    context = entropy.Context(*(tensors[name] for name in names))
+    if len(context) != config.M:
+        raise LicError(f"a context of {len(context)} channels in a model of {config.M}")
+    return context
 
 
 def pack(tables: list[entropy.Tables], prefix: str) -> dict[str, NDArray]:

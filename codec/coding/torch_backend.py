@@ -15,14 +15,17 @@ from codec.coding.tables import channels
 from codec.coding.tiles import Box, full
 from codec.config import CELL
 from codec.network import pixels
+from codec.network.distortion import distortion
 from codec.network.model import Network, to_reach
+from codec.network.search import Target, search
 
 
 class TorchBackend:
     """A network, in evaluation mode and without gradients while it is asked, its modes restored afterwards."""
 
-    def __init__(self, network: Network):
-        self.network, self.config = network, network.config
+    def __init__(self, network: Network, distortion: str = "mse", mix: float = 0.25):
+        """`distortion` and `mix` are those of its training, what `search` aims at."""
+        self.network, self.config, self.trained_for = network, network.config, (distortion, mix)
         names = ("g_a", "g_s", "h_a", "h_s")
         self.halos = Halos(*(getattr(getattr(network, name, None), "halo", 0) for name in names))
         self.parameters = network.parameter_count()
@@ -36,18 +39,25 @@ class TorchBackend:
         return self.network.precision
 
     @contextlib.contextmanager
-    def coding(self) -> Iterator[None]:
-        """Evaluation mode without gradients, the mode of every module restored afterwards."""
+    def coding(self, gradients: bool = False) -> Iterator[None]:
+        """Evaluation mode, without gradients or with those of what is not a weight; the mode of every module and what
+        is differentiated are restored afterwards.
+        """
         trained = [module for module in self.network.modules() if module.training]
         for module in trained:
             module.training = False
         exact = machine.exact_convolutions() if self.device == "cuda" else contextlib.nullcontext()
+        weights = [weight for weight in self.network.parameters() if gradients and weight.requires_grad]
+        for weight in weights:
+            weight.requires_grad = False
         try:
-            with torch.inference_mode(), exact:
+            with torch.enable_grad() if gradients else torch.inference_mode(), exact:
                 yield
         finally:
             for module in trained:
                 module.training = True
+            for weight in weights:
+                weight.requires_grad = True
 
     def tensor(self, array: NDArray) -> Tensor:
         """An array on the device."""
@@ -104,6 +114,23 @@ class TorchBackend:
 
         with self.coding():
             return tiles.joined(dequantized, full(symbols.shape[-2:]), tiles.WIDE * CELL)
+
+    def search(
+        self,
+        v: NDArray[np.float32],
+        step: Step,
+        quality: int | None,
+        passes: int,
+        image: NDArray[np.uint8],
+        counted: Box,
+    ) -> NDArray[np.int32]:
+        with self.coding(gradients=True):
+            compare = distortion(*self.trained_for, self.config.lmbda, self.network.device)
+            seen = slice(counted.top, counted.bottom), slice(counted.left, counted.right)
+            target = Target(self._image(image), seen, compare, self.config.lmbda_at(quality))
+            index, mean = self._at(full(v.shape[-2:]), step)
+            level = self.network.level_of(quality)
+            return to_symbols(search(self.network, target, self.tensor(v).contiguous(), index, mean, level, passes))
 
     def _at(self, tile: Box, step: Step) -> tuple[Tensor | None, Tensor | float]:
         """Index and mean of a tile of a step, as the network takes them."""

@@ -1,11 +1,11 @@
-"""The .lic file format, version 1. This text is the specification.
+"""The .lic file format, versions 1 and 2. This text is the specification.
 
 All integers are unsigned. `varint` is LEB128: 7 bits a byte, least significant group first, the top bit set on every
 byte but the last, at most 5 bytes, no superfluous zero byte at the end. Fixed-size integers are little-endian.
 
     file     = header, section x sections
     header   = magic      4 bytes  89 4C 49 43, "\\x89LIC": the first byte is no text, so that text-mode transfers show
-               version    1 byte   1
+               version    1 byte   1, or 2: y is coded with the context of the model (entropy/context.py)
                model      8 bytes  id of the model that wrote the file and must read it
                quality    1 byte   0..100, or 255 for a model trained for one lambda
                mode       1 byte   0 = RGB, 1 = L (gray: coded as three equal channels, decoded as their mean),
@@ -21,7 +21,7 @@ byte but the last, at most 5 bytes, no superfluous zero byte at the end. Fixed-s
                                    make it say nothing of what they cover: a section of another file would pass
 
 Nothing follows the last section. Tags, each at most once, but see 5; 1 and 2 are streams of entropy/rans.py, of symbols
-in the order (channel, row, column):
+in the order (channel, row, column), but with a context in its own order:
 
     1        the latent y: M channels of ceil(height/16) x ceil(width/16). Table of a symbol: its channel's, of the
              file's quality; in a model with a hyperprior: the one whose number h_s gives for it
@@ -43,6 +43,9 @@ in the order (channel, row, column):
              characteristics, matrix coefficients (0: the samples are RGB, or gray) and full range (0 or 1), as in a
              PNG's cICP chunk. It may stand beside an ICC profile, and then has the word
 
+    133      a byte: the effort 1..9 with which the file was made, how often the encoder looked for better symbols; not
+             there: 0
+
 The payload of 128 to 132 is a byte 0 and the bytes themselves, or a byte 1 and one zlib stream of them; they are at
 most 2^24 bytes.
 
@@ -60,14 +63,14 @@ from typing import NamedTuple
 from codec.errors import LicError
 
 MAGIC = b"\x89LIC"
-VERSION = 1
+VERSION, WITH_CONTEXT = 1, 2
 MAX_PIXELS = 128 * 2**20  # refuse larger images unless the caller allows them: a forged header must not fill the memory
 LEAST_SIDE = 16  # pixels that a side counts for at least, since the networks pad it to that
 NO_QUALITY = 255
 ROW_UNIT = 64  # pixels in which the height of a row of tiles counts
 MODES = ("RGB", "L", "LA", "RGBA")
 LATENT, HYPER, LOSSLESS, ALPHA, ROWS = 1, 2, 3, 4, 5  # tags of the sections
-ICC, EXIF, XMP, DPI, CICP = 128, 129, 130, 131, 132
+ICC, EXIF, XMP, DPI, CICP, EFFORT = 128, 129, 130, 131, 132, 133
 METADATA = {ICC: "ICC profile", EXIF: "EXIF", XMP: "XMP", DPI: "DPI", CICP: "CICP"}
 KNOWN = {LATENT, HYPER, LOSSLESS, ALPHA, ROWS}  # of the critical ones
 
@@ -85,6 +88,7 @@ class Header:
     mode: str  # PIL mode, one of MODES
     width: int
     height: int
+    context: bool = False  # whether y is coded with the context of the model
 
 
 class Section(NamedTuple):
@@ -129,7 +133,7 @@ class _Reader:
 def write(header: Header, sections: list[Section]) -> bytes:
     """The bytes of a file. AssertionError for a header that the format cannot hold: callers check their arguments."""
     assert len(header.model) == 16 and 0 < len(sections) < 256 and header.width > 0 and header.height > 0
-    head = MAGIC + bytes([VERSION]) + bytes.fromhex(header.model)
+    head = MAGIC + bytes([WITH_CONTEXT if header.context else VERSION]) + bytes.fromhex(header.model)
     quality = NO_QUALITY if header.quality is None else header.quality
     head += bytes([quality, MODES.index(header.mode), len(sections)]) + _varint(header.width) + _varint(header.height)
     parts, checksum = [head], zlib.crc32(head)
@@ -153,8 +157,8 @@ def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, list[Sectio
     if len(data) < 4:
         raise FormatError("truncated: the file ends inside its magic")
     version = reader.take(1, "version")[0]
-    if version != VERSION:
-        raise FormatError(f"format version {version}; this program reads version {VERSION}")
+    if version not in (VERSION, WITH_CONTEXT):
+        raise FormatError(f"format version {version}; this program reads versions {VERSION} and {WITH_CONTEXT}")
     model = reader.take(8, "model id").hex()
     quality, mode, count = reader.take(3, "header")
     width, height = reader.varint("width"), reader.varint("height")
@@ -176,7 +180,8 @@ def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, list[Sectio
         raise FormatError(f"section {unknown[0]} is critical and not known to this version")
     if excess := beyond(width, height, max_pixels):
         raise FormatError(f"{excess}; raise max_pixels to allow it")
-    return Header(model, None if quality == NO_QUALITY else quality, MODES[mode], width, height), sections
+    quality = None if quality == NO_QUALITY else quality
+    return Header(model, quality, MODES[mode], width, height, version == WITH_CONTEXT), sections
 
 
 def beyond(width: int, height: int, max_pixels: int) -> str | None:
@@ -195,6 +200,11 @@ def find(sections: list[Section], tag: int) -> bytes:
     if len(found) != 1:
         raise FormatError(f"{len(found)} sections with tag {tag} instead of one")
     return found[0]
+
+
+def effort(sections: list[Section]) -> int:
+    """The effort with which a file was made."""
+    return next((section.payload[0] for section in sections if section.tag == EFFORT and section.payload), 0)
 
 
 def rows_section(rows: list[tuple[int, int]]) -> list[Section]:

@@ -5,6 +5,7 @@ data = codec.encode(image, 30)
 
 NAME[:MODEL][@q1,q2,...]        qualities 0..100, otherwise those of the codec
 lic, lic:MODEL                  the default model, a shipped one by name, an exported one by path
+lic:MODEL:effort=5              the same, with an effort of the encoder, 0..9
 compressai:ARCHITECTURE:FILE    a checkpoint of CompressAI with its own compress and decompress
 bridge:ARCHITECTURE:FILE        the same model through the coder of `entropy`
 jpeg, webp, avif, ...           a classical codec: codec/evaluation/rivals.py
@@ -15,12 +16,14 @@ import importlib.metadata
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 import codec as lic
+from codec.coding.effort import MOST
 from codec.errors import LicError
 from codec.evaluation.rivals import RIVALS
 from codec.machine import device_name
@@ -74,10 +77,14 @@ def make_codec(text: str, device: str = "auto") -> FileCodec:
     elif name != "lic":
         made = rival_codec(head, levels)
     else:
+        model, _, effort = model.partition(":effort=")
+        if effort and effort not in map(str, range(MOST + 1)):
+            raise LicError(f"{head}: the effort must be 0..{MOST}")
         path = Path(model)  # runs/001/model.safetensors is lic-001: every run's export has the same name
         stem = path.parent.name if path.stem == "model" and path.parent.name else path.stem
-        loaded = lic.load(model or None, device, backend="torch")  # which tells estimated bits
-        made = lic_codec(loaded, levels, name=f"lic-{stem}" if model else "lic")
+        name = (f"lic-{stem}" if model else "lic") + (f"-effort-{effort}" if effort else "")
+        loaded = lic.load(model or None, device, backend="torch")  # which tells estimated bits, and searches
+        made = lic_codec(loaded, levels, name, int(effort or 0))
     return replace(made, text=text)
 
 
@@ -94,7 +101,7 @@ def rival_codec(name: str, qualities: Iterable[int] = ()) -> FileCodec:
     return FileCodec(name, rival.settings, rival.suffix, levels, rival.encode, rival.decode)
 
 
-def lic_codec(model, qualities: Iterable[int] = (), name: str = "lic") -> FileCodec:
+def lic_codec(model, qualities: Iterable[int] = (), name: str = "lic", effort: int = 0) -> FileCodec:
     """An exported model at `qualities`, or from 0 to 100 in steps of 10 (a fixed-lambda model has but one point).
 
     Raises LicError for a quality that the model does not have.
@@ -116,9 +123,11 @@ def lic_codec(model, qualities: Iterable[int] = (), name: str = "lic") -> FileCo
             "empirical_entropy": found.empirical_entropy,
         }
 
+    made = f"model {model.id}" + (f", effort {effort}" if effort else "")
     return FileCodec(
-        name, f"model {model.id}, {_about(parameters, kmac, model.precision, device)}", ".lic", levels or QUALITIES,
-        model.compress, model.decompress, estimate if kmac else None, model, parameters, kmac, model.precision, device,
+        name, f"{made}, {_about(parameters, kmac, model.precision, device)}", ".lic", levels or QUALITIES,
+        partial(model.compress, effort=effort), model.decompress, estimate if kmac and not effort else None, model,
+        parameters, kmac, model.precision, device,
     )  # fmt: skip
 
 

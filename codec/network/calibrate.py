@@ -9,9 +9,10 @@ from collections.abc import Set
 import torch
 from torch import Tensor
 
+from codec.config import CELL
 from codec.network.hyper import INDEX_BITS, start_at_zero
 from codec.network.layers import Conv2d, Knots
-from codec.network.model import FactorizedNetwork, HyperpriorNetwork, Network
+from codec.network.model import FactorizedNetwork, HyperpriorNetwork, Network, to_reach
 from entropy.integer import IntegerConv2d
 
 
@@ -31,6 +32,8 @@ def fit(network: Network, x: Tensor, kept: Set[str] = frozenset()) -> None:
         if any(name.startswith("h_s.scale.") for name in kept):  # of features that are gone
             start_at_zero(network.h_s.scale)
         fit_scales(network, x)
+    if network.context is not None and not is_kept(network, "context", kept):
+        network.context.start(told(network, x))
     if not h_a:
         if h_s:
             forget_z(network)
@@ -70,6 +73,13 @@ def hyper_latents(network: HyperpriorNetwork, x: Tensor) -> tuple[Tensor, Tensor
     """w (B, K, h', w') of images at qualities from 0 to 100, and their level."""
     level = network.level(torch.linspace(0, 100, len(x), device=x.device))
     return network.analyse_hyper(network.analyse(x, level), level), level
+
+
+def told(network: HyperpriorNetwork, x: Tensor) -> Tensor:
+    """The index (B, M, 4h', 4w') that h_s gives for images at qualities from 0 to 100."""
+    w, level = hyper_latents(network, x)
+    z_q = to_reach(torch.round(w))
+    return network.derive(z_q, network.constants(level), (CELL * w.shape[-2], CELL * w.shape[-1]))[0]
 
 
 def start_z(network: HyperpriorNetwork, w: Tensor, level: Tensor | None) -> None:

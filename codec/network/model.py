@@ -11,7 +11,7 @@ hierarchical priors for learned image compression" (2018), without its context m
 
     v --> h_a --> z --* gain, round--> z_q --rANS, one table per channel--> bytes
                                        z_q --> h_s --> index (exact integers), mean (float)
-    v - mean --quantize--> y_q --rANS, table = index--> bytes
+    v - mean --quantize--> y_q --rANS, table = index, or what a context makes of it (entropy/context.py)--> bytes
     x_hat <-- g_s <--/ gain-- dequantize(y_q) + mean
 
 One model serves all rates (Cui et al., "Asymmetric gained deep image compression", 2021): quality q in 0..100 means
@@ -49,6 +49,7 @@ from codec.network.layers import SHORTCUT_SCALE, Gain, Knots, step_gain
 from codec.network.pixels import crop, denormalise, normalise, pad
 from codec.network.quantize import Noise, between, border, lower_bound, round_from, round_ste, uniform
 from codec.network.transforms import TRANSFORMS
+from entropy.adaptive import ContextModel
 from entropy.conditional import GaussianConditional, LaplaceConditional
 from entropy.factorized import FactorizedPrior
 from entropy.integer import straight_through
@@ -270,6 +271,7 @@ class HyperpriorNetwork(Network):
         self.register_buffer("borders", border(bits.diff(dim=0)).flatten(), persistent=False)
         self.centroid = nn.Parameter(torch.zeros(self.conditional.levels, 3))
         self.hyper_gain = Gain(config.hyper_M, 1.0, 2.0) if config.variable_rate else None
+        self.context = ContextModel(config.M, config.context, self.conditional) if config.context else None
 
     def hyper_gain_at(self, level: Tensor | None) -> Tensor:
         """Gain of z (B, K, 1, 1) at a level (B,); (1, K, 1, 1) ones for a fixed lambda."""
@@ -294,6 +296,8 @@ class HyperpriorNetwork(Network):
         return bits_of(self.conditional.likelihood(y, self.conditional.scale_of(index)))
 
     def rate(self, residual: Tensor, y_q: Tensor, index: Tensor, level: Tensor | None, noise: Noise) -> Tensor:
+        if self.context is not None:
+            index = self.context(y_q, index)
         bits = self.bits(y_q.detach(), index)  # teaches h_s the scale of what is coded, after quantize()
         if self.training:
             noisy = self.bits(residual + noise(residual), index.detach())  # teaches the transforms and the mean

@@ -11,9 +11,9 @@ from codec.coding.tiles import picture_of, planes
 from codec.coding.torch_backend import TorchBackend
 from codec.config import Config
 from codec.container import bitstream
+from codec.network.distortion import Distortion, mse
 from codec.network.model import Network
 from codec.network.pixels import to_tensor
-from codec.training.distortion import Distortion, mse
 from codec.training.distributed import World
 
 

@@ -127,7 +127,7 @@ def without(name: str):
         (config_with(blocks=[10**9, 1]), "at most 64"),
         (config_with(hyper_M=4000), "its configuration wants"),
         (config_with(transform="slow"), "transform must be bmshj2018 or fast, not 'slow'"),
-        (config_with(M=20), "g_a.head.bias is .*; its configuration wants"),
+        (config_with(M=20), "context.bias is .*; its configuration wants"),
         (config_with(lmbda=[float("nan")]), "lmbda must be one value"),
         (config_with(lmbda=[0.01, 0.01]), "lmbda must be one value"),
         (without("g_s.stem.bias"), "g_s.stem.bias is missing"),

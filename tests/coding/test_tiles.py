@@ -232,9 +232,9 @@ def test_no_step_is_seen_where_tiles_meet(large, monkeypatch):
 
 def test_a_stream_too_short_for_its_size_is_refused_before_anything_is_computed(hyper, photo, monkeypatch):
     _, sections = bitstream.read(hyper.compress(photo, 60))
-    flat = hyper._encode_z(np.zeros((1, hyper.config.hyper_M, 64, 64), np.int32), 60)
+    flat = hyper.encoder.encode_z(np.zeros((1, hyper.config.hyper_M, 64, 64), np.int32), 60)
     y = [section for section in sections if section.tag == bitstream.LATENT]
-    data = bitstream.write(bitstream.Header(hyper.id, 60, "RGB", 4096, 4096), [*flat, *y])
+    data = bitstream.write(bitstream.Header(hyper.id, 60, "RGB", 4096, 4096, context=True), [*flat, *y])
     monkeypatch.setattr(hyper.backend, "steps", None)
     with pytest.raises(bitstream.FormatError, match="need 2 substreams; there are 1"):
         hyper.decompress(data)

@@ -112,7 +112,7 @@ def test_any_other_bytes_are_refused(data):
 @pytest.mark.parametrize(
     "data, message",
     [
-        (forge(header(version=2), BODY), "version 2"),
+        (forge(header(version=3), BODY), "version 3"),
         (forge(header(quality=101), BODY), "quality 101"),
         (forge(header(mode=4), BODY), "mode 4"),
         (forge(header(width=b"\0"), BODY), "0x8"),

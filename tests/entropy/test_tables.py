@@ -290,10 +290,10 @@ def test_without_numba_there_is_one_warning_and_the_same_bytes():
 ENCODE_AND_PRINT = """
 import numpy as np
 import entropy
-print(entropy.kernels_cached(decode=False))
+print(entropy.kernels_cached(decode=False, context=False))
 tables = entropy.Tables.from_counts([[2, 5, 2]], [-1])
 print(entropy.encode([(np.arange(-50, 50, dtype=np.int32) // 20, np.uint8(0), tables)]).hex())
-print(entropy.kernels_cached(decode=False), entropy.substream._encode_kernel.compiled.stats)
+print(entropy.kernels_cached(decode=False, context=False), entropy.substream._encode_kernel.compiled.stats)
 """
 
 

@@ -71,6 +71,8 @@ def tiny_network(photo: Image.Image, lmbda: list[float], prior: str = FACTORIZED
             network.centroid.normal_(std=0.05)
             for parameter in () if network.h_s.mean is None else network.h_s.mean.parameters():
                 parameter += 0.05 * torch.randn_like(parameter)
+            if network.context is not None:  # one that changes most indices
+                network.context.slope.uniform_(0.3, 1.0)
         fit(network, to_tensor(photo).expand(5, -1, -1, -1))  # at five qualities
     return network
 

@@ -14,8 +14,8 @@ from shared import ALL_RATES, FACTORIZED, HYPER, ONE_LAMBDA, TINY, equal, log, s
 import train
 from codec.coding.models import load_model
 from codec.config import Config, DataConfig, ModelConfig, TrainConfig
+from codec.network.distortion import distortion
 from codec.training.checkpoints import load_checkpoint
-from codec.training.distortion import distortion
 
 pytestmark = pytest.mark.usefixtures("unmeasured")
 CPU = torch.device("cpu")
@@ -245,7 +245,7 @@ def test_the_loss_is_bits_per_pixel_plus_lambda_times_the_squared_error_of_grey_
     x = torch.rand(2, 3, 20, 30)
     quality, lmbda = torch.tensor([20.0, 80.0]), torch.tensor([0.002, 0.05])
     x_hat, bits, _ = network(x, quality)
-    terms = train.losses(network, x, quality, lmbda, distortion(Config(), CPU))
+    terms = train.losses(network, x, quality, lmbda, distortion("mse", 0.25, network.config.lmbda, CPU))
     assert not terms["bpp_z"].any()  # of a factorized prior
     squared = ((255 * x_hat - 255 * x) ** 2).flatten(1).mean(dim=1)
     torch.testing.assert_close(terms["loss"], bits / 600 + lmbda * squared)

@@ -5,17 +5,17 @@ import torch
 from torchvision.models import VGG16_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
-from codec.config import Config, ModelConfig, TrainConfig
+from codec.config import ModelConfig
 from codec.evaluation.metrics import ms_ssim
+from codec.network.distortion import distortion as configured
+from codec.network.distortion import mse
 from codec.network.pixels import to_tensor
-from codec.training.distortion import distortion as configured
-from codec.training.distortion import mse
 
 CPU = torch.device("cpu")
 
 
-def distortion(name: str, **options):
-    return configured(Config(train=TrainConfig(distortion=name, **options)), CPU)
+def distortion(name: str, mix: float = 0.25):
+    return configured(name, mix, ModelConfig().lmbda, CPU)
 
 
 def pair(photo, side: int = 176):

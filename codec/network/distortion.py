@@ -19,9 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codec.config import Config
 from codec.errors import LicError
-from codec.training import ssimulacra2
+from codec.network import ssimulacra2
 
 # CompressAI trains the models that it numbers alike with lambda 0.0018 ... 0.18 for MSE, and with 2.4 ... 220 for
 # MS-SSIM, 1333 ... 1222 times as much (its documentation, "Model zoo").
@@ -150,10 +149,9 @@ class Distortion:
         return float(losses.log().mean().exp())
 
 
-def distortion(config: Config, device: torch.device) -> Distortion:
-    """The one that a configuration asks for."""
-    c, lmbda = config.train, config.model.lmbda
-    if c.distortion == "mse":
+def distortion(name: str, mix: float, lmbda: Sequence[float], device: torch.device) -> Distortion:
+    """The one that a training's `distortion` and `mix` ask for, of a model of these lmbda."""
+    if name == "mse":
         span = math.log(lmbda[-1] / lmbda[0]) / 2  # of ln lmbda^-1/2 over the qualities
         unit = math.sqrt(lmbda[0]) * (span / -math.expm1(-span) if span else 1.0)  # makes the mean weight 1
         return Distortion([], 1.0, unit)
@@ -162,4 +160,4 @@ def distortion(config: Config, device: torch.device) -> Distortion:
         "ms-ssim": lambda: (ms_ssim, partial(proportional, factor=MS_SSIM_SCALE), 1.0),
         "vgg": lambda: (VGG().to(device), partial(proportional, factor=VGG_SCALE), 0.0),
     }
-    return Distortion([Measure(name, *of[name]()) for name in c.distortion.split("+")], c.mix)
+    return Distortion([Measure(part, *of[part]()) for part in name.split("+")], mix)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
+from codec.network import ssimulacra2
 from codec.network.pixels import to_tensor
-from codec.training import ssimulacra2
 
 
 def package_score(a: Image.Image, b: Image.Image) -> float:

@@ -1,0 +1,150 @@
+"""The encoder: an image analysed, quantized and coded, one row of tiles after the other.
+
+What the networks are asked is in codec/coding/backend.py, how tiles overlap in codec/coding/tiles.py.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+import entropy
+from codec.coding import tiles
+from codec.coding.backend import Backend, Step, Steps, answered
+from codec.coding.effort import searched
+from codec.coding.tables import CodecTables, channels
+from codec.coding.tiles import Box, Latent, Window, cells_of, full, planes
+from codec.config import CELL, STRIDE
+from codec.container import bitstream
+from codec.container.bitstream import Section
+
+Coded = list[tuple[Step, NDArray[np.int32]]]  # symbols of a part of y, in the steps in which they are coded
+Witness = Callable[..., None]  # (quality, y=symbols of a row) and (quality, z=symbols), as they are encoded
+
+
+class Encoder:
+    """Images to sections of files, with the networks of a backend and its tables."""
+
+    def __init__(self, backend: Backend, tables: CodecTables):
+        self.backend, self.tables = backend, tables
+
+    def encode_rows(
+        self, colours: Image.Image, quality: int | None, effort: int, witness: Witness | None
+    ) -> list[Section]:
+        """The sections of z and of y, row by row, of an RGB or L image.
+
+        The tables of a row of y depend on the z around it, and that on the v around it: both are made ahead, as far as
+        the halos want it, which is one row of tiles for y and one more for v, and let go when they are not needed.
+        """
+        area = cells_of(colours.height, colours.width)
+        heights = tiles.rows(area.coarse(CELL).bottom)
+        rows = [Box(top, 0, bottom, area.right).scaled(CELL).within(area) for top, bottom in heights]
+        v, z, streams = Window(), Window(), []
+        to_analyse, to_hyper_analyse = iter(rows), iter(rows)
+
+        def analyse_until(bottom: int) -> None:
+            while v.bottom < bottom:
+                row = next(to_analyse)
+                v.add(row, self._analyse(colours, row, quality))
+
+        for row in rows:
+            place = self.around(row, area)
+            while self.tables.z and z.bottom < place.bottom:
+                following = next(to_hyper_analyse)
+                cells = following.coarse(CELL)
+                seen = cells.grown(self.backend.halos.h_a, area.coarse(CELL)).scaled(CELL).within(area)
+                analyse_until(seen.bottom)
+                z.add(cells, self._hyper_analyse(v, following, area, quality))
+            analyse_until(row.bottom)
+            seek = partial(self._search, colours, row, area, quality, effort) if effort else None
+            coded = self.quantize(v.of(row), z.of(place) if self.tables.z else None, place, row, quality, seek)
+            if witness:
+                witness(quality, y=assembled(coded, (1, self.backend.config.M, *row.shape)).y)
+            streams.append(self.encode_y(coded, quality))
+            del coded  # before there is the next one
+            v.forget(min(row.bottom, CELL * (z.bottom - self.backend.halos.h_a)) if self.tables.z else row.bottom)
+        symbols = z.of(area.coarse(CELL)) if self.tables.z else None
+        if witness:
+            witness(quality, z=symbols)
+        return [*self.encode_z(symbols, quality), *bitstream.rows_section(heights), *streams]
+
+    def _search(
+        self, colours: Image.Image, row: Box, area: Box, quality: int | None, effort: int, v: NDArray, step: Step
+    ) -> NDArray[np.int32]:
+        """Better symbols of a row of tiles of an RGB or L image."""
+        image = full((colours.height, colours.width))
+
+        def pixels(box: Box) -> NDArray[np.uint8]:
+            return planes(colours.crop((box.left, box.top, box.right, box.bottom)))
+
+        return searched(self.backend, v, step, quality, effort, row, area, image, pixels)
+
+    def _analyse(self, colours: Image.Image, row: Box, quality: int | None) -> NDArray[np.float32]:
+        """v (1, M, *row.shape) of a row of tiles of an RGB or L image."""
+        area, image = cells_of(colours.height, colours.width), full((colours.height, colours.width))
+
+        def analyse(cells: Box) -> NDArray[np.float32]:
+            top, left, bottom, right = cells.scaled(STRIDE).within(image)
+            part = colours if cells == area else colours.crop((left, top, right, bottom))
+            return self.backend.analyse(planes(part), quality)
+
+        return tiles.joined(analyse, row, tiles.TILE * CELL, self.backend.halos.g_a, area)
+
+    def _hyper_analyse(self, v: Window, row: Box, area: Box, quality: int | None) -> NDArray[np.int32]:
+        """Symbols of z of a row of tiles, of whose v the window has what h_a sees."""
+
+        def analyse(cells: Box) -> NDArray[np.int32]:
+            return self.backend.hyper_analyse(v.of(cells.scaled(CELL).within(area)), quality)
+
+        return tiles.joined(analyse, row.coarse(CELL), tiles.WIDE, self.backend.halos.h_a, area.coarse(CELL))
+
+    def around(self, row: Box, area: Box) -> Box:
+        """The cells of z that the tables of a row depend on."""
+        return row.coarse(CELL).grown(self.backend.halos.h_s, area.coarse(CELL))
+
+    def steps(self, z: NDArray[np.int32] | None, place: Box, box: Box, quality: int | None) -> Steps:
+        constants = self.tables.constants[quality] if self.tables.constants else None
+        return self.backend.steps(z, place, box, quality, constants)
+
+    def quantize(
+        self,
+        v: NDArray[np.float32],
+        z: NDArray[np.int32] | None,
+        place: Box,
+        box: Box,
+        quality: int | None,
+        seek: Callable[[NDArray[np.float32], Step], NDArray[np.int32]] | None = None,
+    ) -> Coded:
+        """The symbols of v (B, M, *box.shape), a part of y; z are those of the cells `place`. `seek` finds others than
+        those of quantizing.
+        """
+        quantize = seek or (lambda v, step: self.backend.quantize(v, step, quality))
+        coded = answered(self.steps(z, place, box, quality), lambda step: quantize(v[step.where], step))
+        return [(replace(step, mean=None), symbols) for step, symbols in coded]  # a mean is as large as the symbols
+
+    def encode_z(self, z: NDArray[np.int32] | None, quality: int | None) -> list[Section]:
+        """The section of the symbols of z (1, K, h', w'); none without a hyperprior."""
+        if z is None:
+            return []
+        return [Section(bitstream.HYPER, entropy.encode([(z, channels(z.shape[1]), self.tables.z[quality])]))]
+
+    def encode_y(self, coded: Coded, quality: int | None) -> Section:
+        """The section of the symbols of a row of y."""
+        tables, context = self.tables.y[quality], self.tables.context
+        if context:
+            ((step, symbols),) = coded
+            return Section(bitstream.LATENT, entropy.encode_adapted(symbols[0], step.index[0], tables, context))
+        return Section(bitstream.LATENT, entropy.encode([(symbols, step.index, tables) for step, symbols in coded]))
+
+
+def assembled(coded: Coded, shape: tuple[int, ...], z: NDArray[np.int32] | None = None) -> Latent:
+    """The latent (B, M, h, w) that was coded in steps."""
+    y, index = np.empty(shape, np.int32), np.empty(shape, np.uint8)
+    for step, symbols in coded:
+        y[step.where] = symbols
+        if z is not None:
+            index[step.where] = step.index
+    return Latent(y, z, None if z is None else index)
