@@ -158,7 +158,7 @@ class Compressor:
             announce_kernels(decode=self.verify)
         machine.keep_freed_memory()  # from here on: what reading an image has freed goes back to the system
         try:
-            backend = "torch" if self.effort and self.backend == "auto" else self.backend  # for its gradients
+            backend = "torch" if self.effort and self.backend == "auto" else self.backend
             model = codec.load(self.model, self.device, self.precision, backend)
         except MENDABLE as error:  # no file will be better off
             raise FatalError(explain(error)) from error

@@ -46,8 +46,8 @@ class Codec:
 
     def __init__(self, backend: Backend, tables: CodecTables, id: str = "0" * 16, replaces: Sequence[str] = ()):
         self.backend, self.tables, self.id = backend, tables, id
-        self.encoder = Encoder(backend, tables)
         self.replaces = replaces  # ids of models whose files it decodes, too
+        self.encoder = Encoder(backend, tables)
         self.config = backend.config
 
     @property

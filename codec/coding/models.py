@@ -126,8 +126,8 @@ def load_model(
         if backend == "onnx":
             runs = _onnx(config, tensors, precision)
         else:
-            trained_for = metadata.get("distortion", "mse"), float(metadata.get("mix", 0.25))
-            runs = _torch(config, tensors, device, precision, trained_for)
+            aim = metadata.get("distortion", "mse"), float(metadata.get("mix", 0.25))
+            runs = _torch(config, tensors, device, precision, aim)
         return Codec(runs, CodecTables.from_tensors(tensors, config), metadata["id"], replaced(metadata))
     except ValueError as error:
         raise ModelError(f"{path} is not a model that can be used: {_one_line(error)}") from error
@@ -166,9 +166,11 @@ def _torch(
     tensors: dict[str, np.ndarray],
     device: str | torch.device,
     precision: str,
-    trained_for: tuple[str, float],
+    aim: tuple[str, float],
 ) -> Backend:
-    """The network of a configuration with its weights; LicError if they do not go together, or nowhere."""
+    """The network of a configuration with its weights; LicError if they do not go together, or nowhere. `aim` is the
+    distortion of its training, and the share of squared error in it.
+    """
     graphs = "the backend torch" if "graph.g_a" in tensors else "a model without graphs for ONNX Runtime"
     require("torch", "train", graphs)
     import torch
@@ -184,7 +186,7 @@ def _torch(
         raise LicError(f"{name} is {given.get(name, 'missing')}; its configuration wants {needed.get(name, 'none')}")
     network = build(config)
     network.load_state_dict({name: torch.from_numpy(t.astype(np.float32)) for name, t in weights.items()})
-    return TorchBackend(network.eval().to(device).use_bf16(precision), *trained_for)
+    return TorchBackend(network.eval().to(device).use_bf16(precision), *aim)
 
 
 def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:

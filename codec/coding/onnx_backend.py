@@ -37,8 +37,8 @@ class OnnxBackend:
 
     @property
     def parameters(self) -> int:
-        """Those that were trained: no tables, no graphs, nor the units of densities."""
-        beside = ("tables.", "graph.", "prior.scale")
+        """Those that were trained: no tables, no graphs, nor what was measured."""
+        beside = ("tables.", "graph.", "prior.scale", "context.energy")
         return sum(tensor.size for name, tensor in self.tensors.items() if not name.startswith(beside))
 
     def _run(self, name: str, outputs: list[str], quality: int | None, **inputs: NDArray) -> list[NDArray]:
@@ -112,9 +112,7 @@ class OnnxBackend:
         image: NDArray[np.uint8],
         counted: Box,
     ) -> NDArray[np.int32]:
-        raise LicError(
-            "an effort above 0 takes gradients, which PyTorch alone has: load the model with backend='torch'"
-        )
+        raise LicError("effort above 0 takes gradients, and with them PyTorch: load the model with backend='torch'")
 
     def dequantize(self, symbols: NDArray[np.int32], step: Step, quality: int | None) -> NDArray[np.float32]:
         self.config.check_quality(quality)
@@ -181,5 +179,5 @@ def handed_over(tensors: dict[str, NDArray], name: str) -> dict[str, NDArray]:
         if own not in tensors or tensors[own].size != math.prod(shape):
             raise LicError(f"{own} is {tensors[own].shape if own in tensors else 'missing'}; its graph wants {shape}")
         array = tensors[own].astype(np.float32) if tensors[own].dtype == np.float16 else tensors[own]
-        weights[line] = array.reshape(shape)
+        weights[line] = np.ascontiguousarray(array).reshape(shape)
     return weights

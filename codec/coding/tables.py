@@ -93,17 +93,6 @@ def check_bounds(network: "Network", constants: dict[int | None, dict[str, NDArr
         raise LicError(f"weights of h_s are too large for exact arithmetic: {error}") from error
 
 
-def context_of(tensors: dict[str, NDArray], config: ModelConfig) -> entropy.Context:
-    """The stored context of a model; LicError if it breaks a rule."""
-    names = [f"tables.context_{name}" for name in CONTEXT]
-    if missing := [name for name in names if name not in tensors]:
-        raise LicError(f"no {', '.join(missing)}")
-    context = entropy.Context(*(tensors[name] for name in names))
-    if len(context) != config.M:
-        raise LicError(f"a context of {len(context)} channels in a model of {config.M}")
-    return context
-
-
 def check_stored(tensors: dict[str, NDArray]) -> None:
     """The same of the weights and constants in a model file."""
     layers = sorted(name.removesuffix(".weight") for name in tensors if EXACT_WEIGHT.fullmatch(name))
@@ -115,6 +104,17 @@ def check_stored(tensors: dict[str, NDArray]) -> None:
             exact.check_bound(tensors[f"{name}.weight"], tensors[f"{name}.bias"], largest, offset)
         except ValueError as error:
             raise LicError(f"weights of h_s are too large for exact arithmetic: {error}") from error
+
+
+def context_of(tensors: dict[str, NDArray], config: ModelConfig) -> entropy.Context:
+    """The stored context of a model; LicError if it breaks a rule."""
+    names = [f"tables.context_{name}" for name in CONTEXT]
+    if missing := [name for name in names if name not in tensors]:
+        raise LicError(f"no {', '.join(missing)}")
+    context = entropy.Context(*(tensors[name] for name in names))
+    if len(context) != config.M:
+        raise LicError(f"a context of {len(context)} channels in a model of {config.M}")
+    return context
 
 
 def pack(tables: list[entropy.Tables], prefix: str) -> dict[str, NDArray]:

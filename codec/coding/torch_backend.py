@@ -1,4 +1,4 @@
-"""The backend that runs the networks in PyTorch, on a CPU or a GPU: the only place in coding where torch is known."""
+"""The backend that runs the networks in PyTorch, on a CPU or a GPU: what coding imports where PyTorch is asked for."""
 
 import contextlib
 from collections.abc import Iterator

@@ -5,7 +5,7 @@ metadata of the source, its alpha plane, or all of it where it is kept without l
 the network makes of the right symbols are not judged.
 
     witness = Witness()
-    data = model.compress(image, 50, witness)
+    data = model.compress(image, 50, witness=witness)
     witness.check(model, data, image)
 """
 

@@ -83,7 +83,7 @@ def make_codec(text: str, device: str = "auto") -> FileCodec:
         path = Path(model)  # runs/001/model.safetensors is lic-001: every run's export has the same name
         stem = path.parent.name if path.stem == "model" and path.parent.name else path.stem
         name = (f"lic-{stem}" if model else "lic") + (f"-effort-{effort}" if effort else "")
-        loaded = lic.load(model or None, device, backend="torch")  # which tells estimated bits
+        loaded = lic.load(model or None, device, backend="torch")  # which tells estimated bits, and searches
         made = lic_codec(loaded, levels, name, int(effort or 0))
     return replace(made, text=text)
 

@@ -359,7 +359,7 @@ def test_verify_sees_what_is_wrong_behind_right_checksums(hyper, photos, tag, me
     for i, image in enumerate(images):
         image.info = {"xmp": b"<x/>" * (i + 1)}
     witness = Witness()
-    data, other = hyper.compress(images[0], 40, witness), hyper.compress(images[1], 40)
+    data, other = hyper.compress(images[0], 40, witness=witness), hyper.compress(images[1], 40)
     witness.check(hyper, data, images[0])
     with pytest.raises((Mismatch, bitstream.FormatError), match=message):
         witness.check(hyper, spoil(data, tag, other), images[0])
@@ -371,7 +371,7 @@ def test_verify_sees_what_is_wrong_behind_right_checksums(hyper, photos, tag, me
 
 def test_verify_sees_a_lossless_image_that_is_another(tiny):
     witness = Witness()
-    data = tiny.compress(Image.new("RGB", (64, 64), "red"), 50, witness)
+    data = tiny.compress(Image.new("RGB", (64, 64), "red"), 50, witness=witness)
     with pytest.raises(Mismatch, match="pixels"):
         witness.check(tiny, data, Image.new("RGB", (64, 64), "blue"))
 

@@ -32,6 +32,7 @@ SHIFTED = dict(shortcut=True, lapped=False)
 KINDS = {  # of networks: all that configurations can ask for, in as few as they take
     "factorized": (ALL_RATES, FACTORIZED, {}),
     "hyper": (ALL_RATES, HYPER, {}),
+    "context": (ALL_RATES, HYPER, dict(context=3)),
     "fixed, around 0": (ONE_LAMBDA, SCALE, SHIFTED),
     "no shortcut": (ALL_RATES, HYPER, dict(shortcut=False, blocks=[0, 2])),
     "bmshj2018": (ONE_LAMBDA, FACTORIZED, BALLE),
@@ -56,6 +57,11 @@ def pair(request, photo, tmp_path_factory) -> tuple[Codec, Codec]:
 
 def qualities(model: Codec) -> list[int | None]:
     return [0, 37, 100] if model.config.variable_rate else [None]
+
+
+def test_both_have_the_same_parameters_and_halos(pair):
+    ours, theirs = (model.backend for model in pair)
+    assert (ours.parameters, ours.halos) == (theirs.parameters, theirs.halos)
 
 
 def test_the_exact_path_gives_the_same_integers_whatever_the_symbols(pair):
@@ -210,9 +216,11 @@ def test_what_onnx_runtime_does_not_do_is_refused(shell, arguments, message):
         codec.load(*arguments)
 
 
-def test_onnx_runtime_tells_no_estimates(models, photo):
-    with pytest.raises(ValueError, match="backend='torch'"):
-        load_model(models / "hyper.safetensors", backend="onnx").estimate(photo, 50)
+def test_onnx_runtime_tells_no_estimates_and_does_not_search(models, photo):
+    model = load_model(models / "hyper.safetensors", backend="onnx")
+    for ask in (model.estimate, lambda image, quality: model.compress(image, quality, effort=1)):
+        with pytest.raises(ValueError, match="backend='torch'"):
+            ask(photo, 50)
 
 
 @pytest.mark.parametrize("name", ["graph.g_a", "graph.g_a.weights", "g_s.stem.bias", "tables.step"])
