@@ -2,6 +2,7 @@
 
     python -m benchmarks                    everything below with its defaults (gpu only where there is one)
     python -m benchmarks codecs             images to bytes and back, and the start-up of the command line
+    python -m benchmarks effort             context and effort: what they save, and what time they take
     python -m benchmarks entropy            integers to bytes and back
     python -m benchmarks startup            one image, a process each: seconds, memory; ONNX Runtime beside PyTorch
     python -m benchmarks jobs               many files: worker processes beside independent ones
@@ -27,12 +28,12 @@ from typing import Any
 
 import torch
 
-from benchmarks import codecs, entropy, gpu, jobs, memory, startup, training
+from benchmarks import codecs, effort, entropy, gpu, jobs, memory, startup, training
 from codec.coding.models import DEFAULT
 
 BENCHMARKS = {
-    "codecs": codecs, "entropy": entropy, "startup": startup, "memory": memory, "jobs": jobs, "gpu": gpu,
-    "training": training,
+    "codecs": codecs, "effort": effort, "entropy": entropy, "startup": startup, "memory": memory, "jobs": jobs,
+    "gpu": gpu, "training": training,
 }  # fmt: skip
 
 
