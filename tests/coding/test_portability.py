@@ -29,6 +29,7 @@ HASHES = {  # of what the golden files hold
     "hyper": "a86b42ca4d22867072ccc32c73acaad205b6106b7c071816c4dadc7982c01eeb",
     "fast-factorized": "f42e75e7f96568b4bc7c68c09c1503db530f0e4126db0a4e4708e608d835da4f",
     "photo": "0aaff016d742dd7ce6422d0cde3128c5ebd5b13cd4b1dae3d08e2a127905ab39",
+    "fast-context": "4509a47352fcc84cc175db310cff53b185b9a12f72677c92ed4544d3da8aaae2",
     "fast": "4509a47352fcc84cc175db310cff53b185b9a12f72677c92ed4544d3da8aaae2",
 }
 

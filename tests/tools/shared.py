@@ -45,7 +45,7 @@ TINY = dict(N=8, M=16, blocks=[1, 0], hyper_N=8, hyper_M=4)  # what tests train
 GOLDEN = ROOT / "tests/golden"
 GOLDEN_MODELS = {"hyper": GOLDEN / "hyper.safetensors"} | {
     name: WEIGHTS / f"{name}.safetensors" for name in ("fast-factorized", "fast", "photo")
-}
+} | {"fast-context": WEIGHTS / "fast.safetensors"}
 INT32 = np.iinfo(np.int32)
 
 
