@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shared import INT32, in_plain_python
+from shared import INT32, in_plain_python, random_context
 
-from entropy import Context, Decoder, StreamError, Tables, context, encode, encode_adapted, rans
+from entropy import Context, Decoder, StreamError, Tables, encode, encode_adapted, rans
 
 patient = settings(deadline=None)  # the first example waits for the compiler
 
@@ -21,25 +21,6 @@ def laplacians(count=16):
 
 
 TABLES = laplacians()
-
-
-def random_context(rng, channels, parents, extreme=False):
-    """Any numbers that the rules allow, or those at their ends."""
-    order = rng.permutation(channels).astype(np.uint16)
-    links = np.zeros((channels, parents), np.uint16)
-    weights = rng.integers(0, 256, (channels, parents + 4)).astype(np.uint8)
-    for place, c in enumerate(order):
-        if place:
-            links[c] = rng.choice(order[:place], parents)
-        else:
-            links[c], weights[c, :parents] = c, 0
-    if extreme:
-        weights[weights > 0] = 255
-    sums = weights.sum(axis=1, dtype=np.int64) * (context.MOST << 8)
-    floor = rng.integers(1, 1 << 10, channels) if rng.random() < 0.5 else (1 << 31) - 1 - sums
-    slope = rng.integers(-(1 << 16) + 1, 1 << 16, channels) if extreme else rng.integers(-4000, 12000, channels)
-    bias = rng.integers(-(1 << 24) + 1, 1 << 24, channels) if extreme else rng.integers(-70000, 70000, channels)
-    return Context(order, links, weights, np.stack([floor, slope, bias], axis=1).astype(np.int32))
 
 
 def random_latent(rng, shape):

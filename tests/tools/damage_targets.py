@@ -28,7 +28,7 @@ from memory import resident_at_most, traced_at_most
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from shared import GOLDEN, GOLDEN_MODELS
+from shared import GOLDEN, GOLDEN_MODELS, random_context
 
 from codec.coding import tiles
 from codec.coding.codec import Codec
@@ -36,7 +36,7 @@ from codec.coding.models import ModelError, load_model
 from codec.container import bitstream, metadata, modes
 from codec.container.bitstream import FormatError
 from codec.files import sample_images
-from entropy import Decoder, StreamError, Tables, encode, rans
+from entropy import Context, Decoder, StreamError, Tables, encode, encode_adapted, rans
 
 AS_IT_IS, STAMPED, BARE = "as it is", "stamped anew", "bare stream"
 REFUSED, IDENTICAL, DIFFERENT = 1, 2, 3
@@ -75,6 +75,7 @@ class Stream:
     values: NDArray[np.int32]  # (C, h, w)
     index: NDArray[np.uint8]  # (C, 1, 1)
     tables: Tables
+    context: Context | None  # then there is one step
     steps: list[tuple[int, int]]
     substream: int  # symbols; with the coder's own number all these streams would have one substream
     stream: bytes
@@ -82,15 +83,17 @@ class Stream:
 
 
 def make_streams(rng: Generator) -> list[Stream]:
-    """Streams of 0.1 to 15 kB with one step and two, 1 lane and 4, one substream and many, escapes and none."""
+    """Streams of 0.1 to 15 kB with one step and two, with a context and without, 1 lane and 4, one substream and many,
+    escapes and none.
+    """
     shapes = [(10, 8, 8), (24, 12, 16), (64, 16, 20), (160, 12, 20)]
-    return [
-        make_stream(rng, shape, escapes, substream, steps)
-        for shape in shapes for escapes in (0, 0.03) for substream, steps in ((1 << 20, 1), (500, 1), (1 << 20, 2))
-    ]  # fmt: skip
+    kinds = (1 << 20, 1, False), (500, 1, False), (1 << 20, 2, False), (1 << 20, 1, True), (500, 1, True)
+    return [make_stream(rng, shape, escapes, *kind) for shape in shapes for escapes in (0, 0.03) for kind in kinds]
 
 
-def make_stream(rng: Generator, shape: tuple[int, int, int], escapes: float, substream: int, steps: int) -> Stream:
+def make_stream(
+    rng: Generator, shape: tuple[int, int, int], escapes: float, substream: int, steps: int, adapted: bool
+) -> Stream:
     """Laplace-distributed values, a share of them replaced by any int32."""
     count, height, width = shape
     scales = np.exp(rng.uniform(-2, 1, (count, 1, 1)))
@@ -102,19 +105,31 @@ def make_stream(rng: Generator, shape: tuple[int, int, int], escapes: float, sub
     ranges = list(pairwise(np.linspace(0, count, steps + 1, dtype=int).tolist()))
     index = np.arange(count, dtype=np.uint8)[:, None, None]
     rans.SUBSTREAM = substream
-    stream = encode([(values[i:j], index[i:j], tables) for i, j in ranges])
+    context = random_context(rng, count, 5) if adapted else None
+    if context:
+        stream = encode_adapted(values, np.broadcast_to(index, shape), tables, context)
+    else:
+        stream = encode([(values[i:j], index[i:j], tables) for i, j in ranges])
     ancillary = [bitstream.Section(tag, rng.bytes(20)) for tag in (200, 201)]
     sections = [ancillary[0], bitstream.Section(bitstream.LATENT, stream), ancillary[1]]
     file = bitstream.write(bitstream.Header("0123456789abcdef", 50, "RGB", 16 * width - 5, 16 * height), sections)
-    return Stream(values, index, tables, ranges, substream, stream, file)
+    return Stream(values, index, tables, context, ranges, substream, stream, file)
 
 
 def decode_stream(data: bytes, sample: Stream, shape: tuple[int, int]) -> list[NDArray[np.int32]]:
     """The symbols of each step, (C, *shape) in all; StreamError, and MemoryError if they take too much of it."""
     rans.SUBSTREAM = sample.substream
     symbols = len(sample.values) * shape[0] * shape[1]
-    with traced_at_most(8 * symbols + 16 * len(data) + (1 << 16) + 1000 * (symbols // sample.substream)):
+    rows = len(sample.values) * shape[0]
+    seen = 2 * symbols + 8 * (symbols + 66 * rows) if sample.context else 0  # in vectors of 32 numbers, in strips
+    with traced_at_most(8 * symbols + seen + 16 * len(data) + (1 << 16) + 1000 * (symbols // sample.substream)):
         decoder = Decoder(data, threads=2)
+        if sample.context:
+            decoder.check(symbols, shape[1])
+            index = np.broadcast_to(sample.index, (len(sample.values), *shape))
+            values = decoder.decode_adapted(index, sample.tables, sample.context)
+            decoder.finish()
+            return [values]
         values = [decoder.decode(sample.index[i:j], sample.tables, (j - i, *shape)) for i, j in sample.steps]
         decoder.finish()
     return values

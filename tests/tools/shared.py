@@ -36,16 +36,18 @@ from codec.network.calibrate import fit
 from codec.network.model import Network, build
 from codec.network.pixels import to_tensor
 from codec.training.log import Log
-from entropy import Decoder, StreamError, substream
+from entropy import Context, Decoder, StreamError, substream
 
 ROOT = Path(__file__).resolve().parents[2]
 FACTORIZED, SCALE, HYPER = "factorized", "scale-hyperprior", "mean-scale-hyperprior"
 ALL_RATES, ONE_LAMBDA = [0.0009, 0.18], [0.013]
 TINY = dict(N=8, M=16, blocks=[1, 0], hyper_N=8, hyper_M=4)  # what tests train
 GOLDEN = ROOT / "tests/golden"
-GOLDEN_MODELS = {"hyper": GOLDEN / "hyper.safetensors"} | {
-    name: WEIGHTS / f"{name}.safetensors" for name in ("fast-factorized", "fast", "photo")
-} | {"fast-context": WEIGHTS / "fast.safetensors"}
+GOLDEN_MODELS = (
+    {"hyper": GOLDEN / "hyper.safetensors"}
+    | {name: WEIGHTS / f"{name}.safetensors" for name in ("fast-factorized", "fast", "photo")}
+    | {"fast-context": WEIGHTS / "fast.safetensors"}
+)
 INT32 = np.iinfo(np.int32)
 
 
@@ -162,6 +164,25 @@ def in_plain_python(function, *arguments):
     """What a function of the coder returns without numba."""
     with patch.object(substream, "numba_or_none", lambda: None):
         return function(*arguments)
+
+
+def random_context(rng, channels, parents, extreme=False):
+    """Any numbers that the rules allow, or those at their ends."""
+    order = rng.permutation(channels).astype(np.uint16)
+    links = np.zeros((channels, parents), np.uint16)
+    weights = rng.integers(0, 256, (channels, parents + 4)).astype(np.uint8)
+    for place, c in enumerate(order):
+        if place:
+            links[c] = rng.choice(order[:place], parents)
+        else:
+            links[c], weights[c, :parents] = c, 0
+    if extreme:
+        weights[weights > 0] = 255
+    sums = weights.sum(axis=1, dtype=np.int64) * (1023 << 8)
+    floor = rng.integers(1, 1 << 10, channels) if rng.random() < 0.5 else (1 << 31) - 1 - sums
+    slope = rng.integers(-(1 << 16) + 1, 1 << 16, channels) if extreme else rng.integers(-4000, 12000, channels)
+    bias = rng.integers(-(1 << 24) + 1, 1 << 24, channels) if extreme else rng.integers(-70000, 70000, channels)
+    return Context(order, links, weights, np.stack([floor, slope, bias], axis=1).astype(np.int32))
 
 
 # ---- trainings ----
