@@ -191,6 +191,7 @@ def _serve(pipe: Connection, work: Work, debug: bool) -> None:
         try:
             job = pipe.recv()
         except EOFError:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left to clean up, and Python is about to end
             return
         try:
             answer = attempt(work, job, debug)

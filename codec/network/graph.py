@@ -228,27 +228,27 @@ def _sequential(g: Graph, layer: nn.Sequential, x: Value) -> Value:
 
 def integer_conv(g: Graph, layer: IntegerConv2d, x: Value, offset: Value | None = None, drop: int = 0) -> Value:
     """IntegerConv2d on float64."""
-    grid = lambda tensor, bits, *shape: g(  # noqa: E731
-        "Round", g.weight(tensor, *shape).to("float64") * g.constant(2.0**bits, "float64")
-    )
-    k, count = layer.kernel_size, len(layer.weight)
-    cropped, columns = x, x
-    if k > 1:
-        places = lambda axis, i: (  # noqa: E731
-            g.constant([i], "int64"), x.size(axis) - g.constant([k - 1 - i], "int64"), g.constant([axis], "int64")
-        )  # fmt: skip
-        rows = [g("Slice", x, *places(2, i)) for i in range(k)]
-        taps = [g("Slice", row, *places(3, j)) for row in rows for j in range(k)]
-        cropped = taps[0]
-        parts = [g("Unsqueeze", tap, g.constant([2], "int64")) for tap in taps]
-        columns = g("Concat", *parts, axis=2)
+
+    def grid(tensor: Tensor, bits: int, *shape: int) -> Value:
+        return g("Round", g.weight(tensor, *shape).to("float64") * g.constant(2.0**bits, "float64"))
+
+    def cut(x: Value, axis: int, begin: int) -> Value:
+        end = x.size(axis) - g.constant([layer.kernel_size - 1 - begin], "int64")
+        return g("Slice", x, g.constant([begin], "int64"), end, g.constant([axis], "int64"))
+
+    count, taps = len(layer.weight), [x]
+    if (k := layer.kernel_size) > 1:
+        rows = [cut(x, 2, i) for i in range(k)]
+        taps = [cut(row, 3, j) for row in rows for j in range(k)]
+    parts = [g("Unsqueeze", tap, g.constant([2], "int64")) for tap in taps]
+    columns = g("Concat", *parts, axis=2)  # (B, C, k^2, h, w)
     bias = grid(layer.bias, WEIGHT_BITS + ACTIVATION_BITS, count, 1)
     if offset is not None:
         bias = bias + offset.reshape(1, -1, 1) * g.constant(2.0**WEIGHT_BITS, "float64")
     weight = grid(layer.weight, WEIGHT_BITS, count, layer.weight[0].numel())
     sums = g("MatMul", weight, columns.reshape(0, layer.weight[0].numel(), -1)) + bias
     sums = g("Floor", sums * g.constant(2.0 ** -(WEIGHT_BITS + drop), "float64"))
-    return g("Reshape", sums, g("Concat", g.constant([-1, count], "int64"), g("Shape", cropped, start=2), axis=0))
+    return g("Reshape", sums, g("Concat", g.constant([-1, count], "int64"), g("Shape", taps[0], start=2), axis=0))
 
 
 LAYERS: dict[type, Callable[[Graph, Any, Value], Value]] = {
