@@ -119,10 +119,13 @@ def load_model(
     onnx on a CPU where the model has graphs for it.
     """
     metadata, tensors = read_model(path)
+    if backend == "auto":
+        backend = "onnx" if str(device) == "cpu" and "graph.g_a" in tensors else "torch"
+    if backend == "torch":
+        what = "the backend torch" if "graph.g_a" in tensors else "a model without graphs for ONNX Runtime"
+        require("torch", "train", what)
     try:  # the id says that nothing was changed since; not who made the file, or with what program
         config = configuration(metadata["config"])
-        if backend == "auto":
-            backend = "onnx" if str(device) == "cpu" and "graph.g_a" in tensors else "torch"
         if backend == "onnx":
             runs = _onnx(config, tensors, precision)
         else:
@@ -171,8 +174,6 @@ def _torch(
     """The network of a configuration with its weights; LicError if they do not go together, or nowhere. `aim` is the
     distortion of its training, and the share of squared error in it.
     """
-    graphs = "the backend torch" if "graph.g_a" in tensors else "a model without graphs for ONNX Runtime"
-    require("torch", "train", graphs)
     import torch
 
     from codec.coding.torch_backend import TorchBackend
