@@ -268,6 +268,19 @@ def test_resume_makes_again_what_is_of_another_quality_or_model_or_older_than_it
     assert [line.endswith("made again: the input is newer") for line in again("-m", "tiny", "-q", "20")] == [True]
 
 
+def test_a_file_of_another_effort_is_made_again(lic):
+    def said(*options: str) -> list[str]:
+        code, out, err = lic("compress", "in/a/02.png", "-o", "a.lic", "-m", "hyper", "-q", "60", "--resume", *options)
+        assert code == 0
+        return [line for line in [*out, *err] if "made again" in line]
+
+    assert said("--effort", "2") == said("--effort", "2") == []
+    assert bitstream.effort(bitstream.read(Path("a.lic").read_bytes())[1]) == 2
+    assert said() == ["lic: a.lic: made again: it was of effort 2, not 0"]
+    code, out, _ = lic("info", "a.lic")
+    assert code == 0 and "effort" not in out[0]
+
+
 def test_resume_makes_an_image_again_that_is_of_another_region(lic):
     assert lic("compress", "in/a/02.png", "-o", "a.lic", "-m", "tiny")[0] == 0
     assert lic("decompress", "a.lic", "-o", "a.png", "--region", "0,0,20,10")[0] == 0

@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 
 import eval as program
+from codec.container import bitstream
+from codec.errors import LicError
 from codec.evaluation import compressai_models, evaluate, kodak, results
 from codec.evaluation.codecs import make_codec, rival_codec
 from codec.evaluation.cost import Clock, entropy_clock, time_coding
@@ -53,6 +55,18 @@ def test_several_processes_find_what_one_finds(folder, models):
         assert 0 < about["results"]["decoding_entropy_time"][0] < about["results"]["decoding_time"][0]
     with pytest.raises(ValueError, match="jpeg was not made by make_codec"):
         run([rival_codec("jpeg")], images, folder / "third", jobs=2)
+
+
+def test_an_effort_is_part_of_a_codec(folder, models):
+    text = f"lic:{models / 'hyper.safetensors'}"
+    plain, tried = (make_codec(f"{text}{effort}@60", "cpu") for effort in ("", ":effort=4"))
+    assert (plain.name, tried.name) == ("lic-hyper", "lic-hyper-effort-4") and "effort 4" in tried.description
+    image = Image.open(folder / "photos/0.png")
+    data = tried.encode(image, 60)
+    assert bitstream.effort(bitstream.read(data)[1]) == 4 and data != plain.encode(image, 60)
+    assert tried.decode(data).size == image.size
+    with pytest.raises(LicError, match=r"the effort must be 0\.\.9"):
+        make_codec(f"{text}:effort=10", "cpu")
 
 
 def counting(codec, calls):
