@@ -29,7 +29,7 @@ def limits(monkeypatch):
     monkeypatch.setattr(metadata, "LARGEST", metadata.LARGEST)
 
 
-@pytest.mark.parametrize("name, trials", [("streams", 768), ("parser", 660), ("decoder", 440), ("model", 72)])
+@pytest.mark.parametrize("name, trials", [("streams", 768), ("parser", 660), ("decoder", 440), ("model", 168)])
 def test_damage_is_refused_or_decoded(name, trials):
     """Whole or by halves: damage that is not stamped anew is always refused, and some that is gets far."""
     make, _ = campaign.TARGETS[name]
