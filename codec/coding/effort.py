@@ -44,12 +44,9 @@ def searched(
         seen = outer.scaled(STRIDE).within(image)
         counted = known(outer, area, halo).scaled(STRIDE).within(image).relative_to(seen)
         own = outer.relative_to(row)
-        part = replace(
-            step,
-            shape=(1, *step.shape[1:2], *outer.shape),
-            index=step.index if step.index.shape[-1] == 1 and step.index.shape[-2] == 1 else own.of(step.index),
-            mean=None if step.mean is None else own.of(step.mean),
-        )
+        part = replace(step, shape=(*step.shape[:2], *outer.shape))
+        if step.mean is not None:  # or else the table is the channel's
+            part = replace(part, index=own.of(step.index), mean=own.of(step.mean))
         better = backend.search(np.ascontiguousarray(own.of(v)), part, quality, effort, pixels(seen), counted)
         found = tiles.place(found, tile.relative_to(outer).of(better), tile, row)
     return found

@@ -7,7 +7,7 @@ codec/network/model.py does in PyTorch: the same symbols of the same v, the same
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,15 +103,7 @@ class OnnxBackend:
         above = np.where(residual > 1.5, two, one)
         return np.where(residual > 0, above, np.where(residual < -1.5, minus_two, minus_one))
 
-    def search(
-        self,
-        v: NDArray[np.float32],
-        step: Step,
-        quality: int | None,
-        passes: int,
-        image: NDArray[np.uint8],
-        counted: Box,
-    ) -> NDArray[np.int32]:
+    def search(self, *asked: object) -> NoReturn:
         raise LicError("effort above 0 takes gradients, and with them PyTorch: load the model with backend='torch'")
 
     def dequantize(self, symbols: NDArray[np.int32], step: Step, quality: int | None) -> NDArray[np.float32]:

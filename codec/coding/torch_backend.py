@@ -1,6 +1,7 @@
 """The backend that runs the networks in PyTorch, on a CPU or a GPU: what coding imports where PyTorch is asked for."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,7 +16,7 @@ from codec.coding.tables import channels
 from codec.coding.tiles import Box, full
 from codec.config import CELL
 from codec.network import pixels
-from codec.network.distortion import distortion
+from codec.network.distortion import Distortion, distortion
 from codec.network.model import Network, to_reach
 from codec.network.search import Target, search
 
@@ -37,6 +38,11 @@ class TorchBackend:
     @property
     def precision(self) -> str:
         return self.network.precision
+
+    @functools.cached_property
+    def distortion(self) -> Distortion:
+        """What the network was trained for."""
+        return distortion(*self.trained_for, self.config.lmbda, self.network.device)
 
     @contextlib.contextmanager
     def coding(self, gradients: bool = False) -> Iterator[None]:
@@ -125,9 +131,8 @@ class TorchBackend:
         counted: Box,
     ) -> NDArray[np.int32]:
         with self.coding(gradients=True):
-            compare = distortion(*self.trained_for, self.config.lmbda, self.network.device)
             seen = slice(counted.top, counted.bottom), slice(counted.left, counted.right)
-            target = Target(self._image(image), seen, compare, self.config.lmbda_at(quality))
+            target = Target(self._image(image), seen, self.distortion, self.config.lmbda_at(quality))
             index, mean = self._at(full(v.shape[-2:]), step)
             level = self.network.level_of(quality)
             return to_symbols(search(self.network, target, self.tensor(v).contiguous(), index, mean, level, passes))

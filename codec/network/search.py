@@ -30,7 +30,8 @@ from codec.network.quantize import uniform
 
 RATE, SLOWER = 0.5, 0.4  # of a pass, at first; what it is multiplied by after a pass that was taken back
 PROBES = 2  # sums of pixels
-TRUST, LIMIT = 4.0, 1.0
+TRUST = 4.0  # strength of another distortion's gradient beside that of squared error
+LIMIT = 1.0  # steps that a pass wants a coefficient to move, at most
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Target:
         return (self.distortion if measured else Distortion([], 1.0))(x_hat, x, lmbda).sum()
 
     def gradient(self, x_hat: Tensor) -> Tensor:
-        """That of the loss with respect to the pixels, in the units of `squared`, and as strong."""
+        """That with respect to the pixels of squared error, or of another loss, TRUST times as strong as that."""
         x_hat = x_hat.detach().requires_grad_(True)
         (of_squared,) = torch.autograd.grad(self.squared(x_hat), x_hat)
         if not self.distortion.measures:
