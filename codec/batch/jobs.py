@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
@@ -22,6 +23,7 @@ from codec.files import is_stream
 from codec.signals import handled, ignore
 
 DONE, KEPT, FAILED = "done", "kept", "failed"
+PATIENCE = 10.0  # seconds for a worker that was told to end; writing the largest file takes two
 
 
 class FatalError(LicError):
@@ -177,17 +179,27 @@ def work_in_processes(jobs: list[Job], work: Work, count: int, debug: bool) -> I
     finally:
         for worker in started:
             worker.process.terminate()
-            worker.pipe.close()  # which also ends one that was where Python loses what a signal raises
+            worker.pipe.close()
         for worker in started:
-            worker.process.join()
+            worker.process.join(PATIENCE)
+            if worker.process.is_alive():  # stuck where no signal is handled: in a driver, or on a disk that is gone
+                worker.process.kill()
+                worker.process.join()
+                remove_temporaries([worker.job])
 
 
 def _serve(pipe: Connection, work: Work, debug: bool) -> None:
     """A worker's life: it ends when the parent does, or has no more jobs."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # through every `finally`
+    told = threading.Event()  # to end; Python loses what a signal raises inside a `__del__`
+
+    def end(*_) -> None:
+        told.set()
+        sys.exit(1)  # through every `finally`
+
+    signal.signal(signal.SIGTERM, end)
     ignore("SIGHUP")  # as with Ctrl-C, the parent tells
     os.environ["OMP_NUM_THREADS"] = "1"  # of torch, which is not imported yet, and of the entropy coder
-    while True:
+    while not told.is_set():
         try:
             job = pipe.recv()
         except EOFError:

@@ -95,15 +95,17 @@ def test_a_programming_error_is_told_whole_and_does_not_stop_the_others(capsys, 
     assert "1 of 2 files done, 1 failed" in told
 
 
-def test_a_worker_that_did_not_hear_that_it_should_end_is_not_awaited_for_ever():
-    results = work_in_processes(told_to(["fine", "deaf"]), Deadly(), 2, debug=False)
+@pytest.mark.parametrize("kind", ["deaf", "stuck"])
+def test_a_worker_that_did_not_hear_that_it_should_end_is_not_awaited_for_ever(here, monkeypatch, kind):
+    monkeypatch.setattr("codec.batch.jobs.PATIENCE", 0.5)
+    results = work_in_processes(told_to(["fine", kind]), Deadly(), 2, debug=False)
     next(results)
     while not Path("1.out").exists():
         time.sleep(0.01)
     closing = threading.Thread(target=results.close, daemon=True)
     closing.start()
     closing.join(30)
-    assert not closing.is_alive()
+    assert not closing.is_alive() and not list(here.glob(".*.part"))
 
 
 def test_more_workers_than_files_are_not_started(capsys):

@@ -29,6 +29,11 @@ class Deadly:
                 Path(job.target).touch()
                 with contextlib.suppress(SystemExit):  # as Python does in a destructor
                     time.sleep(60)
+            case "stuck":
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+                Path(f".{job.target}.0123abcd.part").write_text("half")
+                Path(job.target).touch()
+                time.sleep(60)
             case "fail":
                 raise LicError("as it\nwas told")
             case "hopeless":
