@@ -4,9 +4,9 @@
 
 Theirs is what compressai documents and its examples/train.py does: its FactorizedPrior and RateDistortionLoss, Adam at
 1e-4 for the network, another Adam at 1e-3 for the quantiles of the entropy bottleneck and a backward pass for them, the
-gradient's norm clipped at 1, float32. Ours is `Run.update` of train.py with bmshj2018-factorized.toml, averaged weights
-included. Same batches; theirs pads with zeros inside the convolutions and takes pixels in [0, 1], ours mirrors before
-them and takes pixels around 0.
+gradient's norm clipped at 1, float32. Ours is `Run.update` (codec/training/run.py) with bmshj2018-factorized.toml,
+averaged weights included. Same batches; theirs pads with zeros inside the convolutions and takes pixels in [0, 1], ours
+mirrors before them and takes pixels around 0.
 
 With --steps both are trained that long from the same weights on the same patches, ours with the learning rate of
 theirs; the loss is then that of each one's own evaluation-mode forward on the same images: bpp + lmbda * 255^2 * mse.
@@ -28,7 +28,7 @@ from codec.config import Config
 from codec.machine import has_native_bf16
 from codec.network.pixels import to_tensor
 from codec.training import data
-from train import Run
+from codec.training.run import Run
 
 ROUNDS = 7
 BATCHES = 6  # that the turns go round
@@ -73,7 +73,7 @@ class Peer:
 
 
 class Ours(Run):
-    """The run of train.py."""
+    """The run of a training."""
 
     def take(self, peer: Peer) -> None:
         """Begin with the weights of a peer."""

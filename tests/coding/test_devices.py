@@ -11,14 +11,15 @@ from shared import ALL_RATES, FACTORIZED, HYPER, ONE_LAMBDA, SCALE, TINY, tiny_n
 
 import benchmarks.gpu
 import codec
-import train
 from benchmarks.gpu import decode_all, encode_all
 from codec import config as configuration
 from codec.coding.models import export, load_model
 from codec.evaluation.codecs import lic_codec
 from codec.network.model import Network, build
 from codec.network.pixels import to_tensor
+from codec.network.quantize import SampleNoise
 from codec.training.distributed import World
+from codec.training.run import Run
 from codec.training.validate import validate
 
 AdamW = torch.optim.AdamW
@@ -37,7 +38,7 @@ def gpu(monkeypatch):
         yield PretendGPU.active
 
 
-class NoiseOfCPU(train.SampleNoise):
+class NoiseOfCPU(SampleNoise):
     """The pretended GPU has no random generators."""
 
     def __init__(self, seeds, device):
@@ -89,11 +90,11 @@ def test_the_pretended_gpu_is_strict():
     ],
 )  # fmt: skip
 def test_a_training_step_mixes_no_devices_and_reads_nothing_back(gpu, transform, prior, lmbda, photos, monkeypatch):
-    monkeypatch.setattr(train, "SampleNoise", NoiseOfCPU)
+    monkeypatch.setattr("codec.training.run.SampleNoise", NoiseOfCPU)
     monkeypatch.setattr(torch.optim, "AdamW", PlainAdamW)
     model = dict(transform=transform, prior=prior, lmbda=lmbda, N=8, M=16, blocks=[1, 1], hyper_N=8, hyper_M=4)
     config = configuration.from_dict({"model": model, "train": {"batch": 4, "accumulate": 2, "val_qualities": [50]}})
-    run = train.Run(config, GPU)
+    run = Run(config, GPU)
     x = torch.cat([to_tensor(photo) for photo in photos]).to(GPU)
     run.begin(x)
     before = [parameter.cpu() for parameter in run.average.parameters()]

@@ -6,20 +6,20 @@ import pytest
 import torch
 from shared import TINY, equal, start, untrained
 
-import train
 from codec.coding.models import export
 from codec.config import Config, DataConfig, ModelConfig, TrainConfig
 from codec.training.checkpoints import save_checkpoint
+from codec.training.run import Run
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("unmeasured")
 
 
-def begun(**options) -> tuple[train.Run, str]:
+def begun(**options) -> tuple[Run, str]:
     """A run at step 0, and what it took over; `init` and `prior` and the like are options of the configuration."""
     model = TINY | {"lmbda": [0.01]} | {name: options.pop(name) for name in (*TINY, "prior") if name in options}
     setup = TrainConfig(**options, precision="fp32")  # check_fitted is of what was computed with, to the last digit
-    run = train.Run(Config(ModelConfig(**model), DataConfig(patch=32), setup), CPU)
+    run = Run(Config(ModelConfig(**model), DataConfig(patch=32), setup), CPU)
     return run, run.begin(torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
 
 

@@ -13,6 +13,7 @@ import train
 from codec.config import Config, DataConfig, ModelConfig, TrainConfig
 from codec.training.checkpoints import load_checkpoint
 from codec.training.distributed import World, join
+from codec.training.run import Run
 
 CPU = torch.device("cpu")
 STEPS = 20
@@ -25,7 +26,7 @@ def config(accumulate: int = 1) -> Config:
 
 def trained(world: World, accumulate: int = 1) -> dict:
     """The weights after 20 steps on batches of random pixels, of which this process sees its share."""
-    run = train.Run(config(accumulate), CPU, world)
+    run = Run(config(accumulate), CPU, world)
     pixels = torch.rand(STEPS, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     run.begin(pixels[0])
     run.model.train()

@@ -16,6 +16,7 @@ from codec.coding.models import load_model
 from codec.config import Config, DataConfig, ModelConfig, TrainConfig
 from codec.network.distortion import distortion
 from codec.training.checkpoints import load_checkpoint
+from codec.training.run import Run, draw, losses
 
 pytestmark = pytest.mark.usefixtures("unmeasured")
 CPU = torch.device("cpu")
@@ -105,7 +106,7 @@ def test_stretches_of_training_add_up(here):
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_weights_are_averaged_over_the_steps(ema):
     config = Config(ModelConfig(**TINY, lmbda=[0.01]), DataConfig(patch=32), TrainConfig(batch=2, warmup=0, ema=ema))
-    run = train.Run(config, CPU)
+    run = Run(config, CPU)
     run.begin(torch.rand(2, 3, 32, 32))
     expected = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
     for step in range(12):
@@ -208,7 +209,7 @@ def test_cifar10_trains_from_a_local_copy(here, cifar10):
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_steps_with_a_gradient_that_is_not_finite_are_skipped(optimizer):
     config = Config(ModelConfig(**TINY, lmbda=[0.01]), DataConfig(patch=32), TrainConfig(batch=2, optimizer=optimizer))
-    run = train.Run(config, CPU)
+    run = Run(config, CPU)
     before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
     run.update(torch.full((2, 3, 32, 32), math.nan))
     assert (run.step, int(run.skipped)) == (1, 1) and equal(run.model.state_dict(), before)
@@ -245,7 +246,7 @@ def test_the_loss_is_bits_per_pixel_plus_lambda_times_the_squared_error_of_grey_
     x = torch.rand(2, 3, 20, 30)
     quality, lmbda = torch.tensor([20.0, 80.0]), torch.tensor([0.002, 0.05])
     x_hat, bits, _ = network(x, quality)
-    terms = train.losses(network, x, quality, lmbda, distortion("mse", 0.25, network.config.lmbda, CPU))
+    terms = losses(network, x, quality, lmbda, distortion("mse", 0.25, network.config.lmbda, CPU))
     assert not terms["bpp_z"].any()  # of a factorized prior
     squared = ((255 * x_hat - 255 * x) ** 2).flatten(1).mean(dim=1)
     torch.testing.assert_close(terms["loss"], bits / 600 + lmbda * squared)
@@ -253,13 +254,13 @@ def test_the_loss_is_bits_per_pixel_plus_lambda_times_the_squared_error_of_grey_
 
 def test_every_step_draws_low_and_high_qualities_with_their_lambdas():
     config = Config(ModelConfig(lmbda=[0.001, 0.1]), train=TrainConfig(batch=8))
-    quality, lmbda = train.draw(3, config)
-    again, _ = train.draw(3, config)
-    other, _ = train.draw(4, config)
+    quality, lmbda = draw(3, config)
+    again, _ = draw(3, config)
+    other, _ = draw(4, config)
     assert (quality / 12.5).floor().tolist() == list(range(8))
     assert torch.equal(quality, again) and not torch.equal(quality, other)
     torch.testing.assert_close(lmbda.log10(), quality / 50 - 3)
-    assert train.draw(3, Config(ModelConfig(lmbda=[0.02])))[0] is None
+    assert draw(3, Config(ModelConfig(lmbda=[0.02])))[0] is None
 
 
 def test_a_training_for_the_eye_logs_what_it_is_trained_for(here, photo):
