@@ -1,7 +1,8 @@
 """Ours beside its peers, measured in one run.
 
-    python -m benchmarks                    everything below with its defaults (gpu only where there is one)
-    python -m benchmarks codecs             images to bytes and back, and the start-up of the command line
+    python -m benchmarks all --out DIR      everything below, and rates, offtrack and portability (python -m
+                                            benchmarks.rates, ...), each in a process: about an hour and a half
+    python -m benchmarks codecs             images to bytes and back
     python -m benchmarks effort             context and effort: what they save, and what time they take
     python -m benchmarks entropy            integers to bytes and back
     python -m benchmarks startup            one image, a process each: seconds, memory; ONNX Runtime beside PyTorch
@@ -10,6 +11,7 @@
     python -m benchmarks memory             an image of 100 megapixels: peak memory, time per megapixel
     python -m benchmarks training           a published architecture trained by CompressAI's loop and by ours
         --data DIR         photographs (default: the samples in scikit-image's wheel)
+        --val DIR          of all: other photographs, for effort
         --model NAME|FILE  our model (default: the shipped one); training has none
         --rounds N         turns of every contender
         --out DIR          write Markdown and JSON there instead of printing Markdown
@@ -28,7 +30,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import codecs, effort, entropy, gpu, jobs, memory, startup, training
+from benchmarks import codecs, effort, entropy, everything, gpu, jobs, memory, startup, training
 from codec.coding.models import DEFAULT
 
 BENCHMARKS = {
@@ -40,7 +42,12 @@ BENCHMARKS = {
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="python -m benchmarks", description="Ours beside its peers, in one run.")
-    commands = top.add_subparsers(dest="name", metavar="|".join(BENCHMARKS))
+    commands = top.add_subparsers(dest="name", required=True, metavar="|".join(["all", *BENCHMARKS]))
+    sub = commands.add_parser("all", help=everything.__doc__.partition("\n")[0])
+    sub.add_argument("--data", type=Path, metavar="DIR", help="photographs (default: samples in scikit-image)")
+    sub.add_argument("--val", type=Path, metavar="DIR", help="other photographs, for effort (default: those of --data)")
+    sub.add_argument("--model", default=DEFAULT, metavar="NAME|FILE", help=f"our model (default: {DEFAULT})")
+    sub.add_argument("--out", type=Path, metavar="DIR", required=True)
     for name, module in BENCHMARKS.items():
         sub = commands.add_parser(name, help=module.__doc__.partition("\n")[0])
         sub.add_argument("--data", type=Path, metavar="DIR", help="photographs (default: samples in scikit-image)")
@@ -65,8 +72,9 @@ def command(name: str, options: dict[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run one benchmark, or all; returns the exit code."""
     args = parser().parse_args(argv)
-    if args.name is None:
-        return max(main([name]) for name in BENCHMARKS if name != "gpu" or torch.cuda.is_available())
+    if args.name == "all":
+        names = [name for name in BENCHMARKS if name != "gpu" or torch.cuda.is_available()]
+        return everything.run(everything.plan(names, args.data, args.val, args.model, args.out), args.out)
     try:
         if args.rounds < 1:
             raise ValueError(f"--rounds {args.rounds}: at least 1 is needed")

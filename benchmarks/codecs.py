@@ -1,4 +1,4 @@
-"""Image codecs: time from a PIL image to bytes and back, ours beside compressai's and Pillow's; memory; start-up.
+"""Image codecs: time from a PIL image to bytes and back, ours beside compressai's and Pillow's; memory.
 
     python -m benchmarks codecs [--data DIR] [--model NAME|FILE] [--rounds N] [--out DIR]
 
@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 
 import codec
-from benchmarks import peers, startup
+from benchmarks import peers
 from benchmarks.measure import (
     SIZE,
     Report,
@@ -44,6 +44,7 @@ from codec.evaluation.curves import ANCHORS, anchors, bd_rate, read_curve
 from codec.evaluation.metrics import BD_RANGE
 from codec.evaluation.rivals import RIVALS
 from codec.machine import has_native_bf16
+from codec.machine import threads as machine_threads
 
 ROUNDS = 15
 TARGET = 0.5  # bpp
@@ -57,7 +58,7 @@ class Entry(NamedTuple):
     """What a process needs to know to make a contender."""
 
     kind: str
-    """lic, or a name of PEERS or RIVALS."""
+    """lic, lic-onnx (in ONNX Runtime), or a name of PEERS or RIVALS."""
     dtype: str
     """What most of the arithmetic is in: bf16, fp32 or int."""
     threads: int
@@ -85,9 +86,10 @@ class Contender:
 def make(entry: Entry, image: Image.Image) -> Contender:
     """The contender of an entry; a peer is scaled to `image`. ImportError or OSError where it is not at hand."""
     kind, quality = entry.kind, entry.quality
-    if kind == "lic":
-        model = codec.load(str(entry.model), "cpu", "fp32" if entry.dtype == "fp32" else "auto", "torch")
-        name = f"lic {entry.model.stem} {model.precision}"
+    if kind in ("lic", "lic-onnx"):
+        backend = "onnx" if kind == "lic-onnx" else "torch"
+        model = codec.load(str(entry.model), "cpu", "fp32" if entry.dtype == "fp32" else "auto", backend)
+        name = f"lic {entry.model.stem} {model.precision}" + (", ONNX Runtime" if backend == "onnx" else "")
         about = f"model {model.id}, quality {quality}, {model.backend.parameters / 1e6:.2f} M parameters"
         return Contender(entry, name, about, model.id, lambda image: model.compress(image, quality), model.decompress)
     if kind in peers.PEERS:
@@ -115,7 +117,9 @@ def contenders(path: Path, images: list[Image.Image]) -> tuple[list[Contender], 
     quality = choose_quality(model.compress, images) if model.config.variable_rate else None
     entries = []
     for threads in sorted({torch.get_num_threads(), 1}, reverse=True):
-        entries += [Entry("lic", dtype, threads, path, quality) for dtype in dtypes]
+        entries.append(Entry("lic", dtypes[0], threads, path, quality))
+        if threads == machine_threads():  # which is what its sessions take
+            entries.append(Entry("lic-onnx", "fp32", threads, path, quality))
         entries += [Entry(peer, dtype, threads, path) for peer in peers.PEERS for dtype in reversed(dtypes)]
     present, absent = [], {}
     for entry in entries:
@@ -208,7 +212,6 @@ def run(data: Path | None, model: str, rounds: int) -> Report:
     present, absent = contenders(path, images)
     turns = take_turns({c: turn(c, images) for c in present}, rounds)
     anchor, rates = bd_rates(RESULTS)
-    starts = startup.command_line(path, images[0])
 
     rows, cells = [], []
     for c in present:
@@ -241,10 +244,6 @@ def run(data: Path | None, model: str, rounds: int) -> Report:
         "what Python and PyTorch take without a network.",
         "\n".join(f"- {name}: {settings}" for name, settings in {c.name: c.about for c in present}.items()),
         "\n".join(goals(turns)),
-        "## Start-up",
-        startup.start_table(starts),
-        f"Median (quartiles) of {startup.ROUNDS} interleaved rounds of whole processes, one {SIZE[0]}x{SIZE[1]} "
-        "photograph, PNG in and PNG out, warm kernel cache.",
     ]
     document = {"machine": about, "rounds": rounds, "images": len(images), "size": SIZE, "codecs": cells}
-    return Report("codecs", "\n\n".join(lines), document | {"absent": absent, "bd_anchor": anchor, "startup_s": starts})
+    return Report("codecs", "\n\n".join(lines), document | {"absent": absent, "bd_anchor": anchor})

@@ -3,10 +3,10 @@
     python -m benchmarks startup [--data DIR] [--model NAME|FILE] [--rounds N] [--out DIR]
 
 One image compressed and decompressed by `lic` in both backends and by Pillow as AVIF and WebP, PNG in and PNG out, each
-in a process of its own, beside `import torch`: seconds and peak memory; and the time of the networks alone in ONNX
-Runtime beside that in PyTorch, fp32, on the same threads. Parts of it are in `python -m benchmarks codecs`; `python -m
-benchmarks entropy` has entropy coders beside `import numpy`. Processes take turns; the first turn, which fills caches,
-is not measured.
+in a process of its own, beside `import torch`: seconds and peak memory; what one file more takes in such a process,
+PNG to file and file to PNG, which is the time of MANY files less that of FEW; and the time of the networks alone in
+ONNX Runtime beside that in PyTorch, fp32, on the same threads. `python -m benchmarks entropy` has entropy coders beside
+`import numpy`. Processes take turns; the first turn, which fills caches, is not measured.
 """
 
 import subprocess
@@ -72,22 +72,6 @@ def wall_times(commands: Mapping[str, Sequence[str]]) -> dict[str, list[float]]:
     return take_turns({name: partial(timed, command) for name, command in commands.items()}, ROUNDS)
 
 
-def command_line(model: Path, image: Image.Image) -> dict[str, list[float]]:
-    """Seconds of `import torch`, and of compressing and decompressing one image, PNG in and PNG out."""
-    with tempfile.TemporaryDirectory() as folder:
-        photo, coded, decoded = (str(Path(folder) / name) for name in ("photo.png", "photo.lic", "decoded.png"))
-        image.save(photo)
-        lic = [sys.executable, "-m", "codec.cli"]
-        options = ["-f", "-m", str(model)]
-        return wall_times(
-            {
-                "import torch": [sys.executable, "-c", "import torch"],
-                "lic compress": [*lic, "compress", photo, "-o", coded, *options],
-                "lic decompress": [*lic, "decompress", coded, "-o", decoded, *options],
-            }
-        )
-
-
 PILLOW = """
 import sys
 from PIL import Image
@@ -102,6 +86,14 @@ exec(script)
 print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1], file=sys.__stdout__)
 """
 LIC = "import sys; from codec.cli import main; assert main(sys.argv[1:]) == 0"
+SEVERAL = """
+import sys
+from pathlib import Path
+from PIL import Image
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    Image.open(path).save(Path(sys.argv[2], path.stem + sys.argv[3]), **eval(sys.argv[4]))
+"""
+FEW, MANY = 2, 24  # files of a process
 RIVALS = {"AVIF": dict(quality=60, speed=6, subsampling="4:4:4"), "WebP": dict(quality=75, method=6)}
 
 
@@ -125,6 +117,32 @@ def peak(script: list[str]) -> int:
     """Bytes of the largest resident set of a script's process; by itself, since it inherits the peak of its parent."""
     done = subprocess.run([sys.executable, "-c", PEAK, *script], check=True, capture_output=True, text=True)
     return 1024 * int(done.stdout.split()[-1])
+
+
+def per_file(folder: Path, model: Path, images: list[Image.Image], rounds: int) -> dict[str, list[float]]:
+    """Seconds of one file more in a process, by what is done with it, in each round; files lie in the folder."""
+    scripts = {}
+    for count in (FEW, MANY):
+        photos, coded, decoded = (folder / f"{name}{count}" for name in ("photos", "coded", "decoded"))
+        for made in (photos, coded, decoded):
+            made.mkdir()
+        for i in range(count):
+            images[i % len(images)].save(photos / f"{i:02}.png")
+        options = ["-f", "-m", str(model)]
+        scripts["lic compress", count] = [LIC, "compress", str(photos), "-o", str(coded), *options]
+        scripts["lic decompress", count] = [LIC, "decompress", str(coded), "-o", str(decoded), *options]
+        for name, setting in RIVALS.items():
+            other = folder / f"{name}{count}"
+            other.mkdir()
+            extension = f".{name.lower()}"
+            scripts[f"Pillow to {name}", count] = [SEVERAL, str(photos), str(other), extension, repr(setting)]
+            scripts[f"Pillow from {name}", count] = [SEVERAL, str(other), str(decoded), ".png", "{}"]
+    commands = {key: [sys.executable, "-c", *script] for key, script in scripts.items()}
+    times = take_turns({key: partial(timed, command) for key, command in commands.items()}, rounds)
+    return {
+        name: [(m - f) / (MANY - FEW) for m, f in zip(times[name, MANY], times[name, FEW], strict=True)]
+        for name, count in scripts if count == MANY
+    }  # fmt: skip
 
 
 def networks(model: Path, image: Image.Image, rounds: int) -> dict[str, dict[str, list[float]]]:
@@ -152,16 +170,23 @@ def networks(model: Path, image: Image.Image, rounds: int) -> dict[str, dict[str
 
 def run(data: Path | None, model: str, rounds: int) -> Report:
     """Measure all of it; OSError or ValueError says what is missing."""
-    about, image, path = machine(), photographs(data)[0], find_model(model)
+    about, images, path = machine(), photographs(data), find_model(model)
+    image = images[0]
     with tempfile.TemporaryDirectory() as folder:
         wanted = scripts(Path(folder), path, image)
         commands = {name: [sys.executable, "-c", *script] for name, script in wanted.items()}
         times = take_turns({name: partial(timed, command) for name, command in commands.items()}, rounds)
         memory = {name: peak(script) for name, script in wanted.items()}
+        (Path(folder) / "several").mkdir()
+        more = per_file(Path(folder) / "several", path, images, rounds)
     base, *_ = times.values()
     rows = [
         [name, f"{Spread.of(mine):.2f}", f"{ratios(mine, base):.2f}", f"{memory[name] / 1e6:.0f}"]
         for name, mine in times.items()
+    ]
+    further = [
+        [name, f"{Spread.of(1e3 * s for s in mine):.1f}", f"{ratios(mine, more['Pillow to AVIF']):.2f}"]
+        for name, mine in more.items()
     ]
     network = networks(path, image, 3 * rounds)
     inside = [
@@ -173,10 +198,17 @@ def run(data: Path | None, model: str, rounds: int) -> Report:
             f"# One {image.width}x{image.height} image, a process for each way",
             f"Model {path.stem}; {rounds} rounds, median (quartiles). " + machine_line(about),
             table(["process", "seconds", "ratio to import torch", "peak memory, MB"], rows),
+            table(["one file more", "ms", "ratio to AVIF's encoder"], further),
             table(["networks and quantizing, fp32", "onnx, ms", "torch, ms", "ratio"], inside),
         ]
     )
-    everything = {"machine": about, "seconds": times, "peak bytes": memory, "network seconds": network}
+    everything = {
+        "machine": about,
+        "seconds": times,
+        "peak bytes": memory,
+        "seconds of a file more": more,
+        "network seconds": network,
+    }
     return Report("startup", markdown, everything)
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import jobs, offtrack, portability, training
-from benchmarks.__main__ import main
+from benchmarks import everything, jobs, offtrack, portability, training
+from benchmarks.__main__ import BENCHMARKS, main, parser
 from codec.coding.models import load_model
 
 
@@ -134,3 +134,16 @@ def test_workers_are_compared_with_independent_processes_on_the_same_files(model
     report = jobs.run(None, str(models / "tiny.safetensors"), 2)
     assert f"gains {share} ({share}-{share}) of what two" in report.markdown and f"0.85, {told}" in report.markdown
     assert report.data["seconds"][jobs.TWO] == [5.0, 5.0]
+
+
+def test_all_benchmarks_are_planned_and_run_whatever_becomes_of_one(tmp_path, capsys):
+    plan = everything.plan(list(BENCHMARKS), tmp_path, None, "photo", tmp_path / "out")
+    assert plan.keys() == BENCHMARKS.keys() | {"rates", "offtrack", "portability"}
+    for name in BENCHMARKS:
+        ((program, *arguments),) = plan[name]
+        assert program == "benchmarks" and parser().parse_args(arguments).name == name
+    code = everything.run({"bad": [["no_such_module"], ["platform"]], "fine": [["platform"]]}, tmp_path / "out")
+    told = capsys.readouterr().out.splitlines()
+    assert code == 1 and len(told) == 2 and "[1/2] bad" in told[0] and "exit code 1" in told[0]
+    assert "no_such_module" in (tmp_path / "out/bad.log").read_text()
+    assert (tmp_path / "out/fine.log").read_text() and (tmp_path / "out/all.md").read_text().count("\n") == 4
