@@ -6,13 +6,23 @@
     python eval.py --data kodak --codec lic avif jxl --anchor avif --metric ssimulacra2
     python eval.py --data photos/ --codec compressai:mbt2018-mean:trained.pth.tar bridge:mbt2018-mean:trained.pth.tar
 
-PSNR, MS-SSIM and SSIMULACRA 2 are measured of every file, and CVVDP where the extra `perceptual` is installed. BD-rates
-are of each of them; --metric says which one counts, for --anchor, --range and the exit code, and is shown first.
+Every codec writes real files, and what is reported is measured on what is on the disk: PSNR, which published curves are
+of, MS-SSIM and SSIMULACRA 2 of the 8-bit image, CVVDP where the extra `perceptual` is installed (JPEG XL needs it too);
+bpp, estimated bits, entropy of the symbols, steps across block borders, milliseconds, peak memory, parameters and
+kMAC/pixel. BD-rates are of each metric; --metric says which one counts, for --anchor, --range and the exit code, and is
+shown first. Images too small for a metric (SSIMULACRA 2: 225 pixels, MS-SSIM: 161) and those that a codec kept without
+loss, whose PSNR is infinite, are named; they are in no codec's means.
+
+Files are made by --jobs processes, times are not: the first four images are coded once more when these are gone, one
+after another, with all threads. Kodak's files are checked against their SHA-256, and published curves, whose sources
+are in codec/evaluation/anchors.json, are compared on Kodak only. CompressAI's tools read our JSON, `lic plot` theirs.
 
 The output folder holds CODEC.json (means in CompressAI's keys, and a row for every file), files/ (every file that was
 measured), table.txt and bd_rate.json, rd.png and rd.svg with a panel for each metric, and latents.png (our symbols
 under the densities of the model). report.html shows all of it, and the pictures side by side, in one file for any
-browser. The same command again goes on where the last one stopped (rows.jsonl), whether that was at its end or not.
+browser. The same command again goes on where the last one stopped (rows.jsonl), whether that was at its end or not:
+every number is kept under a hash of codec, settings, model, pixels, metrics, versions and the part of our source that
+codes or measures. What one codec cannot code is reported and does not stop the others.
 """
 
 import argparse

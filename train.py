@@ -15,9 +15,26 @@ training add up:
     python train.py --out runs/mine --resume --patch 256 --batch 3                  larger patches late
     python train.py CONFIG.toml --init runs/mine/best.pt --out runs/next            another model that begins there
 
+--lmbda with one value trains for one trade-off, with two one model for all rates in between. --prior factorized leaves
+the hyperprior out, --context 12 gives the entropy coder of a model with one a context of 12 channels. There is no
+auxiliary optimiser and no update(): integer tables are made at export. Parts of a model are trained otherwise with
+--lr_of prior=5 g_a=0.1 and --freeze g_a h_a, or begin with tensors of the same name and shape in any model with --init.
+--distortion ssimulacra2 (or ms-ssim; vgg, with torchvision's weights on disk) has a share of squared error, --mix.
+Validated and exported are weights averaged over the last thousand steps or so.
+
+--data takes any folders, A B --weights 3 1 mixes them three to one; unreadable images are skipped and listed in
+skipped.txt, small ones mirrored, what Pillow can turn into 8-bit RGB is (not I and F). tar:DIR reads images out of
+WebDataset shards, cifar10:DIR a local CIFAR-10. What lies below a run folder is never data.
+
 What a sample is (its image, crop, flip, quality and noise) depends on the seed and its number alone, not on workers,
-processes or where a run was stopped. SIGTERM, Ctrl-C and a closed terminal end a run as --minutes does: everything
-saved, exit code 0.
+processes or where a run was stopped: --resume leads to the weights of a run that was never killed, bit for bit on one
+CPU thread. --batch counts samples over all processes, --accumulate computes them in parts. What --resume cannot change
+is refused, and so are other images than before, unless --data names them anew. SIGTERM, Ctrl-C and a closed terminal
+end a run as --minutes does: everything saved, exit code 0 (of torchrun 1). A full disk keeps the last good checkpoint;
+a step whose gradient is not finite is skipped and counted. Four machines of 8 GPUs, SHARED being a folder of them all:
+
+    torchrun --nnodes 4 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint HOST:29500 train.py \\
+        codec/configs/high.toml --batch 64 --data DIR --val DIR --out SHARED/high
 """
 
 import argparse

@@ -38,6 +38,55 @@ and, its second half, in JavaScript (onnxruntime-node, onnxruntime-web):
 """
 
 
+FILES = """
+Exit code 0: done, 1: something failed (a line each on stderr), 2: the command line makes no sense. An existing file is
+replaced with -f alone, an input never. /dev/stdout and the like are -.
+
+folders
+  photos/a/x.png becomes small/a/x.lic; of several inputs each folder has one of its own name in OUT, as with cp -r.
+  Links to folders are followed. Files of other kinds are left out, which is told at the end.
+--resume
+  skips every target that is there, intact and what would be made. One that is damaged, older than its input, or of
+  another quality, effort or model is made again, which is told; temporary files, which only kill -9 or a power cut
+  leaves, are removed.
+--jobs
+  A process that dies costs one file, which is told. Under torchrun (RANK, WORLD_SIZE and LOCAL_RANK in the environment)
+  each process takes its share of folders, and a GPU of its own; a single file is never shared.
+"""
+
+KEPT = """
+images
+  RGB, L                                   coded as they are
+  RGBA, LA; a transparent colour           colours, and alpha to the last bit beside them
+  P, PA, 1, YCbCr                          as RGB, or L if all colours are gray; with alpha where they have it
+  CMYK, LAB, HSV, I;16, I, F, any other;   refused, with the conversion to use
+    more than 8 bits a sample
+  animations, several pages                the first, with a warning; refused with --strict
+what is kept beside the pixels and the resolution, and what is told as "not kept" and refused with --strict
+  PNG        ICC, EXIF, XMP, also in text; cICP;      text, IPTC, times, other chunks, bytes behind it
+             gAMA and cHRM as an ICC profile
+  JPEG       ICC, EXIF, XMP                           IPTC, extended XMP, comments, other segments, bytes behind it;
+                                                      told alone: a phone's gain map and further pictures
+  WebP       ICC, EXIF, XMP                           other chunks
+  AVIF       ICC, EXIF, XMP; nclx as CICP             told alone: a gain map
+  JPEG 2000  ICC, EXIF and XMP in uuid boxes; CICP;   IPTC, other boxes and colour spaces, comments
+             ROMM as an ICC profile
+  GIF        ICC, XMP                                 comments, other extensions
+  BMP        the ICC profile of version 5             numbers of calibration, linked profiles
+  TGA                                                 author, comments, job, gamma
+  TIFF       ICC, XMP, EXIF and GPS, GeoTIFF, names   IPTC, transfer functions, other tags
+             and dates; primaries as an ICC profile
+  The orientation of EXIF is applied once and its tag removed. sRGB, however it is said, is not written down. Colours
+  under fully transparent pixels are not kept, unless the whole image is kept without loss.
+"""
+
+RESTORED = """
+What a file keeps beside the pixels comes back wherever the format written can hold it, and what it cannot hold is said:
+all of it in a PNG; CICP (code points of ITU-T H.273, of HDR too) in PNG and AVIF, and where it says no more than an ICC
+profile can, as one everywhere. Alpha into a JPEG is an error. JPEG, WebP and AVIF are written at quality 95.
+"""
+
+
 def positive(text: str) -> int:
     """A number of at least 1."""
     if not text.isdecimal() or int(text) < 1:

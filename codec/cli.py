@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import codec
-from codec.arguments import EXPORTED, positive, quality, rate, rectangle, score
+from codec.arguments import EXPORTED, FILES, KEPT, RESTORED, positive, quality, rate, rectangle, score
 from codec.batch.jobs import Work, complaint, run, say
 from codec.batch.plan import expand, plan, remove_temporaries, share
 from codec.container import bitstream
@@ -216,7 +216,10 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    sub = commands.add_parser("compress", parents=[files], help="images -> .lic files")
+    sub = commands.add_parser(
+        "compress", parents=[files], help="images -> .lic files", epilog=FILES + KEPT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     goal = sub.add_mutually_exclusive_group()
     goal.add_argument(
         "-q", "--quality", type=quality, help=f"0 (smallest) to 100 (best) (default: {codec.DEFAULT_QUALITY})"
@@ -251,8 +254,9 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.set_defaults(run=compress)
     sub = commands.add_parser(
-        "decompress", parents=[files], help=".lic files -> images (PNG unless OUT says otherwise)"
-    )
+        "decompress", parents=[files], help=".lic files -> images (PNG unless OUT says otherwise)",
+        epilog=FILES + RESTORED, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     sub.add_argument(
         "--region",
         type=rectangle,

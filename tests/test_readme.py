@@ -1,20 +1,34 @@
-"""The README: what it shows exists and runs as shown."""
+"""The READMEs: what they show exists and runs as shown, and the first one is short."""
 
 import re
 import textwrap
 from pathlib import Path
 
+import pytest
+
 from entropy import rans
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+READMES = [
+    ROOT / name for name in ("README.md", "codec/network/README.md", "entropy/README.md", "benchmarks/README.md")
+]
+CARDS = sorted((ROOT / "codec/weights").glob("*.md"))
 
 
 def test_the_example_of_the_coder_is_the_one_of_its_docstring():
     example = textwrap.dedent(rans.__doc__[rans.__doc__.index("    >>>") :]).strip()
-    assert example in README.read_text(encoding="utf-8")
+    assert example in (ROOT / "entropy/README.md").read_text(encoding="utf-8")
 
 
-def test_every_file_that_it_names_exists():
-    text = README.read_text(encoding="utf-8")
-    named = re.findall(r"\]\(([\w./-]+)\)", text) + re.findall(r"`((?:codec|entropy|benchmarks)/[\w./-]+)`", text)
-    assert len(named) > 10 and [name for name in named if not (README.parent / name).exists()] == []
+@pytest.mark.parametrize("path", READMES + CARDS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_that_it_names_exists(path):
+    text = path.read_text(encoding="utf-8")
+    names = re.findall(r"\]\(([\w./-]+)\)", text) + re.findall(r"`([\w./-]+\.(?:py|md|csv))`", text)
+    names += re.findall(r"`((?:codec|entropy|benchmarks|tests)/[\w./-]+)`", text)
+    assert (
+        names and [name for name in names if not any((folder / name).exists() for folder in (path.parent, ROOT))] == []
+    )
+
+
+def test_the_first_one_is_read_in_five_minutes():
+    assert len((ROOT / "README.md").read_bytes()) <= 10_000
