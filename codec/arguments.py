@@ -1,7 +1,13 @@
-"""Kinds of arguments on a command line: text -> value, or what is wrong with it; and what takes more to explain."""
+"""What `lic` can be told: its commands and options, the kinds of arguments, and what takes more to explain."""
 
 import argparse
 import math
+import sys
+from pathlib import Path
+
+import codec
+from codec.errors import LicError
+from codec.machine import version
 
 EXPORTED = """
   file      inputs                        outputs
@@ -123,3 +129,150 @@ def rectangle(text: str) -> tuple[int, int, int, int]:
     if len(parts) != 4 or not all(part.isdecimal() for part in parts) or "0" in parts[2:]:
         raise argparse.ArgumentTypeError(f"{text!r} is not X,Y,W,H in pixels, such as 0,0,640,480")
     return tuple(map(int, parts))
+
+
+class Version(argparse.Action):
+    """Prints the version, the backends at hand and the ids of the models, and exits."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, nargs=0, **kwargs)
+
+    def __call__(self, top: argparse.ArgumentParser, *_) -> None:
+        from codec.coding import models as checkpoint
+
+        packages = {"onnx": "onnxruntime", "torch": "torch"}
+        found = {backend: version(package) for backend, package in packages.items()}
+        backends = [f"{backend} ({packages[backend]} {number})" for backend, number in found.items() if number]
+        print(f"lic {codec.__version__}\nbackends: {', '.join(backends) or 'none'}")
+        for path in checkpoint.shipped():
+            try:
+                print(f"{path.stem}: id {checkpoint.about(path)['id']}")
+            except LicError as error:
+                print(f"lic: {error}", file=sys.stderr)
+        top.exit()
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="lic", description="Learned image compression: photographs to small files and back."
+    )
+    top.add_argument("-V", "--version", action=Version, help="show the versions of it, its backends and models")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    files = argparse.ArgumentParser(add_help=False, parents=[common])
+    files.add_argument("inputs", nargs="+", metavar="IN", help="files or folders; - is stdin")
+    files.add_argument("-o", "--output", metavar="OUT", help="output file, or folder; - is stdout")
+    files.add_argument(
+        "-m",
+        "--model",
+        metavar="MODEL",
+        help="name of a model (see lic models) or its .safetensors file; photo, the default, is trained for how "
+        "pictures look, fast for squared error (PSNR)",
+    )
+    files.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the network runs (default: auto)"
+    )
+    files.add_argument(
+        "--backend", choices=("auto", "onnx", "torch"), default="auto",
+        help="what runs the network: onnx (ONNX Runtime, on a CPU) or torch (default: onnx unless there is a GPU)",
+    )  # fmt: skip
+    existing = files.add_mutually_exclusive_group()
+    existing.add_argument("-f", "--force", action="store_true", help="replace existing output files")
+    existing.add_argument(
+        "--resume",
+        action="store_true",
+        help="skip what is there and would be made the same; make again what is damaged, older or of another quality",
+    )
+    files.add_argument(
+        "--jobs", type=positive, default=1, metavar="N",
+        help="processes that share the files, with one thread each (default: one process with all threads)",
+    )  # fmt: skip
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    sub = commands.add_parser(
+        "compress", parents=[files], help="images -> .lic files", epilog=FILES + KEPT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    goal = sub.add_mutually_exclusive_group()
+    goal.add_argument(
+        "-q", "--quality", type=quality, help=f"0 (smallest) to 100 (best) (default: {codec.DEFAULT_QUALITY})"
+    )
+    goal.add_argument(
+        "--bpp", type=rate, metavar="B", help="the best quality at which 8 * file bytes / pixels is at most B"
+    )
+    goal.add_argument("--size", type=positive, metavar="BYTES", help="the best quality of at most BYTES per file")
+    goal.add_argument(
+        "--ssimulacra2", type=score, metavar="S",
+        help="the smallest file whose image scores at least S in SSIMULACRA 2: 90 is visually lossless, 70 high "
+        "quality, 50 medium, 30 low; takes several seconds an image",
+    )  # fmt: skip
+    sub.add_argument(
+        "--effort", type=int, choices=range(10), default=0, metavar="0..9",
+        help="how often to look for symbols that give a better image in fewer bits, which takes about twice as long "
+        "as decoding, each time (default: 0)",
+    )  # fmt: skip
+    sub.add_argument(
+        "--precision",
+        choices=("auto", "fp32"),
+        default="auto",
+        help="of --backend torch; auto: bf16 where the device has it natively (default: auto)",
+    )
+    sub.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse an image of which something is not kept (frames, pages, metadata) instead of a warning",
+    )
+    sub.add_argument(
+        "--verify", action="store_true", help="decode what was written and compare before the file gets its name"
+    )
+    sub = commands.add_parser(
+        "decompress", parents=[files], help=".lic files -> images (PNG unless OUT says otherwise)",
+        epilog=FILES + RESTORED, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    sub.add_argument(
+        "--region",
+        type=rectangle,
+        metavar="X,Y,W,H",
+        help="only W x H pixels from column X and row Y on; the rest costs little",
+    )
+    sub = commands.add_parser(
+        "info", parents=[common], help="what a .lic file says about itself; verifies its checksums"
+    )
+    sub.add_argument("inputs", nargs="+", metavar="FILE", help=".lic files or folders; - is stdin")
+    form = sub.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON instead of a line per file")
+    form.add_argument("--check", action="store_true", help="only verify the checksums: a line per file")
+    sub = commands.add_parser(
+        "models", parents=[common], help="the models at hand: size, prior, parameters, kMAC/pixel, rates"
+    )
+    sub = commands.add_parser(
+        "export", parents=[common], help="a model -> ONNX files for other runtimes",
+        description="The networks of a model as ONNX files that hold all they need.", epilog=EXPORTED,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    sub.add_argument("model", metavar="MODEL", help="name of a model or its .safetensors file")
+    sub.add_argument("folder", type=Path, metavar="DIR", help="folder of g_a.onnx, g_s.onnx, h_a.onnx and h_s.onnx")
+    sub.add_argument("-f", "--force", action="store_true", help="replace existing files")
+    sub = commands.add_parser("plot", parents=[common], help="training runs or results of eval.py -> a figure")
+    sub.add_argument(
+        "inputs", nargs="+", metavar="RUN", help="run folders or logs (.jsonl), or results (.json) of eval.py"
+    )
+    sub.add_argument(
+        "-o", "--output", metavar="OUT", help="PNG file (default: training.png, of results rd.png); - is stdout"
+    )
+    sub.add_argument(
+        "--metric",
+        choices=("psnr", "ms-ssim", "ssimulacra2", "cvvdp"),
+        help="of results: what is drawn, and what BD-rates are at equal values of (default: psnr)",
+    )
+    sub.add_argument("-f", "--force", action="store_true", help="replace an existing file")
+    sub = commands.add_parser(
+        "demo",
+        parents=[common],
+        help="compress sample photographs, compare with JPEG, WebP and AVIF by PSNR and SSIMULACRA 2",
+    )
+    sub.add_argument("--out", type=Path, default=Path("lic-demo"), help="folder for all results (default: lic-demo)")
+    sub.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the network runs (default: auto)"
+    )
+    return top

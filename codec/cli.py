@@ -12,8 +12,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import codec
-from codec.arguments import EXPORTED, FILES, KEPT, RESTORED, positive, quality, rate, rectangle, score
+from codec.arguments import parser
 from codec.batch.jobs import Work, complaint, run, say
 from codec.batch.plan import expand, plan, remove_temporaries, share
 from codec.container import bitstream
@@ -179,137 +178,10 @@ def export(args: argparse.Namespace) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        prog="lic", description="Learned image compression: photographs to small files and back."
-    )
-    top.add_argument("-V", "--version", action="version", version=f"lic {codec.__version__}")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    files = argparse.ArgumentParser(add_help=False, parents=[common])
-    files.add_argument("inputs", nargs="+", metavar="IN", help="files or folders; - is stdin")
-    files.add_argument("-o", "--output", metavar="OUT", help="output file, or folder; - is stdout")
-    files.add_argument(
-        "-m",
-        "--model",
-        metavar="MODEL",
-        help="name of a model (see lic models) or its .safetensors file; photo, the default, is trained for how "
-        "pictures look, fast for squared error (PSNR)",
-    )
-    files.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the network runs (default: auto)"
-    )
-    files.add_argument(
-        "--backend", choices=("auto", "onnx", "torch"), default="auto",
-        help="what runs the network: onnx (ONNX Runtime, on a CPU) or torch (default: onnx unless there is a GPU)",
-    )  # fmt: skip
-    existing = files.add_mutually_exclusive_group()
-    existing.add_argument("-f", "--force", action="store_true", help="replace existing output files")
-    existing.add_argument(
-        "--resume",
-        action="store_true",
-        help="skip what is there and would be made the same; make again what is damaged, older or of another quality",
-    )
-    files.add_argument(
-        "--jobs", type=positive, default=1, metavar="N",
-        help="processes that share the files, with one thread each (default: one process with all threads)",
-    )  # fmt: skip
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    sub = commands.add_parser(
-        "compress", parents=[files], help="images -> .lic files", epilog=FILES + KEPT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    goal = sub.add_mutually_exclusive_group()
-    goal.add_argument(
-        "-q", "--quality", type=quality, help=f"0 (smallest) to 100 (best) (default: {codec.DEFAULT_QUALITY})"
-    )
-    goal.add_argument(
-        "--bpp", type=rate, metavar="B", help="the best quality at which 8 * file bytes / pixels is at most B"
-    )
-    goal.add_argument("--size", type=positive, metavar="BYTES", help="the best quality of at most BYTES per file")
-    goal.add_argument(
-        "--ssimulacra2", type=score, metavar="S",
-        help="the smallest file whose image scores at least S in SSIMULACRA 2: 90 is visually lossless, 70 high "
-        "quality, 50 medium, 30 low; takes several seconds an image",
-    )  # fmt: skip
-    sub.add_argument(
-        "--effort", type=int, choices=range(10), default=0, metavar="0..9",
-        help="how often to look for symbols that give a better image in fewer bits, which takes about twice as long "
-        "as decoding, each time (default: 0)",
-    )  # fmt: skip
-    sub.add_argument(
-        "--precision",
-        choices=("auto", "fp32"),
-        default="auto",
-        help="of --backend torch; auto: bf16 where the device has it natively (default: auto)",
-    )
-    sub.add_argument(
-        "--strict",
-        action="store_true",
-        help="refuse an image of which something is not kept (frames, pages, metadata) instead of a warning",
-    )
-    sub.add_argument(
-        "--verify", action="store_true", help="decode what was written and compare before the file gets its name"
-    )
-    sub.set_defaults(run=compress)
-    sub = commands.add_parser(
-        "decompress", parents=[files], help=".lic files -> images (PNG unless OUT says otherwise)",
-        epilog=FILES + RESTORED, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    sub.add_argument(
-        "--region",
-        type=rectangle,
-        metavar="X,Y,W,H",
-        help="only W x H pixels from column X and row Y on; the rest costs little",
-    )
-    sub.set_defaults(run=decompress)
-    sub = commands.add_parser(
-        "info", parents=[common], help="what a .lic file says about itself; verifies its checksums"
-    )
-    sub.add_argument("inputs", nargs="+", metavar="FILE", help=".lic files or folders; - is stdin")
-    form = sub.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print JSON instead of a line per file")
-    form.add_argument("--check", action="store_true", help="only verify the checksums: a line per file")
-    sub.set_defaults(run=info)
-    sub = commands.add_parser(
-        "models", parents=[common], help="the models at hand: size, prior, parameters, kMAC/pixel, rates"
-    )
-    sub.set_defaults(run=models)
-    sub = commands.add_parser(
-        "export", parents=[common], help="a model -> ONNX files for other runtimes",
-        description="The networks of a model as ONNX files that hold all they need.", epilog=EXPORTED,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    sub.add_argument("model", metavar="MODEL", help="name of a model or its .safetensors file")
-    sub.add_argument("folder", type=Path, metavar="DIR", help="folder of g_a.onnx, g_s.onnx, h_a.onnx and h_s.onnx")
-    sub.add_argument("-f", "--force", action="store_true", help="replace existing files")
-    sub.set_defaults(run=export)
-    sub = commands.add_parser("plot", parents=[common], help="training runs or results of eval.py -> a figure")
-    sub.add_argument(
-        "inputs", nargs="+", metavar="RUN", help="run folders or logs (.jsonl), or results (.json) of eval.py"
-    )
-    sub.add_argument(
-        "-o", "--output", metavar="OUT", help="PNG file (default: training.png, of results rd.png); - is stdout"
-    )
-    sub.add_argument(
-        "--metric",
-        choices=("psnr", "ms-ssim", "ssimulacra2", "cvvdp"),
-        help="of results: what is drawn, and what BD-rates are at equal values of (default: psnr)",
-    )
-    sub.add_argument("-f", "--force", action="store_true", help="replace an existing file")
-    sub.set_defaults(run=plot)
-    sub = commands.add_parser(
-        "demo",
-        parents=[common],
-        help="compress sample photographs, compare with JPEG, WebP and AVIF by PSNR and SSIMULACRA 2",
-    )
-    sub.add_argument("--out", type=Path, default=Path("lic-demo"), help="folder for all results (default: lic-demo)")
-    sub.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the network runs (default: auto)"
-    )
-    sub.set_defaults(run=demo)
-    return top
+COMMANDS = {
+    "compress": compress, "decompress": decompress, "info": info, "models": models, "export": export, "plot": plot,
+    "demo": demo,
+}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -325,7 +197,7 @@ def main(argv: list[str] | None = None) -> int:
     if getattr(args, "output", None):
         args.output = standard(args.output, 1)
     try:
-        return args.run(args)
+        return COMMANDS[args.command](args)
     except MENDABLE as error:
         if args.debug:
             raise

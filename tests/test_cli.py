@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, features
 from shared import LIC, in_process
 
+import codec
 import entropy
 from codec.cli import main
 from codec.coding import models as checkpoint
@@ -291,6 +292,22 @@ def test_a_command_line_that_makes_no_sense_exits_with_2(line, capsys):
 def test_debug_shows_the_traceback():
     with pytest.raises(FileNotFoundError):
         main(["decompress", "missing.lic", "--debug"])
+
+
+def test_the_version_is_that_of_the_program_its_backends_and_its_models(models, shell, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    first, backends, *ids = capsys.readouterr().out.splitlines()
+    assert first == f"lic {codec.__version__}" and "onnx (onnxruntime " in backends
+    assert f"tiny: id {load_model(models / 'tiny.safetensors').id}" in ids and len(ids) >= 7
+
+
+def test_help_tells_what_is_kept_and_fits_the_screen(capsys):
+    for command in ("compress", "decompress"):
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+        told = capsys.readouterr().out
+        assert "--resume\n  skips" in told and max(map(len, told.splitlines())) <= 120
 
 
 def test_info_tells_what_the_header_says(lic, small, tiny):

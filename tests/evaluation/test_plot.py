@@ -10,7 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from codec.cli import main, parser
+from codec.arguments import parser
+from codec.cli import main
 from codec.evaluation import plot
 from codec.evaluation.curves import Curve
 from codec.evaluation.metrics import METRICS
