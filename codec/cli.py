@@ -56,7 +56,7 @@ def decompress(args: argparse.Namespace) -> int:
 
 def info(args: argparse.Namespace) -> int:
     """A line for each file, as soon as it is read; JSON at the end."""
-    rows, count, failures = [], 0, 0
+    described, count, failures = [], 0, 0
     try:
         for source, _ in expand(args.inputs, LIC):
             count += 1
@@ -72,12 +72,12 @@ def info(args: argparse.Namespace) -> int:
             if args.check:
                 print(f"{source}: intact")
             elif args.json:
-                rows.append(describe(source, data, header, sections))
+                described.append(describe(source, data, header, sections))
             else:
                 print(in_words(describe(source, data, header, sections)))
     finally:
         if args.json:
-            print(json.dumps(rows, indent=1))
+            print(json.dumps(described, indent=1))
     if args.check and count > 1:
         say(f"{count - failures} of {count} files are intact")
     return 1 if failures else 0
@@ -95,14 +95,14 @@ def describe(source: str, data: bytes, header: bitstream.Header, sections: list[
     }  # fmt: skip
 
 
-def in_words(row: dict) -> str:
+def in_words(about: dict) -> str:
     """The same as a line."""
-    quality = "" if row["quality"] is None else f", quality {row['quality']}"
-    quality += f", effort {row['effort']}" if row["effort"] else ""
-    beside = f", {', '.join(row['metadata'])}" if row["metadata"] else ""
+    quality = "" if about["quality"] is None else f", quality {about['quality']}"
+    quality += f", effort {about['effort']}" if about["effort"] else ""
+    beside = f", {', '.join(about['metadata'])}" if about["metadata"] else ""
     return (
-        f"{row['file']}: {row['width']}x{row['height']} {row['mode']}{quality}, {row['bytes']} bytes, "
-        f"{row['bpp']:.3f} bpp{beside}, model {row['model']}, checksums intact"
+        f"{about['file']}: {about['width']}x{about['height']} {about['mode']}{quality}, {about['bytes']} bytes, "
+        f"{about['bpp']:.3f} bpp{beside}, model {about['model']}, checksums intact"
     )
 
 

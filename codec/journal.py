@@ -36,13 +36,13 @@ def lines(path: Path, valid: Callable[[dict[str, Any]], bool], kind: str) -> lis
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The lines of a training's log. Raises what `lines` does."""
-    return lines(path, _is_row, "a training log")
+    return lines(path, _is_entry, "a training log")
 
 
-def _is_row(row: dict[str, Any]) -> bool:
-    if not isinstance(row.get("kind"), str) or type(row.get("step")) is not int:
+def _is_entry(entry: dict[str, Any]) -> bool:
+    if not isinstance(entry.get("kind"), str) or type(entry.get("step")) is not int:
         return False
-    return all(isinstance(value, (int, float)) for name, value in row.items() if name != "kind")
+    return all(isinstance(value, (int, float)) for name, value in entry.items() if name != "kind")
 
 
 def summary(figures: dict[str, Any]) -> dict[str, float]:

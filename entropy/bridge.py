@@ -151,12 +151,12 @@ class _Conditional:
         self.build_indexes = theirs.build_indexes
 
     def compress(self, inputs: Tensor, indexes: Tensor, means: Tensor | None = None) -> list[bytes]:
-        return _encode(self._theirs.quantize(inputs, "symbols", means), _rows(indexes), self.tables)
+        return _encode(self._theirs.quantize(inputs, "symbols", means), _indices(indexes), self.tables)
 
     def decompress(
         self, strings: list[bytes], indexes: Tensor, dtype: torch.dtype = torch.float, means: Tensor | None = None
     ) -> Tensor:
-        symbols = _decode(strings, _rows(indexes), self.tables, indexes.shape[1:])
+        symbols = _decode(strings, _indices(indexes), self.tables, indexes.shape[1:])
         return self._theirs.dequantize(symbols.to(indexes.device), means, dtype)
 
 
@@ -170,21 +170,21 @@ def _tables(theirs: EntropyModel) -> Tables:
     return Tables.from_pmfs(pmfs, theirs.offset.tolist())
 
 
-def _rows(indexes: Tensor) -> NDArray[np.uint16]:
+def _indices(indexes: Tensor) -> NDArray[np.uint16]:
     return indexes.cpu().numpy().astype(np.uint16)
 
 
 def _encode(symbols: Tensor, index: NDArray | list[NDArray], tables: Tables) -> list[bytes]:
     """A stream for each image of (B, C, h, w) symbols."""
-    return [encode([(values, rows, tables)]) for values, rows in zip(symbols.cpu().numpy(), index, strict=True)]
+    return [encode([(values, own, tables)]) for values, own in zip(symbols.cpu().numpy(), index, strict=True)]
 
 
 def _decode(strings: list[bytes], index: NDArray | list[NDArray], tables: Tables, shape: tuple[int, ...]) -> Tensor:
     """The symbols (B, C, h, w) int32 of the streams of B images, each of `shape`."""
     symbols = []
-    for string, rows in zip(strings, index, strict=True):
+    for string, own in zip(strings, index, strict=True):
         decoder = Decoder(string)
-        symbols.append(torch.from_numpy(decoder.decode(rows, tables, shape)))
+        symbols.append(torch.from_numpy(decoder.decode(own, tables, shape)))
         decoder.finish()
     return torch.stack(symbols)
 

@@ -56,8 +56,8 @@ class Runs(NamedTuple):
     def each(self, cut: slice) -> NDArray:
         """The tables of symbols cut.start to cut.stop, one by one."""
         first, skip = divmod(cut.start, self.run)
-        rows = self.index[first : -(-cut.stop // self.run), None]
-        each = np.broadcast_to(rows, (rows.size, self.run)).reshape(-1)  # copies only where run > 1
+        runs = self.index[first : -(-cut.stop // self.run), None]
+        each = np.broadcast_to(runs, (runs.size, self.run)).reshape(-1)  # copies only where run > 1
         return np.require(each[skip : skip + cut.stop - cut.start], requirements="CA")
 
 
@@ -148,10 +148,10 @@ class Tables:
         tables = list(tables)
         return Tables(*(np.concatenate([getattr(t, name) for t in tables]) for name in ("freqs", "sizes", "offsets")))
 
-    def rows(self, start: int, stop: int) -> "Tables":
+    def between(self, start: int, stop: int) -> "Tables":
         """Tables start..stop-1, sharing memory with these; raises ValueError outside of 0 <= start <= stop <= T."""
         if not 0 <= start <= stop <= len(self):
-            raise ValueError(f"rows {start} to {stop} of {len(self)} tables")
+            raise ValueError(f"tables {start} to {stop} of {len(self)} tables")
         freqs = self.freqs[self.starts[start] : self.starts[stop]]
         return Tables(freqs, self.sizes[start:stop], self.offsets[start:stop])
 
@@ -192,10 +192,10 @@ class Tables:
         axis = whole.ndim
         while axis and whole.strides[axis - 1] == 0:  # the index is the same all along this axis
             axis -= 1
-        rows = whole[(..., *[slice(1)] * (whole.ndim - axis))].reshape(-1)
+        runs = whole[(..., *[slice(1)] * (whole.ndim - axis))].reshape(-1)
         if axis < whole.ndim and len(self) <= 256:
-            rows = rows.astype(np.uint8)  # half of what there will be to write for each symbol
-        return Runs(rows, max(1, math.prod(whole.shape[axis:])))
+            runs = runs.astype(np.uint8)  # half of what there will be to write for each symbol
+        return Runs(runs, max(1, math.prod(whole.shape[axis:])))
 
     @functools.cached_property
     def starts(self) -> NDArray[np.int64]:

@@ -96,9 +96,9 @@ class OnnxBackend:
     ) -> NDArray[np.float32]:
         """Where the symbol of each sample begins, between it and the one nearer to zero."""
         if step.mean is not None:
-            row = np.left_shift(tile.of(step.index), 1, dtype=np.uint16)
-            row += magnitude > 1.5
-            return self.borders.reshape(-1).take(row)
+            entry = np.left_shift(tile.of(step.index), 1, dtype=np.uint16)
+            entry += magnitude > 1.5
+            return self.borders.reshape(-1).take(entry)
         minus_two, minus_one, one, two = self.borders[quality or 0][:, None, :, None, None]
         above = np.where(residual > 1.5, two, one)
         return np.where(residual > 0, above, np.where(residual < -1.5, minus_two, minus_one))
@@ -115,9 +115,9 @@ class OnnxBackend:
             v_hat = y_q.astype(np.float32)
             if step.mean is None:
                 return v_hat - shrink * np.sign(v_hat)
-            row = np.clip(np.abs(y_q), 1, 3) - 1
-            row += np.multiply(tile.of(step.index), 3, dtype=np.uint16)
-            shift = shrink - self.tensors["centroid"].reshape(-1).take(row)
+            entry = np.clip(np.abs(y_q), 1, 3) - 1
+            entry += np.multiply(tile.of(step.index), 3, dtype=np.uint16)
+            shift = shrink - self.tensors["centroid"].reshape(-1).take(entry)
             shift *= np.sign(v_hat)
             v_hat -= shift
             v_hat += tile.of(step.mean)
@@ -136,7 +136,7 @@ class OnnxBackend:
 
 
 def interpolated(knots: NDArray[np.float32], level: float) -> NDArray[np.float32]:
-    """Rows of `knots` (K, C), spread evenly over [0, 1], at a level: (C,); rounded as torch.lerp rounds."""
+    """Values (C,) between `knots` (K, C), spread evenly over [0, 1], at a level: (C,); rounded as torch.lerp rounds."""
     position = np.float32(level) * np.float32(len(knots) - 1)
     below = min(int(position), len(knots) - 2)
     low, high, fraction = knots[below], knots[below + 1], np.float32(position - np.float32(below))

@@ -131,7 +131,7 @@ def unpack(tensors: dict[str, NDArray], prefix: str, count: int, times: int) -> 
     together = entropy.Tables(*(tensors[name] for name in names))
     if len(together) != count * times:
         raise LicError(f"{len(together)} tables in {names[0]} instead of {count * times}")
-    return [together.rows(i * count, (i + 1) * count) for i in range(times)]
+    return [together.between(i * count, (i + 1) * count) for i in range(times)]
 
 
 def channels(count: int) -> NDArray[np.uint16]:

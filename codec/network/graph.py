@@ -107,7 +107,7 @@ class Graph:
         return LAYERS[type(layer)](self, layer, x)
 
     def knots(self, table: Value, count: int) -> Value:
-        """Rows of a table (count, C) interpolated at the quality, (1, C, 1, 1); the first row for a fixed lambda."""
+        """A table (count, C) interpolated at the quality, (1, C, 1, 1); its first entries for a fixed lambda."""
         if not self.network.config.variable_rate:
             return self("Gather", table, self.constant([0], "int64"), axis=0).reshape(1, -1, 1, 1)
         level = Value(self, "quality") / self.constant(100)

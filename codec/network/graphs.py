@@ -185,11 +185,11 @@ def _balle_hyper_analysis(g: Graph, network: Network, h_a: hyper.BalleHyperAnaly
 def _hyper_synthesis(g: Graph, network: Network, h_s: hyper.HyperSynthesis, features: Callable[..., Value]) -> bytes:
     qualities, K, M = len(network.config.qualities), network.config.hyper_M, network.config.M
     sizes = {"step": K, "inner": h_s.inner.values.shape[1], "outer": M}
-    row = Value(g, "quality").to("int64") if network.config.variable_rate else g.constant([0], "int64")
+    quality = Value(g, "quality").to("int64") if network.config.variable_rate else g.constant([0], "int64")
 
     def constant(name: str) -> Value:
         table = g.declare(f"tables.{name}", (qualities, sizes[name]), "int32")
-        return g("Gather", table, row, axis=0).to("float64").reshape(1, -1, 1, 1)
+        return g("Gather", table, quality, axis=0).to("float64").reshape(1, -1, 1, 1)
 
     h = features(Value(g, "z").to("float64") * constant("step"), constant("inner"))
     half = 2.0 ** (ACTIVATION_BITS - 1)

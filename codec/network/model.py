@@ -312,17 +312,17 @@ class HyperpriorNetwork(Network):
 
     @torch.no_grad()
     def quantize(self, residual: Tensor, index: Tensor, level: Tensor | None) -> Tensor:
-        row = torch.add(index.int(), residual.abs() > 1.5, alpha=self.conditional.levels)
-        return round_from(residual, self.borders.index_select(0, row.flatten()).view(residual.shape))
+        entry = torch.add(index.int(), residual.abs() > 1.5, alpha=self.conditional.levels)
+        return round_from(residual, self.borders.index_select(0, entry.flatten()).view(residual.shape))
 
     def dequantize(self, y_q: Tensor, index: Tensor, level: Tensor | None) -> Tensor:
         """Each at the learned centroid of its interval, which depends on its channel, on its table and on whether it is
         1, 2 or more.
         """
         symbols = y_q.detach()
-        row = torch.add(symbols.abs().int().clamp_(1, 3), index.int(), alpha=3)  # in range if a symbol is NaN, too
+        entry = torch.add(symbols.abs().int().clamp_(1, 3), index.int(), alpha=3)  # in range if a symbol is NaN, too
         centroid = F.pad(self.centroid.flatten(), (1, 0))  # 1, 2, 3, not 0, 1, 2
-        shift = self.shrink_at(level) - centroid.index_select(0, row.flatten()).view(row.shape)
+        shift = self.shrink_at(level) - centroid.index_select(0, entry.flatten()).view(entry.shape)
         return y_q - shift * torch.sign(symbols)
 
     def y_tables(self, level: Tensor | None, support: Support) -> Tables:

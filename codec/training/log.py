@@ -117,8 +117,8 @@ class Log:
         self.bar = tqdm(initial=step, total=steps, unit="step", dynamic_ncols=True, disable=None)  # None: on a terminal
         first = step + 1 if step else 0  # of the steps whose figures are written; validation at step 0 is one of them
         path = folder / "log.jsonl"
-        kept = [row for row in journal.read(path) if row["step"] < first] if path.exists() else []
-        write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        kept = [entry for entry in journal.read(path) if entry["step"] < first] if path.exists() else []
+        write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
         self.file = open(path, "a", buffering=1)
         self.boards = {kind: Board(folder / "tb" / kind, first) for kind in ("train", "val")}
         if broken := self.boards["train"].broken:

@@ -98,7 +98,7 @@ def test_tables_give_each_symbol_the_share_that_the_model_gives_it_and_the_least
     for row in range(64):
         freqs = np.diff(theirs.quantized_cdf[row, : theirs.cdf_length[row]].numpy())[:-1]
         first, last = np.flatnonzero(freqs > 1)[[0, -1]]
-        ours = tables.rows(row, row + 1)
+        ours = tables.between(row, row + 1)
         assert ours.offsets[0] == theirs.offset[row] + first and ours.sizes[0] - 1 == last - first + 1
         share = freqs[first : last + 1] / 2**16
         assert np.abs(ours.freqs[:-1] / 2**14 - share).max() <= 2**-14 + 0.05 * share.max()

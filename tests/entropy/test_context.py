@@ -69,7 +69,7 @@ def by_the_text(values, index, ctx):
     C, h, w = index.shape
     E = []
     for t in range(len(TABLES)):
-        own = TABLES.rows(t, t + 1)
+        own = TABLES.between(t, t + 1)
         pairs = zip(own.freqs[:-1].tolist(), range(int(own.offsets[0]), 10**6), strict=False)
         E.append(sum(f * min(abs(v), 1023) for f, v in pairs) >> 6)
     out = np.zeros_like(index)

@@ -28,7 +28,7 @@ def random_step(rng, shape, tables):
     index = rng.integers(len(tables), size=shape).astype(rng.choice([np.uint8, np.uint16][len(tables) > 256 :]))
     values = np.empty(shape, np.int32)
     for t in range(len(tables)):
-        freqs = tables.rows(t, t + 1).freqs.astype(int)
+        freqs = tables.between(t, t + 1).freqs.astype(int)
         here = index == t
         symbols = np.repeat(np.arange(freqs.size), freqs)[rng.integers(2**14, size=here.sum())]
         values[here] = tables.offsets[t] + symbols
@@ -265,7 +265,7 @@ def test_other_tables_or_indices_than_the_encoders_are_found():
         place = tuple(rng.integers(other.shape))
         other[place] = (other[place] + 1) % 64
         assert verdict(data, [(values, other, tables)]) in (None, [values.tolist()])
-    shifted = Tables.concatenate([tables.rows(1, 64), tables.rows(0, 1)])
+    shifted = Tables.concatenate([tables.between(1, 64), tables.between(0, 1)])
     assert verdict(data, [(values, index, shifted)]) is None
 
 

@@ -50,7 +50,7 @@ def test_tables_sum_to_the_total_and_know_every_symbol(batch):
     tables = Tables.from_pmfs(batch, range(len(batch)))
     assert len(tables) == len(batch)
     for t, pmf in enumerate(batch):
-        one, inside = tables.rows(t, t + 1), kept(pmf)
+        one, inside = tables.between(t, t + 1), kept(pmf)
         assert one.freqs.sum() == TOTAL and one.freqs.min() >= 1
         assert one.sizes[0] == inside.stop - inside.start + 1  # and the escape symbol
         assert one.offsets[0] == t + inside.start
@@ -113,7 +113,7 @@ def test_histograms_are_probabilities():
 def test_rows_and_concatenate_undo_each_other(batch, data):
     tables = Tables.from_pmfs(batch, range(len(batch)))
     cut = data.draw(st.integers(0, len(batch)))
-    parts = [tables.rows(0, cut), tables.rows(cut, len(batch))]
+    parts = [tables.between(0, cut), tables.between(cut, len(batch))]
     assert Tables.concatenate(parts).digest() == tables.digest()
     assert np.shares_memory(parts[1].offsets, tables.offsets) == (cut < len(batch))
 
@@ -176,7 +176,7 @@ def test_bits_are_the_sum_of_symbols_and_escapes(batch, seed, count):
     values = (rng.integers(-10, 40, count) * rng.choice([1, 1, 50, 2**25], count)).astype(np.int32)
     expected = 0.0
     for t, value in zip(index.tolist(), values.tolist(), strict=True):
-        freqs = tables.rows(t, t + 1).freqs.tolist()
+        freqs = tables.between(t, t + 1).freqs.tolist()
         low = int(tables.offsets[t])
         high = low + len(freqs) - 1
         if low <= value < high:
@@ -239,7 +239,7 @@ def test_other_mistakes_are_refused():
     with pytest.raises(ValueError, match="histogram 0"):
         Tables.from_counts([[0, 0]], [0])
     with pytest.raises(ValueError, match="rows 0 to 2 of 1"):
-        Tables.from_pmfs([[1.0]], [0]).rows(0, 2)
+        Tables.from_pmfs([[1.0]], [0]).between(0, 2)
 
 
 def test_no_tables_at_all():
