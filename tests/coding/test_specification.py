@@ -6,11 +6,13 @@ made here hold: rows of tiles, lanes, substreams, strips, models of one lambda a
 
 import ast
 import sys
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import plain_decoder
 import pytest
+import torch
 from PIL import Image
 from shared import ALL_RATES, GOLDEN, GOLDEN_HASHES, GOLDEN_MODELS, HYPER, SCALE, digest, random_context, tiny_network
 
@@ -20,6 +22,14 @@ from codec.coding.models import export, load_model
 from codec.coding.tiles import Latent
 from codec.container import bitstream
 from codec.files import sample_images
+from codec.network.hyper import HYPER_TRANSFORMS, Constants
+from entropy.integer import IntegerConv2d
+
+
+class Loaded(dict):
+    """A model of the plain decoder whose tensors are given."""
+
+    config: dict
 
 
 def plainly(data: bytes, path) -> Latent:
@@ -68,6 +78,40 @@ def test_files_of_the_other_family(photo, tmp_path, prior):
     assert digest(plainly(data, path)) == digest(latent)
 
 
+def test_a_layer_whose_weights_and_biases_lie_between_two_steps():
+    rng = np.random.default_rng(0)
+    layer = IntegerConv2d(2, 40, 3)
+    layer.weight.data[...] = torch.from_numpy((rng.integers(-900, 900, layer.weight.shape) + 0.5) / 2**12)
+    layer.bias.data[...] = torch.from_numpy((rng.integers(-9, 9, 40) * 2**12 + rng.choice([-0.5, 0.5], 40)) / 2**20)
+    model = Loaded({f"h_s.own.{name}": tensor.numpy() for name, tensor in layer.state_dict().items()})
+    for x in (np.zeros((2, 5, 5)), rng.integers(0, 2**16, (2, 5, 5)).astype(float)):
+        with torch.no_grad():
+            fine, rough = (layer(torch.from_numpy(x[None]), drop=drop)[0].numpy() for drop in (0, 5))
+        assert np.array_equal(plain_decoder.convolve(model, "own", x), fine)
+        assert np.array_equal(plain_decoder.convolve(model, "own", x, shift=17), rough)
+
+
+@pytest.mark.parametrize("transform", HYPER_TRANSFORMS)
+def test_numbers_of_tables_where_activations_and_indices_reach_their_limits(transform):
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    h_s = HYPER_TRANSFORMS[transform][1](24, 16, 12, False)
+    torch.nn.init.normal_(h_s.scale.weight, std=0.005)
+    model = Loaded({f"h_s.{name}": tensor.numpy() for name, tensor in h_s.state_dict().items()})
+    limits = {"step": (1, 2**12), "inner": (-9999, 9999), "outer": (-(2**15), 2**17)}
+    sizes = {"step": 12, "inner": h_s.inner.values.shape[1], "outer": 24}
+    constants = {name: rng.integers(*limits[name], size) for name, size in sizes.items()}
+    model |= {f"tables.{name}": array[None] for name, array in constants.items()} | {"tables.y_sizes": np.zeros(64)}
+    model.config = {"transform": transform}
+    given = Constants(*(torch.from_numpy(array).double()[None, :, None, None] for array in constants.values()))
+    for shape in ((3, 5), (1, 7), (1, 1)):
+        z = rng.integers(-127, 128, (12, *shape))
+        with torch.no_grad():
+            expected = h_s(torch.from_numpy(z[None]), given, 64)[0].numpy()[0]
+        assert z.size < 100 or len(np.unique(expected)) > 40
+        assert np.array_equal(plain_decoder.hyper_synthesis(z, model, 255), expected)
+
+
 def some_tables(rng) -> tuple[entropy.Tables, list[plain_decoder.Table]]:
     """Tables of different widths, ours and the plain ones; what lies outside of them is not rare."""
     widths = np.linspace(0.2, 20, 30)
@@ -80,7 +124,7 @@ def some_symbols(rng, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Values, some of them far outside of the tables, and indices."""
     index = rng.integers(0, 30, shape).astype(np.uint8)
     values = np.rint(rng.laplace(size=shape) * (index + 1) / 2)
-    values[rng.random(shape) < 0.001] *= 1e4
+    values[rng.random(shape) < 0.01] *= 1e4
     return values.astype(np.int32), index
 
 
@@ -93,8 +137,10 @@ def test_lanes(lanes):
     data = entropy.encode([(values, index, tables)], lanes=lanes)
     assert np.array_equal(plain_decoder.decode(data, plain, index), values)
     context = random_context(rng, 6, 3)
-    data = entropy.encode_adapted(values, index, tables, context, lanes=lanes)
-    assert np.array_equal(plain_decoder.decode_adapted(data, plain, index, context.arrays), values)
+    gentle = replace(context, constants=context.constants // np.int32([1, 60, 1]))  # its largest features still matter
+    for numbers in (context, gentle, random_context(rng, 6, 3, extreme=True)):
+        data = entropy.encode_adapted(values, index, tables, numbers, lanes=lanes)
+        assert np.array_equal(plain_decoder.decode_adapted(data, plain, index, numbers.arrays), values)
 
 
 @pytest.mark.parametrize("adapted", [False, True])
