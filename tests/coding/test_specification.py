@@ -84,7 +84,7 @@ def test_a_layer_whose_weights_and_biases_lie_between_two_steps():
     layer.weight.data[...] = torch.from_numpy((rng.integers(-900, 900, layer.weight.shape) + 0.5) / 2**12)
     layer.bias.data[...] = torch.from_numpy((rng.integers(-9, 9, 40) * 2**12 + rng.choice([-0.5, 0.5], 40)) / 2**20)
     model = Loaded({f"h_s.own.{name}": tensor.numpy() for name, tensor in layer.state_dict().items()})
-    for x in (np.zeros((2, 5, 5)), rng.integers(0, 2**16, (2, 5, 5)).astype(float)):
+    for x in (np.zeros((2, 3, 3)), rng.integers(0, 2**16, (2, 64, 64)).astype(float)):
         with torch.no_grad():
             fine, rough = (layer(torch.from_numpy(x[None]), drop=drop)[0].numpy() for drop in (0, 5))
         assert np.array_equal(plain_decoder.convolve(model, "own", x), fine)
