@@ -26,8 +26,8 @@ floor, slope and bias belong to c; >> rounds down. L is 256 log2(x) but for up t
 too. Everything fits 32 bits (`__post_init__` sees to that), so any integer unit of any machine finds the same indices.
 A latent of more than 2**20 symbols is coded in strips of columns, each as a latent of its own, in its own substream, to
 which the others are outside: in n = min(ceil(C h w / 2**20), w) strips, of which strip i is the columns
-floor(i w / n) up to floor((i + 1) w / n). entropy/adaptive.py trains what is
-in here; it does for indices what the magnitude contexts of image coders do for bits since EBCOT (Taubman, 2000).
+floor(i w / n) up to floor((i + 1) w / n). entropy/adaptive.py trains what is in here; it does for indices what the
+magnitude contexts of image coders do for bits since EBCOT (Taubman, 2000).
 """
 
 from collections.abc import Iterator

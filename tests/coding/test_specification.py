@@ -78,10 +78,10 @@ def test_files_of_the_other_family(photo, tmp_path, prior):
     assert digest(plainly(data, path)) == digest(latent)
 
 
-def test_a_layer_whose_weights_and_biases_lie_between_two_steps():
+def test_a_layer_with_weights_and_biases_between_two_steps():
     rng = np.random.default_rng(0)
     layer = IntegerConv2d(2, 40, 3)
-    layer.weight.data[...] = torch.from_numpy((rng.integers(-900, 900, layer.weight.shape) + 0.5) / 2**12)
+    layer.weight.data[...] = torch.from_numpy(rng.integers(-1800, 1800, layer.weight.shape) / 2**13)
     layer.bias.data[...] = torch.from_numpy((rng.integers(-9, 9, 40) * 2**12 + rng.choice([-0.5, 0.5], 40)) / 2**20)
     model = Loaded({f"h_s.own.{name}": tensor.numpy() for name, tensor in layer.state_dict().items()})
     for x in (np.zeros((2, 3, 3)), rng.integers(0, 2**16, (2, 64, 64)).astype(float)):
