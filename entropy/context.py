@@ -7,8 +7,9 @@ could not tell, neighbours can: where they are larger than their own tables expe
     data = entropy.encode_adapted(values, index, tables, context)              values, index (C, h, w)
     values = entropy.Decoder(data).decode_adapted(index, tables, context)
 
-Coding goes channel by channel in the order `order`, in a channel from the top row down; a row of a channel is a step of
-entropy/rans.py, so its symbols depend on none of their own row. Let y be a symbol of channel c, and q run over what it
+Coding goes channel by channel in the order `order`, in a channel from the top row down, in a row from left to right.
+Symbols depend on none of their own row. In entropy/rans.py all of that is one step: symbol i, counted over all rows of
+all channels, is in lane i % N, so lanes go on from row to row. Let y be a symbol of channel c, and q run over what it
 looks at, with a weight w_q: P parents, that are channels coded before c, in the same place; and in its own channel the
 symbols above (1), above to the left (2), above to the right (3), and two rows above (4). What is outside of the latent
 counts nothing. `symbol` below is a decoded one, `index` the given one of a place, never an adapted one:
@@ -23,8 +24,10 @@ counts nothing. `symbol` below is a decoded one, `index` the given one of a plac
 
 floor, slope and bias belong to c; >> rounds down. L is 256 log2(x) but for up to 0.09 * 256, which training sees
 too. Everything fits 32 bits (`__post_init__` sees to that), so any integer unit of any machine finds the same indices.
-A wide latent is coded in strips of columns (`strips`), each as a latent of its own. entropy/adaptive.py trains what is
-in here; it does for indices what the magnitude contexts of image coders do for bits since EBCOT (Taubman, 2000).
+A latent of more than 2**20 symbols is coded in strips of columns, each as a latent of its own, in its own substream, to
+which the others are outside: in n = min(ceil(C h w / 2**20), w) strips, of which strip i is the columns
+floor(i w / n) up to floor((i + 1) w / n). entropy/adaptive.py trains what is in here; it does for indices what the
+magnitude contexts of image coders do for bits since EBCOT (Taubman, 2000).
 """
 
 from collections.abc import Iterator

@@ -6,7 +6,14 @@ multiply-add and no vector width can change it; float64 is also out of reach of 
 and Minnen, "Integer networks for data compression with latent-variable models" (2019), made the case; JPEG AI keeps
 just the scale path exact, as we do.
 
-Activations count in steps of 2**-8, weights in steps of 2**-12. Training runs the same arithmetic and passes gradients
+Activations count in steps of 2**-8, weights in steps of 2**-12, biases in steps of 2**-20: the nearest integer to the
+stored float times 2**12 or 2**20, where two are as near the even one. A layer (weights (C', C, k, k), bias (C',), an
+optional offset (C',) that counts as activations do) gives at each place, without padding,
+
+    out[c'] = (sum over c, i, j of weight[c', c, i, j] * in[c, row + i, column + j] + bias[c'] + 2**12 * offset[c'])
+              >> 12 + drop                                       >> rounds down; drop is 0 but for the last layer of h_s
+
+`rectify` keeps what goes on to the next layer in 0..65535. Training runs the same arithmetic and passes gradients
 straight through every rounding (Bengio, Léonard and Courville, 2013), so nothing is lost at export.
 """
 

@@ -3,7 +3,8 @@
 Asymmetric numeral systems (Duda, arXiv:1311.2540, 2013) in their range variant keep all that was coded in one integer,
 the state; interleaving several states in one stream (Giesen, arXiv:1402.3392, 2014) hides the latency of a step.
 
-To code a symbol of frequency f, cumulative frequency c and a table that sums to 2**14, from state x:
+To code a symbol of frequency f, cumulative frequency c (the sum of the frequencies before it in its table, which sums
+to 2**14), from state x:
 
     encode   if x >= f << 18: emit the low word of x, x >>= 16        x = (x // f << 14) + c + x % f
     decode   slot = x % 2**14, find its symbol                        x = f * (x >> 14) + slot - c
@@ -26,9 +27,10 @@ Steps of up to 2**20 symbols share one substream, each going on with the states 
 are cut: symbols k * 2**20 up to (k + 1) * 2**20 of every step are in substream k.  There are no more substreams than
 that needs: none for no symbols at all.  A latent with a context (entropy/context.py) is alone in a stream, one step in
 its own order; what is cut there is its width, and strip k of the columns is in substream k.  Within a part of a step,
-symbol i is in lane i % N.  A state begins (for the encoder) at 2**16.  A value v outside of its table's lo <= v < hi is
-coded as the table's last entry, and in the side section as 2 * (v - hi) where v >= hi, 2 * (lo - 1 - v) + 1 where
-v < lo.
+symbol i is in lane i % N.  A state begins (for the encoder) at 2**16.  A value v outside of its table's lo <= v < hi,
+where lo is its offset and hi - lo the number of its entries but the last, is coded as the table's last entry, and in
+the side section, in the order of the symbols, as 2 * (v - hi) where v >= hi, 2 * (lo - 1 - v) + 1 where v < lo.  Values
+fit a signed number of 32 bits.  At its end a substream has given every word, and every number of its side section.
 
     >>> import numpy as np
     >>> from entropy import Decoder, Tables, encode

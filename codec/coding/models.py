@@ -4,6 +4,10 @@ An exported model is one file that decodes for ever: weights, the configuration,
 never rebuilt, and the networks as ONNX graphs (codec/network/graphs.py), so that it is read without PyTorch. Its id is
 the SHA-256 of all of that, cut to 8 bytes; every .lic file carries the id of its model. Where graphs were added to a
 model later, the ids that it had before are its entry `replaces`: it decodes their files, too.
+Its text (`__metadata__`): `id`, 16 hexadecimal digits; `replaces`, if it is there, such ids with commas between;
+`config`, ModelConfig (codec/config.py) as JSON: `M` and `hyper_M` are the channels M of y and K of z, `transform` is
+the family, `lmbda` two numbers if there are qualities. Its tensors: codec/coding/tables.py, and <layer>.weight and
+<layer>.bias, in float32 those of h_s that decide an index.
 A model is the file given, or is looked for by name or id in the package, then in the folders of the environment
 variable LIC_MODELS.
 """

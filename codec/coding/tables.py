@@ -6,7 +6,16 @@
 
 Without a hyperprior there is one table for each channel of y, at each quality. With one there is a table for each scale
 of y, the same at all qualities, one for each channel of z at each quality, and the constants of the exact path of h_s;
-and the integers of the context, if there is one.
+and the integers of the context, if there is one. Q is the number of qualities: 101, or 1 in a model of one lambda.
+
+    tables.freqs          uint16   frequencies of all tables, one table after the other (entropy/tables.py)
+    tables.sizes          int32    how many of them each table has, its escape symbol included
+    tables.offsets        int32    the value of the first entry of each table
+                                   table q * M + c is that of quality q and channel c of y; with a hyperprior,
+                                   table q * K + c that of quality q and channel c of z
+    tables.y_freqs, tables.y_sizes, tables.y_offsets               the same of the tables of y: there is a hyperprior
+    tables.step, tables.inner, tables.outer                        int32 (Q, channels), constants of h_s
+    tables.context_order, _parents, _weights, _constants           those of entropy.Context
 """
 
 import re

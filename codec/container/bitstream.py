@@ -20,8 +20,9 @@ byte but the last, at most 5 bytes, no superfluous zero byte at the end. Fixed-s
                checksum   4 bytes  CRC-32 (zlib's) of all bytes of the file before it except checksums, which would
                                    make it say nothing of what they cover: a section of another file would pass
 
-Nothing follows the last section. Tags, each at most once, but see 5; 1 and 2 are streams of entropy/rans.py, of symbols
-in the order (channel, row, column), but with a context in its own order:
+Nothing follows the last section; their order is free, but for that of several with tag 1. Tags, each at most once, but
+see 5; 1 and 2 are streams of entropy/rans.py, of one step each, of symbols in the order (channel, row, column), but
+with a context in its own order. Version 1 uses no context, also where the model has one:
 
     1        the latent y: M channels of ceil(height/16) x ceil(width/16). Table of a symbol: its channel's, of the
              file's quality; in a model with a hyperprior: the one whose number h_s gives for it
@@ -33,8 +34,9 @@ in the order (channel, row, column), but with a context in its own order:
              pixels, smaller at the right and at the bottom; each, row by row, is a whole file of lossless WebP in which
              R = G = B is alpha
     5        y is in rows of tiles: a varint, the height of a row in units of 64 pixels, less than that of the image.
-             Section 1 is there for each row, from top to bottom, with the y of the pixels of that row; the last row may
-             be lower. z is that of the whole image, and so are the tables that h_s gives
+             Section 1 is there for each row, from top to bottom, with the y of the pixels of that row, a latent of its
+             own, to whose context the other rows are outside; the last row may be lower. z is that of the whole image,
+             and so are the tables that h_s gives
     128      ICC profile, as it is
     129      EXIF: the TIFF structure, without what a format puts before it ("Exif" and two zero bytes in a JPEG)
     130      XMP packet, as it is
@@ -48,6 +50,10 @@ in the order (channel, row, column), but with a context in its own order:
 
 The payload of 128 to 132 is a byte 0 and the bytes themselves, or a byte 1 and one zlib stream of them; they are at
 most 2^24 bytes.
+
+Models, their ids and channels M and K are in codec/coding/models.py, their tables in codec/coding/tables.py; a model
+of one lambda has the tables of one quality. tests/tools/plain_decoder.py finds the symbols of a file, with nothing but
+what these texts say.
 
 How many symbols there are follows from width and height, never from the stream. h_s works on integers alone up to
 those numbers (codec/network/hyper.py, entropy/integer.py), which are thus the same wherever a file is decoded.

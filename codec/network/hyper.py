@@ -4,7 +4,22 @@
     index, mean = h_s(z_q, constants)  integers z_q -> index (B, M, 4h', 4w') float64, mean (B, M, 4h', 4w') float32
 
 Ballé, Minnen, Singh, Hwang and Johnston (2018), section 3, and with a mean Minnen, Ballé and Toderici (2018). Whatever
-decides an index is exact (entropy/integer.py): the first layers of h_s, and the one that ends in the index. The mean is
+decides an index is exact (entropy/integer.py): the first layers of h_s, and the one that ends in the index. With the
+constants of the quality (codec/coding/tables.py), the symbols z of the whole image (K, h', w') and the layers
+h_s.layers.0, 1, ... and h_s.scale of the model:
+
+    fast                x = rectify(layer 0 of mirror(z * step) + inner), of 3x3 weights
+                        x = shuffle(rectify(layer 1 of x)), of 1x1
+                        x = rectify(layer 2 of mirror(x)), of 3x3
+                        x = shuffle(rectify(layer 3 of x)), of 1x1
+    bmshj2018           x = rectify(layer 0 of spread(mirror(z * step)) + inner), of 5x5
+                        x = mirror(rectify(layer 1 of spread(mirror(x)))), of 5x5
+    both, at the end    index = h_s.scale of x, offset (outer + 128) >> 3, drop 5, kept in 0..tables - 1
+
+step, inner and outer are integers of each channel. mirror adds a sample on every side, 1 | 0 1 2 ... without the border
+twice, or 0 | 0 where there is but one. shuffle makes one channel of four: sample (2 row + i, 2 column + j) of channel c
+is sample (row, column) of channel 4 c + 2 i + j. spread puts a zero to the right of each sample, and a row of zeros
+below each row. The index is (M, 4h', 4w'); what it has beyond the rows and columns of y is dropped. The mean is
 added after decoding, so it is an ordinary float and comes from the exact features through ordinary layers. `halo` is
 how many cells of z, 64x64 pixels, to each side a transform sees.
 """

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from shared import GOLDEN, GOLDEN_MODELS, digest, in_fresh_python
+from shared import GOLDEN, GOLDEN_HASHES, GOLDEN_MODELS, digest, in_fresh_python
 
 from codec.coding.export import add_graphs
 from codec.coding.models import find_model, load_model
@@ -25,13 +25,6 @@ from codec.files import sample_images
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 CELLS = list(itertools.product(DEVICES, (1, 2), (False, True)))  # device, threads, bf16 trunks
-HASHES = {  # of what the golden files hold
-    "hyper": "a86b42ca4d22867072ccc32c73acaad205b6106b7c071816c4dadc7982c01eeb",
-    "fast-factorized": "f42e75e7f96568b4bc7c68c09c1503db530f0e4126db0a4e4708e608d835da4f",
-    "photo": "59576defb2eceaa2544e26d920915b3e77a260894892dafec02e741ebef0a4dc",
-    "fast-context": "4509a47352fcc84cc175db310cff53b185b9a12f72677c92ed4544d3da8aaae2",
-    "fast": "4509a47352fcc84cc175db310cff53b185b9a12f72677c92ed4544d3da8aaae2",
-}
 
 DECODE = """
 import sys
@@ -168,13 +161,13 @@ def test_bf16_trunks_of_the_default_model_change_little(quality):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("name", HASHES)
+@pytest.mark.parametrize("name", GOLDEN_HASHES)
 def test_golden_files_decode_for_ever(name, bf16, device):
     model = load_model(GOLDEN_MODELS[name], device, precision="fp32")
     model.backend.network.bf16 = bf16
     data = (GOLDEN / f"{name}.lic").read_bytes()
     latent = model.decode(*bitstream.read(data))
-    assert digest(latent) == HASHES[name]
+    assert digest(latent) == GOLDEN_HASHES[name]
     assert all(part is None or len(np.unique(part)) > 5 for part in (latent.y, latent.z, latent.index))
     expected = np.asarray(Image.open(GOLDEN / f"{name}.png"), np.int16)
     decoded = np.asarray(model.decompress(data), np.int16)
@@ -183,11 +176,11 @@ def test_golden_files_decode_for_ever(name, bf16, device):
         assert np.abs(decoded - expected).max() <= 1
 
 
-@pytest.mark.parametrize("name", HASHES)
+@pytest.mark.parametrize("name", GOLDEN_HASHES)
 def test_golden_files_decode_in_onnx_runtime(name, tmp_path):
     path = shutil.copy(GOLDEN_MODELS[name], tmp_path)
     add_graphs(path)
     model, data = load_model(path, backend="onnx"), (GOLDEN / f"{name}.lic").read_bytes()
-    assert digest(model.decode(*bitstream.read(data))) == HASHES[name]
+    assert digest(model.decode(*bitstream.read(data))) == GOLDEN_HASHES[name]
     expected = np.asarray(Image.open(GOLDEN / f"{name}.png"), np.int16)
     assert np.abs(np.asarray(model.decompress(data), np.int16) - expected).max() <= 1

@@ -48,6 +48,13 @@ GOLDEN_MODELS = (
     | {name: WEIGHTS / f"{name}.safetensors" for name in ("fast-factorized", "fast", "photo")}
     | {"fast-context": WEIGHTS / "fast.safetensors"}
 )
+GOLDEN_HASHES = {  # of the symbols that the golden files hold
+    "hyper": "a86b42ca4d22867072ccc32c73acaad205b6106b7c071816c4dadc7982c01eeb",
+    "fast-factorized": "f42e75e7f96568b4bc7c68c09c1503db530f0e4126db0a4e4708e608d835da4f",
+    "photo": "59576defb2eceaa2544e26d920915b3e77a260894892dafec02e741ebef0a4dc",
+    "fast-context": "4509a47352fcc84cc175db310cff53b185b9a12f72677c92ed4544d3da8aaae2",
+    "fast": "4509a47352fcc84cc175db310cff53b185b9a12f72677c92ed4544d3da8aaae2",
+}
 INT32 = np.iinfo(np.int32)
 
 
