@@ -238,7 +238,7 @@ def test_other_mistakes_are_refused():
         Tables.from_pmfs([[1.0]], [])
     with pytest.raises(ValueError, match="histogram 0"):
         Tables.from_counts([[0, 0]], [0])
-    with pytest.raises(ValueError, match="rows 0 to 2 of 1"):
+    with pytest.raises(ValueError, match="tables 0 to 2 of 1"):
         Tables.from_pmfs([[1.0]], [0]).between(0, 2)
 
 
