@@ -17,6 +17,7 @@ import codec
 from codec import machine
 from codec.batch.jobs import FatalError, complaint, say
 from codec.batch.plan import Job
+from codec.batch.progress import Progress
 from codec.container import bitstream
 from codec.errors import MENDABLE, LicError, explain
 from codec.files import is_stream, read_bytes, write_bytes
@@ -172,14 +173,17 @@ class Compressor:
         if why is None:
             return None
         image, notes = open_image(job.source, bitstream.MAX_PIXELS, self.strict)
+        witness = check = None
         if self.verify:
             from codec.coding.verify import Witness
 
             witness = Witness()
-            data, quality, score = self._compress(image, witness)
             check = partial(witness.check, self.codec, image=image)
+        if self.effort:
+            with Progress(os.path.basename(job.source), witness) as witness:
+                data, quality, score = self._compress(image, witness)
         else:
-            (data, quality, score), check = self._compress(image), None
+            data, quality, score = self._compress(image, witness)
         write_bytes(job.target, data, self.replace or self.resume, check)
         header, _ = bitstream.read(data)
         bpp = 8 * len(data) / (image.width * image.height)

@@ -22,7 +22,8 @@ from codec.container import bitstream
 from codec.container.bitstream import Section
 
 Coded = list[tuple[Step, NDArray[np.int32]]]  # symbols of a part of y, in the steps in which they are coded
-Witness = Callable[..., None]  # (quality, y=symbols of a row) and (quality, z=symbols), as they are encoded
+# (quality, y=symbols of a row, share=of the image that is encoded then) and (quality, z=symbols), as they are encoded
+Witness = Callable[..., None]
 
 
 class Encoder:
@@ -62,7 +63,8 @@ class Encoder:
             seek = partial(self._search, colours, row, area, quality, effort) if effort else None
             coded = self.quantize(v.of(row), z.of(place) if self.tables.z else None, place, row, quality, seek)
             if witness:
-                witness(quality, y=assembled(coded, (1, self.backend.config.M, *row.shape)).y)
+                y = assembled(coded, (1, self.backend.config.M, *row.shape)).y
+                witness(quality, y=y, share=row.bottom / area.bottom)
             streams.append(self.encode_y(coded, quality))
             del coded  # before there is the next one
             v.forget(min(row.bottom, CELL * (z.bottom - self.backend.halos.h_a)) if self.tables.z else row.bottom)

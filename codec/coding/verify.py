@@ -47,7 +47,7 @@ class Witness:
         self.seen: dict[int | None, _Digest] = {}
 
     def __call__(
-        self, quality: int | None, y: NDArray[np.int32] | None = None, z: NDArray[np.int32] | None = None
+        self, quality: int | None, y: NDArray[np.int32] | None = None, z: NDArray[np.int32] | None = None, **_: float
     ) -> None:
         self.seen.setdefault(quality, _Digest()).add(y, z)
 
