@@ -49,11 +49,13 @@ COLOURS_OF_GIF = 256
 ICONS = {"ICO", "ICNS"}  # what Pillow shrinks to the sizes that they have
 PREFIX = b"Exif\0\0"  # of EXIF in a JPEG; Pillow hands it on
 BYTE_ORDER = {b"II*\0": "little", b"MM\0*": "big"}  # by the first four bytes behind it
-ORIENTATION, XMP_TAG, RESOLUTION_TAG = 0x0112, 700, 282
+ORIENTATION, XMP_TAG, RESOLUTION_TAG, SAMPLES_PER_PIXEL = 0x0112, 700, 282, 277
 TRANSFER_FUNCTION, WHITE_POINT, PRIMARIES = 301, 318, 319  # tags of TIFF
 GAMMA_OF_TIFF = 2.2  # where there are primaries and no transfer function (TIFF 6.0, section 20)
 LOSSY_QUALITY = dict.fromkeys(("JPEG", "MPO", "PDF", "WEBP", "AVIF"), 95)  # Pillow's own loses as much as a codec
-XMP_ORIENTATION = re.compile(rb'\s*tiff:Orientation\s*=\s*"(\d)"|\s*<tiff:Orientation>\s*(\d)\s*</tiff:Orientation>')
+XMP_ORIENTATION = re.compile(  # with the space before it, of which there may be much: looked for where it begins
+    rb'(?<!\s)\s*(?:tiff:Orientation\s*=\s*"(\d)"|<tiff:Orientation>\s*(\d)\s*</tiff:Orientation>)'
+)
 DESCRIPTIVE = (  # what a TIFF says about the picture and not about its own bytes
     *(ExifTags.Base[name] for name in ("ImageDescription", "Make", "Model", "Software", "DateTime", "Artist")),
     ExifTags.Base.Copyright, *(ExifTags.Base[name] for name in ("DocumentName", "PageName", "HostComputer")),
@@ -97,8 +99,9 @@ def _profile(image: Image.Image) -> bytes | None:
 
 
 def lost_of_tiff(image: Image.Image) -> list[str]:
-    """Names of the tags of a TIFF that are not kept."""
-    return [
+    """Names of the channels and tags of a TIFF that are not kept."""
+    further = image.tag_v2.get(SAMPLES_PER_PIXEL, 1) - len(image.getbands())
+    return [f"further channels ({further})"] * (further > 0) + [
         NAMES_OF_TAGS.get(tag) or TiffTags.lookup(tag).name.replace("unknown", f"tag {tag}")
         for tag in sorted(image.tag_v2)
         if tag not in STORED and tag not in DESCRIPTIVE

@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -63,6 +64,12 @@ def test_orientation_of_xmp_counts_where_exif_has_none(photo):
     assert b"Orientation" not in source.info["xmp"] and b'dc:title="Sea"' in source.info["xmp"]
     image.info["exif"] = exif(1)
     assert prepare(image).image is image
+
+
+def test_xmp_is_searched_for_an_orientation_in_a_time_that_grows_with_its_size(photo):
+    image, began = photo.copy(), time.monotonic()
+    image.info = {"xmp": b"<x>" + b" " * 200_000 + PACKET % 6 + b" " * 200_000 + b"</x>"}
+    assert len(prepare(image).info["xmp"]) > 400_000 and time.monotonic() - began < 5
 
 
 def test_a_tiff_that_pillow_turns_is_not_turned_again(photo):
