@@ -53,7 +53,7 @@ from codec.evaluation.metrics import METRICS, measurable
 from codec.evaluation.report import write_report
 from codec.evaluation.results import Result, table
 from codec.evaluation.rivals import RIVALS
-from codec.files import find_images, free_folder, sample_images
+from codec.files import find_images, free_folder, sample_images, write_atomically
 from codec.machine import keep_freed_memory, prepare_process
 
 
@@ -196,15 +196,15 @@ def evaluate(args: argparse.Namespace) -> int:
 
     results = run(codecs, images, out, jobs=args.jobs)
     for result in results:
-        (out / f"{result.name}.json").write_text(result.to_json())
+        write_atomically(out / f"{result.name}.json", result.to_json().encode())
 
     report, document = table(results), None
     if anchor is not None:
         rates, document = compare(results, anchor, args.metric, args.range)
         report += rates
-        (out / "bd_rate.json").write_text(json.dumps(document, indent=1))
+        write_atomically(out / "bd_rate.json", json.dumps(document, indent=1).encode())
     print(report)
-    (out / "table.txt").write_text(report)
+    write_atomically(out / "table.txt", report.encode())
 
     there = measured(results)
     published = [anchor[key] for key in there if key in anchor] if isinstance(anchor, dict) else []

@@ -104,7 +104,8 @@ def train(run: Run, out: Path, minutes: float, stop: threading.Event, anew: Set[
         try:
             save_checkpoint(out / name, run.state())
         except OSError as error:  # a full disk: the file before it is still there
-            log.say(f"{name} could not be saved at step {run.step} ({error}); the one before it is kept")
+            before = "the one before it is kept" if (out / name).exists() else "there is none before it"
+            log.say(f"{name} could not be saved at step {run.step} ({error}); {before}")
 
     def check() -> None:
         result = validate(run.average, held_out, config, run.compare, world)
@@ -229,6 +230,8 @@ def main(argv: list[str] | None = None) -> int:
             world, device = join(codec.pick_device(args.device))
             run, out = begin(args, device, world)
             through = train(run, out, args.minutes, stop, {name for name in ("data", "val") if f"data.{name}" in args})
+            if through and world.first and not (out / "best.pt").exists():
+                raise LicError(f"{out / 'best.pt'} could not be saved: make room, and go on with --resume")
             if through and world.first:
                 run.load(load_checkpoint(out / "best.pt"))
                 about = {"command": command, "steps": str(run.step), "distortion": run.config.train.distortion}

@@ -66,7 +66,7 @@ images
   RGBA, LA; a transparent colour           colours, and alpha to the last bit beside them
   P, PA, 1, YCbCr                          as RGB, or L if all colours are gray; with alpha where they have it
   CMYK, LAB, HSV, I;16, I, F, any other;   refused, with the conversion to use
-    more than 8 bits a sample
+  samples of more than 8 bits or a sign
   animations, several pages                the first, with a warning; refused with --strict
 what is kept beside the pixels and the resolution, and what is told as "not kept" and refused with --strict
   PNG        ICC, EXIF, XMP, also in text; cICP;      text, IPTC, times, other chunks, bytes behind it
@@ -80,7 +80,7 @@ what is kept beside the pixels and the resolution, and what is told as "not kept
   GIF        ICC, XMP                                 comments, other extensions
   BMP        the ICC profile of version 5             numbers of calibration, linked profiles
   TGA                                                 author, comments, job, gamma
-  TIFF       ICC, XMP, EXIF and GPS, GeoTIFF, names   IPTC, transfer functions, other tags
+  TIFF       ICC, XMP, EXIF and GPS, GeoTIFF, names   IPTC, transfer functions, other tags, further channels
              and dates; primaries as an ICC profile
   The orientation of EXIF is applied once and its tag removed. sRGB, however it is said, is not written down. Colours
   under fully transparent pixels are not kept, unless the whole image is kept without loss.

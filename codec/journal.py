@@ -5,7 +5,10 @@ of a training, {"kind": "train" or "val", "step": 100, "bpp": 0.9, ...}, where o
 than one line, and for rows.jsonl of an evaluation, {"key": HASH, ...}.
 """
 
+import errno
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +60,24 @@ def summary(figures: dict[str, Any]) -> dict[str, float]:
     return whole | ({"loss": figures["rd_loss"]} if "rd_loss" in figures else {})
 
 
+def append(path: Path, line: bytes) -> None:
+    """Add a line to a file, in one write: processes do not mix theirs. OSError, with its name, if it does not fit."""
+    try:
+        with open(path, "ab", buffering=0) as file:
+            if file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:  # a full disk's has no name
+        raise type(error)(error.errno, error.strerror, str(path)) from None
+
+
+def note(path: Path, line: bytes) -> None:
+    """The same, of a line that may be lacking: it is shown instead."""
+    try:
+        append(path, line)
+    except OSError as error:
+        print(f"{path} lacks {os.fsdecode(line).strip()!r}: {error.strerror}", file=sys.stderr)
+
+
 class Keyed:
     """A journal that finds again what was noted under a key, {"key": ..., ...} line by line; the last line counts."""
 
@@ -73,5 +94,4 @@ class Keyed:
     def add(self, key: str, **entry: Any) -> None:
         self.entries[key] = entry
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": key, **entry}) + "\n")
+        append(self.path, (json.dumps({"key": key, **entry}) + "\n").encode())

@@ -4,6 +4,7 @@ Both are made in the process that reads the command line, and load a model where
 work (codec/batch/jobs.py).
 """
 
+import contextlib
 import io
 import os
 import warnings
@@ -64,6 +65,18 @@ def why_again(job: Job, beginnings: tuple[bytes, ...], differs: Callable[[bytes]
     if other is None and not is_stream(job.source) and os.path.getmtime(job.source) > os.path.getmtime(job.target):
         return "the input is newer"
     return other
+
+
+def changed(source: str) -> int:
+    """When an input was changed last, in nanoseconds; 0 of a stream."""
+    return 0 if is_stream(source) else os.stat(source).st_mtime_ns
+
+
+def not_before(target: str, moment: int) -> None:
+    """Make a file no older than its input was, which a clock may have dated ahead: --resume would make it again."""
+    if not is_stream(target) and os.stat(target).st_mtime_ns < moment:
+        with contextlib.suppress(OSError):  # where times cannot be set
+            os.utime(target, ns=(moment, moment))
 
 
 def size_of_image(data: bytes) -> tuple[int, int]:
@@ -172,6 +185,7 @@ class Compressor:
         why = why_again(job, (bitstream.MAGIC,), partial(self._differs, job)) if self.resume else ""
         if why is None:
             return None
+        moment = changed(job.source)
         image, notes = open_image(job.source, bitstream.MAX_PIXELS, self.strict)
         witness = check = None
         if self.verify:
@@ -185,6 +199,7 @@ class Compressor:
         else:
             data, quality, score = self._compress(image, witness)
         write_bytes(job.target, data, self.replace or self.resume, check)
+        not_before(job.target, moment)
         header, _ = bitstream.read(data)
         bpp = 8 * len(data) / (image.width * image.height)
         note = made_again(job, why) + "".join(f"{complaint(job.source, note)}\n" for note in notes)
@@ -284,11 +299,12 @@ class Decompressor:
             why = why_again(job, BEGINNINGS.get(format_of(job.target), ()), partial(self._differs, job.source))
         if why is None:
             return None
-        data = read_bytes(job.source)
+        moment, data = changed(job.source), read_bytes(job.source)
         image = modes.decode(data, bitstream.MAX_PIXELS, self.region, self._paint)
         form = format_of(job.target)
         packed, lost = metadata.save(image, form)
         write_bytes(job.target, packed, self.replace or self.resume)
+        not_before(job.target, moment)
         note = made_again(job, why)
         note += f"lic: {job.source}: {form} cannot hold {', '.join(lost)}: not kept\n" if lost else ""
         return f"{note}{job.source} -> {job.target}: {image.width}x{image.height} {image.mode}"

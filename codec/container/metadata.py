@@ -12,6 +12,7 @@ EXIF's first directory (CIPA DC-008, "Exchangeable image file format", 2023, sec
 """
 
 import contextlib
+import functools
 import io
 import math
 import re
@@ -40,8 +41,8 @@ LARGEST_DPI = 1e7  # a pixel of 2.5 nanometres
 HELD = {  # by Pillow's name of the format
     "PNG": set(NAMES), "JPEG": {"icc_profile", "exif", "xmp", "dpi"}, "TIFF": {"icc_profile", "exif", "xmp", "dpi"},
     "WEBP": {"icc_profile", "exif", "xmp"}, "AVIF": {"icc_profile", "exif", "xmp", "cicp"}, "BMP": {"dpi"},
+    "DIB": {"dpi"},
 }  # fmt: skip
-IN_COLOUR = {"WEBP", "AVIF"}  # what Pillow writes in RGB, gray or not
 SOURCES = {*NAMES, "XML:com.adobe.xmp", "Raw profile type exif", "gamma", "chromaticity"}  # keys that `of` reads
 HOLD_ALPHA = {"PNG", "TIFF", "WEBP", "AVIF", "JPEG2000", "TGA", "ICO", "DDS", "QOI", "SGI", "IM"}
 LARGEST_SIDE = {"JPEG": 65500, "MPO": 65500, "WEBP": 16383, "GIF": 65535, "TGA": 65535}  # pixels
@@ -49,11 +50,13 @@ COLOURS_OF_GIF = 256
 ICONS = {"ICO", "ICNS"}  # what Pillow shrinks to the sizes that they have
 PREFIX = b"Exif\0\0"  # of EXIF in a JPEG; Pillow hands it on
 BYTE_ORDER = {b"II*\0": "little", b"MM\0*": "big"}  # by the first four bytes behind it
-ORIENTATION, XMP_TAG, RESOLUTION_TAG = 0x0112, 700, 282
+ORIENTATION, XMP_TAG, RESOLUTION_TAG, SAMPLES_PER_PIXEL = 0x0112, 700, 282, 277
 TRANSFER_FUNCTION, WHITE_POINT, PRIMARIES = 301, 318, 319  # tags of TIFF
 GAMMA_OF_TIFF = 2.2  # where there are primaries and no transfer function (TIFF 6.0, section 20)
 LOSSY_QUALITY = dict.fromkeys(("JPEG", "MPO", "PDF", "WEBP", "AVIF"), 95)  # Pillow's own loses as much as a codec
-XMP_ORIENTATION = re.compile(rb'\s*tiff:Orientation\s*=\s*"(\d)"|\s*<tiff:Orientation>\s*(\d)\s*</tiff:Orientation>')
+XMP_ORIENTATION = re.compile(  # with the space before it, of which there may be much: looked for where it begins
+    rb'(?<!\s)\s*(?:tiff:Orientation\s*=\s*"(\d)"|<tiff:Orientation>\s*(\d)\s*</tiff:Orientation>)'
+)
 DESCRIPTIVE = (  # what a TIFF says about the picture and not about its own bytes
     *(ExifTags.Base[name] for name in ("ImageDescription", "Make", "Model", "Software", "DateTime", "Artist")),
     ExifTags.Base.Copyright, *(ExifTags.Base[name] for name in ("DocumentName", "PageName", "HostComputer")),
@@ -97,8 +100,9 @@ def _profile(image: Image.Image) -> bytes | None:
 
 
 def lost_of_tiff(image: Image.Image) -> list[str]:
-    """Names of the tags of a TIFF that are not kept."""
-    return [
+    """Names of the channels and tags of a TIFF that are not kept."""
+    further = image.tag_v2.get(SAMPLES_PER_PIXEL, 1) - len(image.getbands())
+    return [f"further channels ({further})"] * (further > 0) + [
         NAMES_OF_TAGS.get(tag) or TiffTags.lookup(tag).name.replace("unknown", f"tag {tag}")
         for tag in sorted(image.tag_v2)
         if tag not in STORED and tag not in DESCRIPTIVE
@@ -273,6 +277,14 @@ FORMS = {"exif": PREFIX.__add__, "dpi": _resolution, "cicp": _code_points}  # by
 # ---- other image files ----
 
 
+@functools.cache
+def _holds_gray(form: str) -> bool:
+    """Whether Pillow writes a gray image of a format as one: in RGB no profile of gray goes with it."""
+    packed = io.BytesIO()
+    Image.new("L", (1, 1)).save(packed, form)
+    return Image.open(packed).mode in GRAY
+
+
 def save(image: Image.Image, form: str) -> tuple[bytes, list[str]]:
     """A decoded image as a file of Pillow's format `form`, and the names of what it cannot hold and has lost.
 
@@ -288,7 +300,7 @@ def save(image: Image.Image, form: str) -> tuple[bytes, list[str]]:
         held = held - {"dpi"}
     if form == "JPEG":
         held = held - {key for key in IN_JPEG if len(image.info.get(key, b"")) > IN_JPEG[key]}
-    if form in IN_COLOUR and image.info.get("icc_profile", b"")[16:20] == b"GRAY":
+    if "icc_profile" in held and image.info.get("icc_profile", b"")[16:20] == b"GRAY" and not _holds_gray(form):
         held = held - {"icc_profile"}
     if form == "AVIF" and not (image.info.get("cicp") or (1,))[-1]:  # its range is that of YCbCr
         held = held - {"cicp"}
@@ -300,7 +312,9 @@ def save(image: Image.Image, form: str) -> tuple[bytes, list[str]]:
                 Image.new("RGB", (1, 1)).save(io.BytesIO(), form, exif=image.info["exif"])
         except Exception:  # as below
             held = held - {"exif"}
-    options = {key: value for key, value in image.info.items() if key in held}
+    options = {"icc_profile": None} | {key: value for key, value in image.info.items() if key in held}
+    if form in ("BMP", "DIB"):
+        options.setdefault("dpi", (0, 0))  # Pillow would say 96
     if form in LOSSY_QUALITY:
         options["quality"] = LOSSY_QUALITY[form]
     cicp = options.pop("cicp", None)
@@ -321,7 +335,10 @@ def save(image: Image.Image, form: str) -> tuple[bytes, list[str]]:
             held, tags = held - {"exif"}, {}
         options["tiffinfo"] = tags | ({XMP_TAG: options.pop("xmp")} if "xmp" in options else {})
     packed = io.BytesIO()
-    image.save(packed, form, compress_level=1, **options)
+    try:
+        image.save(packed, form, compress_level=1, **options)
+    except ValueError as error:
+        raise LicError(f"{form} cannot hold mode {image.mode} ({error}): write PNG instead") from error
     if form in ICONS and Image.open(packed).size != image.size:
         raise LicError(f"{form} cannot hold {image.width}x{image.height} pixels: write PNG instead")
     if "icc_profile" in held and "icc_profile" in image.info and _is_made(image.info):

@@ -7,7 +7,7 @@
 | P, PA | as RGB; as L if all colours are gray and no profile says RGB; alpha as above | RGB, L, RGBA, LA |
 | 1 | as L | L |
 | YCbCr | as RGB | RGB |
-| CMYK, LAB, HSV, I;16, I, F and any other; more than 8 bits a sample | refused: UnsupportedImage | |
+| CMYK, LAB, HSV, I;16, I, F and any other; samples of more than 8 bits or with a sign | refused: UnsupportedImage | |
 
 Colours under fully transparent pixels are not kept, except where the whole image is kept without loss: before coding
 they become the average of what is near them (`fill`), which takes few bits. The orientation of EXIF is applied, once;
@@ -59,7 +59,8 @@ CMYK = "its colours depend on the inks: "
 CMYK_WITH_PROFILE = CMYK + "convert by the embedded profile, " + TO_SRGB.format("io.BytesIO(image.info['icc_profile'])")
 CMYK_WITHOUT = CMYK + "no profile is embedded, so convert by that of the printer, or roughly by image.convert('RGB')"
 DEEP_RAW_MODE = re.compile(r";(16|32)[LBN]$")  # Pillow's names for samples of that many bits; RGB;16 is 5 + 6 + 5
-BITS_PER_SAMPLE = 258  # a tag of TIFF
+SIGNED = "samples from -128 to 127, which Pillow reads as others: add 128, and write them without a sign"
+BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339  # tags of TIFF
 GRAY_UNITS = {"L;2": 85, "L;4": 17}  # a level of a gray PNG of few bits, by Pillow's name for it, as one of 255
 MP_ENTRIES = 0xB002  # of the index of a JPEG of several pictures (CIPA DC-007)
 NAMED = 12  # of what is lost
@@ -167,6 +168,8 @@ def check(image: Image.Image) -> None:
     if image.mode not in CODED:
         reason = REASONS.get(image.mode, "convert it first, with image.convert('RGB') or image.convert('RGBA')")
         raise UnsupportedImage(f"mode {image.mode}: {reason}")
+    if hasattr(image, "tag_v2") and 2 in np.atleast_1d(image.tag_v2.get(SAMPLE_FORMAT, 1)):
+        raise UnsupportedImage(f"mode {image.mode}: {SIGNED}")
     check_depth(image)
 
 

@@ -15,7 +15,7 @@ from codec.evaluation.codecs import FileCodec, lic_codec, rival_codec
 from codec.evaluation.evaluate import run
 from codec.evaluation.metrics import METRICS, psnr, ssimulacra2
 from codec.evaluation.results import table
-from codec.files import sample_images
+from codec.files import sample_images, write_atomically
 
 SHOWN = ("psnr", "ssimulacra2")
 QUALITIES = {
@@ -58,9 +58,9 @@ def run_demo(out: Path, device: str) -> int:
     results = run(codecs, images, out, SHOWN)
     text = table(results)
     print(text)
-    (out / "table.txt").write_text(text)
+    write_atomically(out / "table.txt", text.encode())
     for result in results:
-        (out / f"{result.name}.json").write_text(result.to_json())
+        write_atomically(out / f"{result.name}.json", result.to_json().encode())
     curves = [result.curve(metric) for metric in SHOWN for result in results]
     plot.rd_curves(curves, out / "rd.png", "Four photographs from scikit-image")
     compare_crops(codecs, images, out / "crops.png")

@@ -7,6 +7,7 @@ Figures are drawn without pyplot, so that nothing here depends on a display or o
 are readable in grey: a curve differs from its neighbours by marker and dashes, and its name stands at its end.
 """
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -24,6 +25,7 @@ from codec import journal
 from codec.errors import LicError
 from codec.evaluation.curves import Curve, read_curve
 from codec.evaluation.metrics import METRICS
+from codec.files import write_atomically
 
 # Colours that stay apart for colour-blind readers (Okabe and Ito, "Color universal design", 2008), yellow left out
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -306,10 +308,14 @@ def _dashes(n: int):
 
 def _save(figure: Figure, path: Path | str | BinaryIO, dpi: int = DPI) -> None:
     svg = getattr(path, "name", str(path)).lower().endswith(".svg")
+    options = {"format": "svg", "metadata": {"Date": None}} if svg else {"format": "png"}
+    drawn = io.BytesIO()
     with rc_context({"svg.hashsalt": "lic"}):  # the same figure is the same file
-        figure.savefig(
-            path, dpi=dpi, format="svg" if svg else "png", facecolor="white", metadata={"Date": None} if svg else None
-        )
+        figure.savefig(drawn, dpi=dpi, facecolor="white", **options)
+    if isinstance(path, (str, Path)):
+        write_atomically(path, drawn.getvalue())
+    else:
+        path.write(drawn.getvalue())
 
 
 def _shorten(text: str, length: int) -> str:

@@ -6,9 +6,11 @@ from pathlib import Path
 from PIL import Image
 
 from codec.coding.models import export, load_model
+from codec.errors import LicError
 from codec.evaluation.codecs import lic_codec, rival_codec
 from codec.evaluation.evaluate import run
 from codec.evaluation.plot import rd_curves
+from codec.files import write_atomically
 from codec.network.model import Network
 
 
@@ -24,10 +26,11 @@ def publish(
     jpeg, name = rival_codec("jpeg"), out.resolve().name
     codecs = [lic_codec(exported, name="lic" if name.lower() == jpeg.name else name), jpeg]
     results = run(codecs, [(f"val{i:02d}", image) for i, image in enumerate(images)], out / "rd", metrics)
-    rates = [point["bpp"] for point in results[0].means()]
+    if not (rates := [point["bpp"] for point in results[0].means()]):
+        raise LicError(f"{path} is exported, but has no curve: {results[0].failures[0]['error']}")
     export(network, path, about | {"rates": f"{min(rates):.2g} to {max(rates):.2g} bpp"})  # the id stays
     for result in results:
-        (out / "rd" / f"{result.name}.json").write_text(result.to_json())
+        write_atomically(out / "rd" / f"{result.name}.json", result.to_json().encode())
     rd_curves(
         [result.curve(metric) for metric in metrics for result in results],
         out / "rd.png",

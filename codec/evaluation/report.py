@@ -32,6 +32,7 @@ from codec.evaluation.curves import Curve
 from codec.evaluation.evaluate import load_image
 from codec.evaluation.metrics import METRICS
 from codec.evaluation.results import Result
+from codec.files import write_atomically
 
 PAGE = Path(__file__).parent / "page"
 SCRIPTS = ("page.js", "charts.js", "viewer.js")  # in this order, as one script
@@ -97,7 +98,7 @@ def write_report(
     }
     template = (PAGE / "report.html").read_text(encoding="utf-8")
     text = re.sub(r"\[\[(\w+)\]\]", lambda mark: page[mark[1]], template)
-    (folder / "report.html").write_text(text, encoding="utf-8", newline="\n")
+    write_atomically(folder / "report.html", text.encode())
 
 
 def pictures(

@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from codec import signals
+from codec import journal, signals
 from codec.config import DataConfig
 from codec.errors import LicError
 from codec.files import IMAGES, find_images, sample_images
@@ -179,8 +179,7 @@ class StoredImages(Sequence):
             reason = "not an image" if isinstance(error, UnidentifiedImageError) else f"{type(error).__name__}: {error}"
             self.unreadable[index] = " ".join(reason.split())
             if self.skipped:
-                with open(self.skipped, "ab", buffering=0) as file:  # one write a line: processes do not mix theirs
-                    file.write(os.fsencode(f"{entry.path}\t{self.unreadable[index]}\n"))
+                journal.note(self.skipped, os.fsencode(f"{entry.path}\t{self.unreadable[index]}\n"))
             return None
         pixels = pixels.to(self.device)
         if pixels.numel() <= self.room:

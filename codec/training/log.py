@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import re
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -71,11 +72,18 @@ def meta(config: Config, data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _tell_thread(args: threading.ExceptHookArgs, otherwise: Callable = threading.excepthook) -> None:
+    """What has ended a thread; of one that writes for TensorBoard the next call tells it, in a line."""
+    if not type(args.thread).__module__.startswith("tensorboard."):
+        otherwise(args)
+
+
 class Board:
     """TensorBoard files of one kind of figures; where they cannot be written, nothing. `broken` tells why."""
 
     def __init__(self, folder: Path, first: int):
         self.broken, self.writer = "", None
+        threading.excepthook = _tell_thread
         try:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -187,7 +195,10 @@ class Log:
 
     def close(self) -> None:
         self.bar.close()
-        self.file.close()
+        try:
+            self.file.close()
+        except OSError as error:  # lines that it still held for a disk with room
+            self.say(f"log.jsonl is not complete: {error}")
         for board in self.boards.values():
             board.close()
 

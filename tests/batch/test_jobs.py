@@ -270,6 +270,15 @@ def test_resume_makes_again_what_is_of_another_quality_or_model_or_older_than_it
     assert [line.endswith("made again: the input is newer") for line in again("-m", "tiny", "-q", "20")] == [True]
 
 
+def test_an_input_from_the_future_is_made_once_and_again_when_it_changes(lic):
+    coded, decoded = ("compress", "in/a/02.png", "-o", "a.lic", "-m", "tiny"), ("decompress", "a.lic", "-o", "a.png")
+    for year in (1, 2):
+        later = time.time() + year * 365 * 86400
+        os.utime("in/a/02.png", (later, later))
+        for command in (coded, decoded):
+            assert [len(lic(*command, "--resume")[2]) for _ in range(3)] == [year, 0, 0]
+
+
 def test_a_file_of_another_effort_is_made_again(lic):
     def said(*options: str) -> list[str]:
         code, out, err = lic("compress", "in/a/02.png", "-o", "a.lic", "-m", "hyper", "-q", "60", "--resume", *options)

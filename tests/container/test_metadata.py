@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 from PIL import Image, ImageCms, ImageOps, features
 from shared import picture, saved
 
-from codec.container import bitstream, lossless, metadata
+from codec.container import bitstream, lossless, metadata, modes
 from codec.container.bitstream import ALPHA, DPI, EXIF, ICC, LATENT, LOSSLESS, XMP, FormatError, Header, Section
 from codec.container.modes import prepare
+from codec.errors import LicError
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 PACKET = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="%d" dc:title="Sea"/></x:xmpmeta>'
@@ -63,6 +65,12 @@ def test_orientation_of_xmp_counts_where_exif_has_none(photo):
     assert b"Orientation" not in source.info["xmp"] and b'dc:title="Sea"' in source.info["xmp"]
     image.info["exif"] = exif(1)
     assert prepare(image).image is image
+
+
+def test_xmp_is_searched_for_an_orientation_in_a_time_that_grows_with_its_size(photo):
+    image, began = photo.copy(), time.monotonic()
+    image.info = {"xmp": b"<x>" + b" " * 200_000 + PACKET % 6 + b" " * 200_000 + b"</x>"}
+    assert len(prepare(image).info["xmp"]) > 400_000 and time.monotonic() - began < 5
 
 
 def test_a_tiff_that_pillow_turns_is_not_turned_again(photo):
@@ -187,6 +195,27 @@ def test_damaged_exif_that_a_tiff_cannot_hold_is_lost_with_a_word(photo):
         data, lost = metadata.save(image, "TIFF")
         assert (lost == []) == (Image.open(io.BytesIO(data)).getexif().get(0x010F) == "Maker")
     assert lost == ["EXIF"]
+
+
+WRITTEN = [*FORMS, "JPEG2000", "BMP", "DIB", "GIF", "TGA", "PPM", "DDS", "SGI", "QOI"]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("form", WRITTEN)
+def test_what_a_file_does_not_have_is_told_no_less_and_no_more(photo, form, mode):
+    image = photo.convert(mode).quantize(16).convert(mode)  # no more colours than a GIF has
+    profile = SRGB if mode == "RGB" else SRGB[:16] + b"GRAY" + SRGB[20:]
+    everything = {"icc_profile": profile, "exif": exif(), "xmp": PACKET % 1, "dpi": (300, 150), "cicp": (9, 16, 0, 1)}
+    for image.info in (everything, {}):
+        if (form, mode) == ("QOI", "L"):
+            with pytest.raises(LicError, match="QOI cannot hold mode L .*: write PNG"):
+                metadata.save(image, form)
+            continue
+        data, lost = metadata.save(image, form)
+        with Image.open(io.BytesIO(data)) as written:
+            modes.load(written)
+            kept = [metadata.NAMES[key] for key in metadata.of(written)]
+        assert sorted(kept + lost) == sorted(metadata.NAMES[key] for key in image.info)
 
 
 def test_metadata_beyond_the_limit_is_an_error_of_both_sides(tiny, photo):

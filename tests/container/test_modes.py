@@ -252,6 +252,14 @@ def test_a_deep_tiff_is_refused_whether_its_channels_are_interleaved_or_not(bits
             assert prepare(image).image.tobytes() == bytes(48)
 
 
+def test_a_tiff_of_samples_with_a_sign_is_refused():
+    with Image.open(io.BytesIO(saved(Image.new("L", (9, 9)), "TIFF", tiffinfo={339: 2}))) as image:
+        for _ in range(2):
+            with pytest.raises(UnsupportedImage, match="mode L: samples from -128"):
+                prepare(image)
+            image.load()
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_the_transparent_gray_of_a_png_of_few_bits_is_transparent(tiny, bits):
     data = png(bits, 0, 1)

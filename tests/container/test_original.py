@@ -255,6 +255,7 @@ TELLS = {  # by extension: files with what nobody keeps, and its name
         (saved(SMALL, "TIFF", tiffinfo={286: 2.0}), "XPosition"),
         (saved(SMALL, "TIFF", tiffinfo={65000: 7}), "65000"),
         (saved(SMALL, "TIFF", tiffinfo={301: (0,) * 768}), "TransferFunction"),
+        (saved(SMALL.convert("RGBX"), "TIFF"), "further channels (1)"),
     ],
     ".ppm": [],
 }  # fmt: skip

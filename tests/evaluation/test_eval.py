@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from shared import SMOOTH
+from shared import SMOOTH, written
 
 import eval as program
 from codec.cli import main
@@ -25,12 +25,13 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_the_program_writes_everything(folder, models, capsys):
-    out = folder / "out"
+def test_the_program_writes_everything(folder, models, capsys, monkeypatch):
+    out, made = folder / "out", written(monkeypatch)
     codecs = [f"lic:{models / 'tiny.safetensors'}", "jpeg"]
     assert program.main(["--data", str(folder / "photos"), "--codec", *codecs, "--out", str(out)]) == 0
     names = {"lic-tiny.json", "jpeg.json", "files", "rows.jsonl", "table.txt", "bd_rate.json", "latents.png"}
     assert {path.name for path in out.iterdir()} == names | {"rd.png", "rd.svg", "report.html"}
+    assert {path.name for path in out.iterdir() if path.is_file()} == {path.name for path in made} | {"rows.jsonl"}
     assert f"--out {out}" in (out / "report.html").read_text()
     assert (out / "files/jpeg/more/second_q50.jpg").exists() and (out / "files/lic-tiny/first_q100.lic").exists()
     printed = capsys.readouterr()

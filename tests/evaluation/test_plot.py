@@ -7,7 +7,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
 from codec.arguments import parser
@@ -33,7 +32,7 @@ def drawn(path):
 def figures(monkeypatch):
     """Figures as they would be written, instead of the files."""
     written = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: written.append(figure))
+    monkeypatch.setattr(plot, "_save", lambda figure, *_, **__: written.append(figure))
     return written
 
 

@@ -195,6 +195,18 @@ def random_context(rng, channels, parents, extreme=False):
 # ---- trainings ----
 
 
+def written(monkeypatch) -> list[Path]:
+    """A list of the files that get their names from now on once they are complete."""
+    names, replace = [], os.replace
+
+    def noted(temporary, path) -> None:
+        names.append(Path(path))
+        replace(temporary, path)
+
+    monkeypatch.setattr(os, "replace", noted)
+    return names
+
+
 def start(out: str, *options) -> int:
     """Train a tiny fixed-lambda model, unless the options say otherwise, for 4 steps with a validation after 2; the
     exit code.

@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,6 +106,14 @@ def test_unreadable_images_are_skipped_and_listed_and_every_process_sees_the_sam
         assert torch.equal(batch, torch.stack([expected[n] for n in numbers]))
         assert batch.is_contiguous(memory_format=torch.channels_last)
     assert read_skipped(tmp_path / "both.txt") == listed
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no disk here that is always full")
+def test_a_disk_that_is_full_for_the_list_of_the_skipped_does_not_end_a_training(wild, capsys):
+    dataset = patches(wild, samples=24, skipped=Path("/dev/full"))
+    assert all(dataset[n].shape == (3, 32, 32) for n in range(24))
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2 and all(line.startswith("/dev/full lacks ") and "No space left" in line for line in told)
 
 
 @pytest.mark.parametrize("options", [{"resize": [32, 64]}, {"resize": [8, 8]}, {"flip": False}])

@@ -2,12 +2,13 @@
 
 import io
 import json
+import os
 import re
 import sys
+import threading
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 from shared import ALL_RATES, FACTORIZED, HYPER, ONE_LAMBDA, TINY, start, tiny_network, untrained
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 import codec
 from codec import journal
@@ -225,16 +227,31 @@ def test_a_training_goes_on_without_tensorboard_and_says_so(here, capsys, monkey
     assert out.count("no TensorBoard files: ") == 1 and Path("run/model.safetensors").exists()
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no disk here that is always full")
 def test_a_disk_that_is_full_for_the_log_does_not_end_a_training(here, capsys, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     made = Log(here, 0, 4)
     made.file.close()
-    made.file = SimpleNamespace(write=full, close=lambda: None)
+    made.file = open("/dev/full", "a", buffering=1)
     monkeypatch.setattr(made.boards["train"].writer, "add_scalar", full)
     for step in (1, 2):
         made.numbers("train", step, {"loss": 1.0, "bpp": 0.5, "psnr": 30.0})
     made.close()
     out = capsys.readouterr().out
     assert out.count("log.jsonl lacks step") == 2 and out.count("no more TensorBoard files") == 1
+    assert out.count("log.jsonl is not complete") == 1
+
+
+def test_a_disk_that_is_full_for_tensorboards_own_thread_is_told_in_a_line(here, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    ended = []
+    monkeypatch.setattr(threading, "excepthook", ended.append)
+    monkeypatch.setattr(RecordWriter, "write", full)
+    made = Log(here, 0, 4)
+    made.numbers("train", 1, {"loss": 1.0})
+    made.close()
+    assert capsys.readouterr().out.count("TensorBoard files: ") >= 1 and not ended

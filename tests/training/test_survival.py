@@ -78,6 +78,30 @@ def test_a_full_disk_keeps_the_last_good_checkpoint_and_the_training(here, capsy
     assert load_checkpoint(here / "run/last.pt")["step"] == 0
 
 
+def test_a_disk_that_is_full_from_the_first_is_told_at_the_end_and_with_room_the_run_begins(here, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "save_checkpoint", full)
+        assert start("run") == 1
+    out, err = capsys.readouterr()
+    assert "there is none before it" in out and "the one before it is kept" not in out
+    assert err == "train.py: run/best.pt could not be saved: make room, and go on with --resume\n"
+    assert train.main(["--out", "run", "--resume"]) == 0 and (here / "run/model.safetensors").exists()
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_disk_that_is_full_for_the_curve_is_told_in_a_line(here, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("codec.evaluation.evaluate._code", full)
+    assert start("run") == 1 and (here / "run/model.safetensors").exists()
+    told = "train.py: run/model.safetensors is exported, but has no curve: No space left on device\n"
+    assert capsys.readouterr().err == told
+
+
 def test_a_diverged_training_stops_and_says_what_to_try(here, capsys):
     assert start("run", "--lr", 1e6, "--steps", 200, "--clip", 1e9) == 1
     error = capsys.readouterr().err

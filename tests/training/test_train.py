@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from shared import ALL_RATES, FACTORIZED, HYPER, ONE_LAMBDA, TINY, equal, log, start
+from shared import ALL_RATES, FACTORIZED, HYPER, ONE_LAMBDA, TINY, equal, log, start, written
 
 import train
 from codec.coding.models import load_model
@@ -25,12 +25,14 @@ SPEEDS = dict.fromkeys(("img_s", "steps_s", "mpx_s"), 0)
 
 @pytest.mark.usefixtures("measured")
 @pytest.mark.parametrize("prior, lmbda", [(FACTORIZED, ONE_LAMBDA), (HYPER, ALL_RATES)])
-def test_a_run_leaves_a_usable_model_and_everything_about_it(here, photo, capsys, prior, lmbda):
+def test_a_run_leaves_a_usable_model_and_everything_about_it(here, photo, capsys, monkeypatch, prior, lmbda):
+    made = written(monkeypatch)
     assert start("run", "--prior", prior, "--lmbda", *lmbda) == 0
     out = capsys.readouterr().out
     assert "tensorboard --logdir run/tb" in out and "-m run/model.safetensors" in out
     kept = {"config.toml", "log.jsonl", "last.pt", "constant.pt", "best.pt", "model.safetensors", "rd.png", "tb"}
     assert kept <= {path.name for path in (here / "run").iterdir()}
+    assert kept - {"tb"} | {"meta.json", "run.json", "jpeg.json"} <= {path.name for path in made}
     assert tomllib.loads((here / "run/config.toml").read_text())["model"]["lmbda"] == lmbda
     assert [row["step"] for row in log("run", "train")] == [1, 2, 3, 4]
     assert [row["step"] for row in log("run", "val")] == [0, 2, 4]
