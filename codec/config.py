@@ -177,7 +177,7 @@ class TrainConfig:
         "several with a + between them",
     )
     mix: float = _option(0.25, "share of squared error beside a distortion other than mse")
-    optimizer: str = _option("adamw", "adamw, adam or sgd")
+    optimizer: str = _option("adamw", "adamw, adam, sgd or soap")
     lr: float = _option(1e-3, "peak learning rate")
     lr_of: list[str] = _option(
         ["shortcut=0.1", "shortcut_lapped=0.1", "prior=5", "context=5"],
@@ -212,7 +212,7 @@ class TrainConfig:
             raise LicError(f"accumulate must divide batch, but {self.accumulate} does not divide {self.batch}")
         for name, choices in (
             ("precision", ("auto", "fp32")),
-            ("optimizer", ("adamw", "adam", "sgd")),
+            ("optimizer", ("adamw", "adam", "sgd", "soap")),
             ("schedule", ("linear", "cosine", "steps")),
         ):
             if getattr(self, name) not in choices:

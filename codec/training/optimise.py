@@ -12,6 +12,7 @@ from torch import nn
 from codec.config import TrainConfig
 from codec.errors import LicError
 from codec.machine import lerp_all
+from codec.training.soap import SOAP
 
 LAST = 0.01  # of the peak rate, at the end of the schedule
 
@@ -79,7 +80,9 @@ def groups(model: nn.Module, c: TrainConfig) -> list[dict]:
 
 
 def optimizer(model: nn.Module, c: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW, Adam or SGD over `groups`, in one fused kernel per step."""
+    """AdamW, Adam or SGD over `groups`, in one fused kernel per step; or SOAP (codec/training/soap.py)."""
+    if c.optimizer == "soap":
+        return SOAP(groups(model, c), c.lr, c.weight_decay)
     options = dict(lr=c.lr, weight_decay=c.weight_decay, fused=True)
     if c.optimizer == "sgd":
         sgd = torch.optim.SGD(groups(model, c), momentum=c.momentum, **options)

@@ -56,7 +56,7 @@ def test_the_last_part_that_names_a_parameter_counts():
     assert of["h_s.mean.1.weight"] == 4 and of["h_s.scale.weight"] == 1
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "soap"])
 def test_frozen_parts_do_not_move_and_all_others_do(name):
     c = TrainConfig(optimizer=name, lr=0.1, freeze=["g_a", "h_s.mean"])
     net = model()

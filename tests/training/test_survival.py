@@ -128,7 +128,7 @@ def test_meta_json_has_one_entry_for_every_start(here):
 @pytest.mark.parametrize("options, message", [
     (["--accumulate", "3"], "accumulate must divide batch"),
     (["--distortion", "ms-ssim"], "161 pixels a side"),
-    (["--optimizer", "lion"], "optimizer must be adamw, adam or sgd"),
+    (["--optimizer", "lion"], "optimizer must be adamw, adam, sgd or soap"),
     (["--freeze", "g_x"], "no parameter belongs to 'g_x'"),
 ])  # fmt: skip
 def test_settings_that_cannot_be_are_errors_of_one_line(here, capsys, options, message):
