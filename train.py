@@ -98,14 +98,17 @@ def train(run: Run, out: Path, minutes: float, stop: threading.Event, anew: Set[
     if changed:
         log.say(changed)
 
-    def save(name: str) -> None:
+    def save(name: str) -> bool:
+        """Whether that checkpoint is now what the first process has."""
         if not world.first:
-            return
+            return True
         try:
             save_checkpoint(out / name, run.state())
+            return True
         except OSError as error:  # a full disk: the file before it is still there
             before = "the one before it is kept" if (out / name).exists() else "there is none before it"
             log.say(f"{name} could not be saved at step {run.step} ({error}); {before}")
+            return False
 
     def check() -> None:
         result = validate(run.average, held_out, config, run.compare, world)
@@ -114,8 +117,8 @@ def train(run: Run, out: Path, minutes: float, stop: threading.Event, anew: Set[
         if run.best is None:  # at step 0, and after a resume that measures otherwise
             run.first = result["rd_loss"]
         if run.best is None or result["rd_loss"] < run.best:
-            run.best = result["rd_loss"]
-            save("best.pt")
+            before, run.best = run.best, result["rd_loss"]
+            run.best = run.best if save("best.pt") else before  # best.pt is still that
 
     if run.step == 0:
         if run.first is None:  # not resumed

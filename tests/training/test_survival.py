@@ -78,6 +78,22 @@ def test_a_full_disk_keeps_the_last_good_checkpoint_and_the_training(here, capsy
     assert load_checkpoint(here / "run/last.pt")["step"] == 0
 
 
+def test_a_best_state_that_could_not_be_saved_does_not_count(here, monkeypatch):
+    losses, kept = iter([0.9, 0.5, 0.7]), train.save_checkpoint  # at steps 0, 2 and 4
+
+    def full(path, state):
+        if path.name == "best.pt" and state["step"] == 2:
+            raise OSError(28, "No space left on device")
+        kept(path, state)
+
+    validate = train.validate
+    monkeypatch.setattr(train, "save_checkpoint", full)
+    monkeypatch.setattr(train, "validate", lambda *args: validate(*args) | {"rd_loss": next(losses)})
+    assert start("run") == 0
+    best = load_checkpoint(here / "run/best.pt")
+    assert (best["step"], best["best"]) == (4, 0.7) and load_checkpoint(here / "run/last.pt")["best"] == 0.7
+
+
 def test_a_disk_that_is_full_from_the_first_is_told_at_the_end_and_with_room_the_run_begins(here, capsys, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
