@@ -110,6 +110,8 @@ def open_image(source: str, max_pixels: int, strict: bool) -> tuple["Image.Image
         raise LicError("the file is empty")
     damaged = []
     if data.startswith(BEGINNINGS["PNG"]):
+        if original.has_damaged_pixels(data):
+            raise LicError("damaged image: the checksum of its pixels is wrong")
         data, damaged = original.without_damaged_chunks(data)
     try:
         with warnings.catch_warnings(action="ignore"):  # of damage that does not matter

@@ -89,6 +89,17 @@ def without_damaged_chunks(png: bytes) -> tuple[bytes, list[str]]:
     return (b"".join(kept) + png[place:], names) if names else (png, names)
 
 
+def has_damaged_pixels(png: bytes) -> bool:
+    """Whether the checksum of a chunk of pixels is wrong, which Pillow does not look at."""
+    place = 8
+    while (end := place + 12 + int.from_bytes(png[place : place + 4], "big")) <= len(png):
+        if png[place + 4 : place + 8] == b"IDAT":
+            if zlib.crc32(memoryview(png)[place + 4 : end - 4]) != int.from_bytes(png[end - 4 : end], "big"):
+                return True
+        place = end
+    return False
+
+
 def _text(kind: bytes, body: bytes, found: Found) -> None:
     """A text chunk: EXIF, XMP or a profile as ImageMagick writes them, or words."""
     name, _, rest = body.partition(b"\0")

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 
 import files_with
 import numpy as np
@@ -10,8 +11,10 @@ from files_with import SMALL
 from PIL import Image, features
 from shared import saved
 
+from codec.batch.work import open_image
 from codec.container import metadata
 from codec.container.modes import UnsupportedImage, prepare
+from codec.errors import LicError
 
 ARITHMETIC = bytes.fromhex(  # a gray JPEG of 8x8 without Huffman codes: four squares of 60, 92, 124 and 156
     "ffd8ffe000104a46494600010100000100010000ffdb004300020101010101020101010202020202040302020202050404030406050606060506"
@@ -74,3 +77,22 @@ def test_metadata_of_a_megabyte_is_kept(tiny, form):
     with Image.open(io.BytesIO(data)) as written:
         assert lost == [] and prepare(written).info.items() >= image.info.items()
         assert tiny.decompress(tiny.compress(written, 0)).info.items() >= image.info.items()
+
+
+def test_pixels_whose_checksum_is_wrong_are_refused_where_pillow_shows_them(tmp_path):
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), "gray").save(file, "PNG", compress_level=0)
+    data = bytearray(file.getvalue())
+    start = data.index(b"IDAT") + 4
+    size = int.from_bytes(data[start - 8 : start - 4], "big")
+    plain = bytearray(zlib.decompress(data[start : start + size]))
+    data[start + size - 4 - len(plain) + 10] ^= 1  # stored as it is, before Adler's checksum
+    plain[10] ^= 1
+    data[start + size - 4 : start + size] = zlib.adler32(plain).to_bytes(4, "big")
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+    assert Image.open(path).convert("RGB").tobytes() != Image.open(file).convert("RGB").tobytes()
+    with pytest.raises(LicError, match="the checksum of its pixels is wrong"):
+        open_image(str(path), 1000, strict=False)
+    path.write_bytes(file.getvalue())
+    assert open_image(str(path), 1000, strict=True)[1] == []
