@@ -1,4 +1,5 @@
-"""The .lic file format, versions 1 and 2. This text is the specification.
+"""The .lic file format, versions 1 and 2. This text is the specification, final since release 0.1.0: what it says of a
+byte does not change, another format has another version, and every later release reads these two.
 
 All integers are unsigned. `varint` is LEB128: 7 bits a byte, least significant group first, the top bit set on every
 byte but the last, at most 5 bytes, no superfluous zero byte at the end. Fixed-size integers are little-endian.
@@ -44,7 +45,6 @@ with a context in its own order. Version 1 uses no context, also where the model
     132      what the colours mean, as code points of ITU-T H.273, a byte each: colour primaries, transfer
              characteristics, matrix coefficients (0: the samples are RGB, or gray) and full range (0 or 1), as in a
              PNG's cICP chunk. It may stand beside an ICC profile, and then has the word
-
     133      a byte: the effort 1..9 with which the file was made, how often the encoder looked for better symbols; not
              there: 0
 
