@@ -78,6 +78,7 @@ class Clock:
 def entropy_clock() -> Iterator[Clock]:
     """A clock in front of every entropy coder at hand while the context lasts."""
     places: list[tuple[Any, str]] = [(entropy, "encode"), (entropy.Decoder, "decode")]
+    places += [(entropy, "encode_adapted"), (entropy.Decoder, "decode_adapted")]
     if "compressai" in sys.modules:
         from compressai.ans import BufferedRansEncoder, RansDecoder
         from compressai.entropy_models import EntropyModel
