@@ -14,13 +14,13 @@ from benchmarks.measure import table
 
 def plan(names: list[str], data: Path | None, val: Path | None, model: str, out: Path) -> dict[str, list[list[str]]]:
     """The commands behind each name, in order: those of `names`, which are of the table in benchmarks/__main__.py, and
-    of three programs of their own.
+    of three programs of their own. What effort gives is told of `fast`, whose aim is PSNR.
     """
     found = {}
     for name in names:
         folder = val or data if name == "effort" else data
         options = ["--data", str(folder)] if folder else []
-        options += [] if name == "training" else ["--model", model]
+        options += [] if name == "training" else ["--model", "fast" if name == "effort" else model]
         found[name] = [["benchmarks", name, *options, "--out", str(out)]]
     own, photographs = ["--model", model, "--out"], ["--data", str(data)] if data else []
     found["rates"] = [["benchmarks.rates", *photographs, *own, str(out)]]
