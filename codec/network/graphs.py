@@ -196,7 +196,7 @@ def _hyper_synthesis(g: Graph, network: Network, h_s: hyper.HyperSynthesis, feat
     offset = constant("outer") + g.constant(half, "float64")
     offset = g("Floor", offset * g.constant(2.0**-hyper.INDEX_BITS, "float64"))
     index = integer_conv(g, h_s.scale, _same(g, h_s.scale, h), offset, ACTIVATION_BITS - hyper.INDEX_BITS)
-    last = network.conditional.levels - 1
+    last = network.conditional.count - 1
     index = g("Clip", index, g.constant(0, "float64"), g.constant(last, "float64")).to("uint8")
     outputs = {"index": (index, "uint8", ("B", M, "h", "w"))}
     if h_s.mean is not None:

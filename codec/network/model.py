@@ -266,10 +266,10 @@ class HyperpriorNetwork(Network):
         self.h_s = h_s(**options)
         self.prior = FactorizedPrior(config.hyper_M)
         self.conditional = LaplaceConditional() if config.density == "laplace" else GaussianConditional()
-        points = torch.arange(3.0)[:, None].expand(-1, self.conditional.levels)
-        bits = self.bits(points, torch.arange(self.conditional.levels))  # (3, levels), of the symbols 0, 1 and 2
+        points = torch.arange(3.0)[:, None].expand(-1, self.conditional.count)
+        bits = self.bits(points, torch.arange(self.conditional.count))  # (3, tables), of the symbols 0, 1 and 2
         self.register_buffer("borders", border(bits.diff(dim=0)).flatten(), persistent=False)
-        self.centroid = nn.Parameter(torch.zeros(self.conditional.levels, 3))
+        self.centroid = nn.Parameter(torch.zeros(self.conditional.count, 3))
         self.hyper_gain = Gain(config.hyper_M, 1.0, 2.0) if config.variable_rate else None
         self.context = ContextModel(config.M, config.context, self.conditional) if config.context else None
 
@@ -287,7 +287,7 @@ class HyperpriorNetwork(Network):
         return self.h_s.constants(_or_zeros(level, gain), gain)
 
     def derive(self, z_q: Tensor, constants: Constants, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        index, mean = (crop(part, *shape) for part in self.h_s(z_q, constants, self.conditional.levels))
+        index, mean = (crop(part, *shape) for part in self.h_s(z_q, constants, self.conditional.count))
         if self.training:
             index = index.nan_to_num(0)  # a step that is not finite is skipped, but indexing would not survive it
         return index, mean
@@ -312,7 +312,7 @@ class HyperpriorNetwork(Network):
 
     @torch.no_grad()
     def quantize(self, residual: Tensor, index: Tensor, level: Tensor | None) -> Tensor:
-        entry = torch.add(index.int(), residual.abs() > 1.5, alpha=self.conditional.levels)
+        entry = torch.add(index.int(), residual.abs() > 1.5, alpha=self.conditional.count)
         return round_from(residual, self.borders.index_select(0, entry.flatten()).view(residual.shape))
 
     def dequantize(self, y_q: Tensor, index: Tensor, level: Tensor | None) -> Tensor:
