@@ -145,7 +145,7 @@ class Log:
     def picture(self, network: Network, step: int, image: Image.Image) -> None:
         """Input and reconstruction of an image, at quality 50, and histograms of weights and latent."""
         pixels, quality = planes(image)[..., :512, :512], 50 if network.config.variable_rate else None
-        model = Codec(TorchBackend(network), CodecTables.of(network, [quality]))
+        model = Codec(TorchBackend(network), CodecTables.from_network(network, [quality]))
         latent = model.latent(pixels, quality)
         decoded = model.reconstruct(latent, pixels.shape[-2:], quality)
         self.boards["val"].add_images("input_and_reconstruction", np.concatenate((pixels, decoded)), step)

@@ -25,7 +25,7 @@ def validate(
     images; all get the figures of the whole.
     """
     qualities = config.train.val_qualities if config.model.variable_rate else [None]
-    model = Codec(TorchBackend(network), CodecTables.of(network, qualities))
+    model = Codec(TorchBackend(network), CodecTables.from_network(network, qualities))
     result, losses = {}, []
     for quality in qualities:
         sums = torch.zeros(3 + len(compare.measures), dtype=torch.float64)  # bpp, psnr, mse, distances
