@@ -5,7 +5,7 @@
     >>> data = model.compress(image, quality=50)               # a PIL image in, the bytes of a .lic file out
     >>> image = codec.decompress(data)                         # finds the model by the id in the file
 
-Importing this package imports nothing that runs networks; `load` and `decompress` do: ONNX Runtime, or PyTorch.
+Importing this package is fast; `load` and `decompress` import what runs networks: ONNX Runtime, or PyTorch.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ __all__ = ["FormatError", "decompress", "load"]
 
 
 def load(model: str | None = None, device: str = "auto", precision: str = "auto", backend: str = "auto") -> Codec:
-    """An exported model by name or by path of its .safetensors file; none: the default model, `photo`, which is trained
-    for how pictures look (SSIMULACRA 2). `fast`, the same network, is trained for squared error (PSNR).
+    """An exported model, by name or by path of its .safetensors file.
 
-    `device` is auto (the GPU if PyTorch has one), cpu or cuda. `backend` is onnx (ONNX Runtime, on a CPU), torch, or
-    auto: onnx on a CPU, where PyTorch is installed, too. `precision` auto has PyTorch run the transforms' trunks in
-    bfloat16 where the device has it natively, fp32 never; ONNX Runtime always takes fp32. Raises checkpoint.ModelError
-    if there is no such model or its file is damaged.
+    Without a name it is the default model, `photo`, which is trained for how pictures look (SSIMULACRA 2); `fast`, the
+    same network, is trained for squared error (PSNR). `device` is auto (the GPU if PyTorch has one), cpu or cuda.
+    `backend` is onnx (ONNX Runtime, CPU only), torch, or auto, which is onnx on a CPU. `precision` auto has PyTorch run
+    the transforms' trunks in bfloat16 where the device has it natively, fp32 never; ONNX Runtime always uses fp32.
+    Raises ModelError if there is no such model or its file is damaged, LicError for a device or backend that is not
+    available.
     """
     from codec.coding import models as checkpoint
 
@@ -51,9 +52,11 @@ def decompress(
     region: tuple[int, int, int, int] | None = None,
     backend: str = "auto",
 ) -> Image.Image:
-    """The image of a .lic file: RGB, L, RGBA or LA, with its metadata in `info`; with `region` (left, top, width,
-    height) that part of it. FormatError if the bytes are damaged, ModelError if a model is needed and not at
-    hand, LicError if the region is not inside. Without `model` each one is loaded once per process.
+    """The image of a .lic file: RGB, L, RGBA or LA, with its metadata in `info`.
+
+    With `region` (left, top, width, height), in pixels, only that rectangle. Without `model` the one that the file
+    names is loaded, once per process. Raises FormatError if the bytes are damaged or the image has more than
+    `max_pixels`, ModelError if the model is not available, LicError if the region is not inside the image.
     """
     from codec.container import modes
 
@@ -67,9 +70,10 @@ def decompress(
 
 
 def pick_device(name: str, backend: str = "auto") -> str:
-    """auto, cpu or cuda -> cpu or cuda; LicError for another name, if the GPU asked for is not there, or for a backend
-    that does not run on it. Under torchrun, cuda is from here on the GPU of this process, its LOCAL_RANK; where
-    processes outnumber GPUs, they share them.
+    """The device, cpu or cuda, for auto, cpu or cuda.
+
+    Under torchrun it also makes the GPU of number LOCAL_RANK this process's cuda; where processes outnumber GPUs, they
+    share them. LicError for another name, for a GPU that is not there, or for a backend that does not run on it.
     """
     if name not in ("auto", "cpu", "cuda"):
         raise LicError(f"the device must be auto, cpu or cuda, not {name!r}")

@@ -1,4 +1,4 @@
-"""What `lic` can be told: its commands and options, the kinds of arguments, and what takes more to explain."""
+"""The command line of `lic`: its commands and options, the types of their values, and the long help texts."""
 
 import argparse
 import math
@@ -94,21 +94,21 @@ profile can, as one everywhere. Alpha into a JPEG is an error. JPEG, WebP and AV
 
 
 def positive(text: str) -> int:
-    """A number of at least 1."""
+    """An option's value: an integer of at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
     return int(text)
 
 
 def quality(text: str) -> int:
-    """A number from 0 to 100."""
+    """An option's value: an integer from 0 to 100."""
     if not text.isdecimal() or int(text) > 100:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 100")
     return int(text)
 
 
 def rate(text: str) -> float:
-    """A finite number above 0."""
+    """An option's value: a finite number above 0."""
     value = float(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not above 0 and finite")
@@ -116,7 +116,7 @@ def rate(text: str) -> float:
 
 
 def score(text: str) -> float:
-    """A number of at most 100."""
+    """An option's value: a finite number of at most 100."""
     value = float(text)
     if not -math.inf < value <= 100:
         raise argparse.ArgumentTypeError(f"{text!r} is not a score of at most 100")
@@ -124,11 +124,11 @@ def score(text: str) -> float:
 
 
 def rectangle(text: str) -> tuple[int, int, int, int]:
-    """Left, top, width and height."""
-    parts = text.split(",")
-    if len(parts) != 4 or not all(part.isdecimal() for part in parts) or "0" in parts[2:]:
+    """An option's value X,Y,W,H: left, top, width and height in pixels."""
+    numbers = text.split(",")
+    if len(numbers) != 4 or not all(number.isdecimal() for number in numbers) or "0" in numbers[2:]:
         raise argparse.ArgumentTypeError(f"{text!r} is not X,Y,W,H in pixels, such as 0,0,640,480")
-    return tuple(map(int, parts))
+    return tuple(map(int, numbers))
 
 
 class Version(argparse.Action):
@@ -153,6 +153,7 @@ class Version(argparse.Action):
 
 
 def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
     top = argparse.ArgumentParser(
         prog="lic", description="Learned image compression: photographs to small files and back."
     )

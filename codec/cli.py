@@ -1,7 +1,7 @@
 """The command line: lic compress, decompress, info, models, export, plot, demo.
 
 Data goes to files or, for `-`, to stdout; messages go to stderr. Exit code 0: all done, 1: something failed (one line
-each), 2: the command line makes no sense. torch is imported only by the commands that need it.
+each), 2: a wrong command line. torch is imported only by commands that need it.
 """
 
 import argparse
@@ -26,7 +26,7 @@ LIC = {".lic"}
 def convert(
     args: argparse.Namespace, extensions: set[str], suffix: str, work: Work, others: Counter | None = None
 ) -> int:
-    """Do the work for every input; returns the exit code. `others` counts what was left out of folders."""
+    """Do the work for every input; returns the exit code. `others` counts files in folders that were left out."""
     jobs = plan(args.inputs, extensions, args.output, suffix, args.force or args.resume, others)
     if args.resume:
         remove_temporaries(jobs)
@@ -34,6 +34,7 @@ def convert(
 
 
 def compress(args: argparse.Namespace) -> int:
+    """Images to .lic files; at the end a line about files in folders that were left out."""
     from codec.batch.work import Compressor
 
     options = ("model", "device", "backend", "precision", "quality", "bpp", "size", "ssimulacra2", "effort")
@@ -48,6 +49,7 @@ def compress(args: argparse.Namespace) -> int:
 
 
 def decompress(args: argparse.Namespace) -> int:
+    """.lic files to images."""
     from codec.batch.work import Decompressor
 
     work = Decompressor(args.model, args.device, args.backend, args.force, args.resume, args.region)
@@ -55,7 +57,7 @@ def decompress(args: argparse.Namespace) -> int:
 
 
 def info(args: argparse.Namespace) -> int:
-    """A line for each file, as soon as it is read; JSON at the end."""
+    """Describe .lic files: a line each, as soon as one is read, or one JSON document at the end."""
     described, count, failures = [], 0, 0
     try:
         for source, _ in expand(args.inputs, LIC):
@@ -84,7 +86,7 @@ def info(args: argparse.Namespace) -> int:
 
 
 def describe(source: str, data: bytes, header: bitstream.Header, sections: list[bitstream.Section]) -> dict:
-    """What a file says about itself, ready for JSON."""
+    """The header and sections of a file as a description, ready for JSON."""
     return {
         "file": source, "bytes": len(data), "width": header.width, "height": header.height, "mode": header.mode,
         "quality": header.quality, "effort": bitstream.effort(sections),
@@ -95,25 +97,25 @@ def describe(source: str, data: bytes, header: bitstream.Header, sections: list[
     }  # fmt: skip
 
 
-def in_words(about: dict) -> str:
-    """The same as a line."""
-    quality = "" if about["quality"] is None else f", quality {about['quality']}"
-    quality += f", effort {about['effort']}" if about["effort"] else ""
-    beside = f", {', '.join(about['metadata'])}" if about["metadata"] else ""
+def in_words(file: dict) -> str:
+    """The description of a file as a line."""
+    quality = "" if file["quality"] is None else f", quality {file['quality']}"
+    quality += f", effort {file['effort']}" if file["effort"] else ""
+    beside = f", {', '.join(file['metadata'])}" if file["metadata"] else ""
     return (
-        f"{about['file']}: {about['width']}x{about['height']} {about['mode']}{quality}, {about['bytes']} bytes, "
-        f"{about['bpp']:.3f} bpp{beside}, model {about['model']}, checksums intact"
+        f"{file['file']}: {file['width']}x{file['height']} {file['mode']}{quality}, {file['bytes']} bytes, "
+        f"{file['bpp']:.3f} bpp{beside}, model {file['model']}, checksums intact"
     )
 
 
 def models(args: argparse.Namespace) -> int:
-    """One entry per model; rates are the export's entry `rates`, or else the range of lambda."""
+    """List the models; the rates of one are those in its metadata, or else its range of lambda."""
     from importlib.util import find_spec
 
     from codec.coding import models as checkpoint
     from codec.evaluation.cost import kmac_of
 
-    backend = "torch" if find_spec("torch") else "onnx"  # which does not count multiplications
+    backend = "torch" if find_spec("torch") else "onnx"  # only torch counts multiplications
     code, paths = 0, list(checkpoint.shipped())
     chosen = next((path for path in paths if path.stem == checkpoint.DEFAULT), None)
     for path in paths:
@@ -136,7 +138,7 @@ def models(args: argparse.Namespace) -> int:
 
 
 def plot(args: argparse.Namespace) -> int:
-    """The figure; of rate-distortion curves also the BD-rate of each against the first."""
+    """Draw a figure; for rate-distortion curves also print the BD-rate of each against the first."""
     from codec.evaluation.curves import bd_range, bd_rate
     from codec.evaluation.metrics import METRICS
     from codec.evaluation.plot import plot_files
@@ -162,6 +164,7 @@ def plot(args: argparse.Namespace) -> int:
 
 
 def demo(args: argparse.Namespace) -> int:
+    """Compress sample photographs and compare."""
     from codec.batch.work import announce_kernels
     from codec.evaluation.demo import run_demo
 
@@ -170,6 +173,7 @@ def demo(args: argparse.Namespace) -> int:
 
 
 def export(args: argparse.Namespace) -> int:
+    """A model to ONNX files."""
     from codec.coding.export import write_graphs
     from codec.coding.models import find_model
 
@@ -187,11 +191,11 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     prepare_process()
-    if sys.stderr is None:  # closed: nobody wants to read
+    if sys.stderr is None:  # it is closed
         sys.stderr = open(os.devnull, "w")
     if isinstance(sys.stdout, io.TextIOWrapper):
         anything = "surrogateescape" if sys.stdout.encoding.lower() == "utf-8" else "backslashreplace"
-        sys.stdout.reconfigure(errors=anything)  # names of files are any bytes
+        sys.stdout.reconfigure(errors=anything)  # file names may be any bytes
     args = parser().parse_args(argv)
     args.inputs = [standard(name, 0) for name in getattr(args, "inputs", ())]
     if getattr(args, "output", None):

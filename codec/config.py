@@ -1,9 +1,7 @@
-"""Typed configuration: three dataclasses, one TOML table each, every field with its meaning; an unknown key is an
-error.
+"""Typed configuration: three dataclasses, one TOML table each; every field has a help text, unknown keys are errors.
 
-The defaults below are the only ones. A file (codec/configs/*.toml) changes some of them, the command line (`--key
-value`) has the last word, and the resolved result is stored in the run folder, in every checkpoint and in the exported
-model.
+The defaults below are the only ones. A file (codec/configs/*.toml) overrides some of them, the command line (`--key
+value`) overrides both. The result is stored in the run folder, in every checkpoint and in the exported model.
 """
 
 import argparse
@@ -18,17 +16,17 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from codec.errors import LicError
 
-# What every family of transforms keeps to, since the file format builds on it
+# Fixed for all families of transforms, since the file format depends on them
 STRIDE = 16  # pixels per sample of y, in each direction
 CELL = 4  # samples of y per sample of z, in each direction
-REACH = 127  # symbols of z are -127..127, so that h_s is exact; a decoded one outside is a FormatError
+REACH = 127  # symbols of z are in -127..127, so that h_s is exact; another decoded one is a FormatError
 
 
-# The best step of a quantizer, 18 / (ln 2 * lmbda) in squared grey levels (codec/network/model.py), is below one grey
-# level from here on: nothing is left to be gained.
+# From here on the optimal step of a quantizer, whose square is 18 / (ln 2 * lmbda) (step_gain of
+# codec/network/layers.py), is below one grey level, and nothing is left to be gained.
 MOST_LMBDA = 18 / math.log(2)
 
-WIDEST, DEEPEST = 4096, 64  # channels and blocks of a network: a forged configuration is not to fill the memory
+WIDEST, DEEPEST = 4096, 64  # most channels and blocks, by hand: a forged configuration must not fill the memory
 
 
 def _option(default: Any, help: str) -> Any:
@@ -39,7 +37,7 @@ def _option(default: Any, help: str) -> Any:
 
 @dataclass
 class ModelConfig:
-    """What is trained and shipped: enough to build the network again."""
+    """The architecture: all that is needed to build the network again."""
 
     transform: str = _option("fast", "family of g_a and g_s: fast or bmshj2018")
     N: int = _option(128, "channels inside the transforms (fast: N at 1/8, 2N at 1/16 resolution)")
@@ -88,16 +86,16 @@ class ModelConfig:
 
     @property
     def variable_rate(self) -> bool:
-        """True for one model of all rates (quality 0..100), False for a fixed lambda."""
+        """Whether this is an all-rates model (quality 0..100), or one for a fixed lambda."""
         return len(self.lmbda) == 2
 
     @property
     def qualities(self) -> list[int | None]:
-        """Every quality that a model can be asked for; None alone: it has no quality."""
+        """All qualities of the model: 0..100, or None alone for a fixed lambda."""
         return list(range(101)) if self.variable_rate else [None]
 
     def check_quality(self, quality: Any) -> None:
-        """LicError unless that is a quality which a model has: an integer in 0..100, or None for a fixed lambda."""
+        """LicError unless the model has this quality: an integer in 0..100, or None for a fixed lambda."""
         if not self.variable_rate:
             if quality is not None:
                 raise LicError(f"this model was trained for one lambda and has no quality, but got {quality!r}")
@@ -105,12 +103,12 @@ class ModelConfig:
             raise LicError(f"quality must be an integer in 0..100, not {quality!r}")
 
     def lmbda_at(self, quality: Any) -> Any:
-        """lambda of a quality 0..100, a number or a tensor, log-linear between both ends; None: of a fixed lambda."""
+        """lambda at a quality 0..100, a number or a tensor, log-linear between both ends; None for a fixed lambda."""
         return self.lmbda[0] if quality is None else self.lmbda[0] * (self.lmbda[1] / self.lmbda[0]) ** (quality / 100)
 
 
 def check_precision(name: str) -> None:
-    """LicError for what is no precision of a network."""
+    """LicError unless the name is a precision: auto or fp32."""
     if name not in ("auto", "fp32"):
         raise LicError(f"the precision must be auto or fp32, not {name!r}")
 
@@ -119,7 +117,7 @@ def check_precision(name: str) -> None:
 class DataConfig:
     """Where the images come from and how a training patch is cut.
 
-    There are no epochs: loader processes live as long as the training, and no batch is a short one to drop.
+    There are no epochs: loader processes live as long as the training, and all batches have the same size.
     """
 
     data: list[str] = _option(
@@ -249,6 +247,7 @@ SECTIONS = {"model": ModelConfig, "data": DataConfig, "train": TrainConfig}
 
 
 def _typed(section: str, name: str, kind: Any, value: Any) -> Any:
+    """A value as the type of its field; LicError for another type."""
     if get_origin(kind) is list:
         (item,) = get_args(kind)
         return [_typed(section, name, item, v) for v in (value if isinstance(value, list) else [value])]
@@ -261,7 +260,7 @@ def _typed(section: str, name: str, kind: Any, value: Any) -> Any:
 
 def from_dict(values: dict[str, dict[str, Any]]) -> Config:
     """Build a Config from TOML-like tables; LicError names an unknown section or key, or a wrong type."""
-    parts = {}
+    resolved = {}
     for section in values:
         if section not in SECTIONS:
             raise LicError(f"unknown section [{section}]; there are {', '.join(SECTIONS)}")
@@ -271,8 +270,8 @@ def from_dict(values: dict[str, dict[str, Any]]) -> Config:
         for name in table:
             if name not in types:
                 raise LicError(f"unknown key {name!r} in [{section}]; there are {', '.join(types)}")
-        parts[section] = cls(**{name: _typed(section, name, types[name], value) for name, value in table.items()})
-    return Config(**parts)
+        resolved[section] = cls(**{name: _typed(section, name, types[name], value) for name, value in table.items()})
+    return Config(**resolved)
 
 
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:
@@ -281,7 +280,10 @@ def to_dict(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def load(path: Path | str) -> dict[str, dict[str, Any]]:
-    """Tables of a TOML file; from_dict checks what is in them once the command line has been merged in."""
+    """The tables of a TOML file, unchecked: from_dict checks them once the command line is merged in.
+
+    LicError if it is not TOML, OSError if it cannot be read.
+    """
     import tomllib
 
     with open(path, "rb") as file:
@@ -338,7 +340,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def merge_options(values: dict[str, dict[str, Any]], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """`values` with every option given on the command line set over it."""
+    """`values`, overridden by the options that were given on the command line."""
     merged = {section: dict(table) for section, table in values.items()}
     for key, value in vars(options).items():
         section, _, name = key.partition(".")

@@ -1,7 +1,7 @@
-"""Files: images found below folders, and the one way to write a file, whole or not at all. Imports nothing heavy.
+"""Files: finding images below folders, and writing files atomically. Imports nothing heavy.
 
-A file is written under a temporary name, synced and renamed. Only `kill -9` or a power cut can leave a temporary
-file; its name tells what it would have become, and who makes the same file again with --resume removes it.
+A file is written under a temporary name, synced and renamed. Only `kill -9` or a power cut can leave a temporary file;
+its name contains that of the final file, and --resume removes it when that file is made again.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ IMAGES = {  # extensions
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".jp2", ".gif", ".bmp", ".tga", ".tif", ".tiff",
     ".ppm", ".pgm", ".pbm", ".pnm",
 }  # fmt: skip
-TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part", re.DOTALL)  # what a file is called before it is complete
-LONGEST = 255 - len("..01234567.part")  # bytes of a file's name that fit into that
-OUTPUTS = (("config.toml", "log.jsonl"), ("rows.jsonl",))  # files by which a run is known, and a folder of results
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part", re.DOTALL)  # name of a file before it is complete
+LONGEST = 255 - len("..01234567.part")  # bytes of a file's name that fit into a temporary one
+OUTPUTS = (("config.toml", "log.jsonl"), ("rows.jsonl",))  # files that mark a training's folder, and an evaluation's
 STREAMS = ("stdin", "stdout", "stderr")  # in /dev
-LINKS = 40  # of one to another; more are a circle, as Linux has it
+LINKS = 40  # symbolic links that are followed, as many as Linux follows
 
 SAMPLES = ("astronaut", "coffee", "chelsea", "motorcycle")
 
@@ -39,11 +39,12 @@ def free_folder(start: str) -> Path:
 
 
 def below(folder: str | Path, extensions: set[str], others: Counter | None = None) -> Iterator[str]:
-    """Names, relative to the folder, of all files in and below it with one of these extensions (lower case); each
-    folder's in order, its own files first. Links to folders are followed, though not in circles. What is there and not
-    a file is passed over, a link to nowhere is not.
-    `others` counts the files that are left out, by extension. A folder in it that cannot be listed is named last: who
-    opens it learns why, and goes on with the others. OSError if that is the folder itself.
+    """Names, relative to the folder, of all files in and below it with one of these extensions (lower case).
+
+    Sorted, the files of a folder before those below it. Links to folders are followed, but not in circles. Sockets and
+    the like are left out; broken links are not. `others` counts the files that are left out, by extension. Subfolders
+    that cannot be listed come last, so that opening them reports the error. OSError if the folder itself cannot be
+    listed.
     """
     unlisted: list[OSError] = []
     above: dict[str, frozenset] = {os.fspath(folder): frozenset()}  # the folders that a folder is in
@@ -80,14 +81,15 @@ def sample_images(names: Sequence[str] = SAMPLES) -> "list[tuple[str, Image.Imag
 
 
 def made_here(folder: Path | str) -> bool:
-    """Whether a folder is that of a training, or of results: what lies in it are pictures of other images."""
+    """Whether a folder is the output of a training or an evaluation, whose images are copies of others."""
     there = {name for names in OUTPUTS for name in names if os.path.exists(os.path.join(folder, name))}
     return any(set(names) <= there for names in OUTPUTS)
 
 
 def find_images(folder: Path | str) -> list[Path]:
-    """All image files below a folder, sorted by path, but none that a training or an evaluation has made.
-    FileNotFoundError if there are none, LicError if the folder itself lies in the output of such.
+    """All image files below a folder, sorted by path, without the output of trainings and evaluations.
+
+    FileNotFoundError if there are none, LicError if the folder itself lies in such output.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -105,8 +107,9 @@ def find_images(folder: Path | str) -> list[Path]:
 
 
 def descriptor(name: str) -> int | None:
-    """The number of the open file of this process that a name such as /dev/stdout or /dev/fd/3, or a link to one, leads
-    to; None of any other. On Linux these are links to the file, which would be taken for it.
+    """The file descriptor that a name such as /dev/stdout or /dev/fd/3, or a link to one, stands for; else None.
+
+    On Linux these names are links to the open file, and must not be taken for it.
     """
     for _ in range(LINKS):
         folder, last = os.path.split(name)
@@ -121,17 +124,17 @@ def descriptor(name: str) -> int | None:
 
 
 def standard(name: str, number: int) -> str:
-    """`-` if a name leads to the standard stream of that number, or else the name."""
+    """`-` if a name stands for the standard stream of that number, otherwise the name."""
     return "-" if descriptor(name) == number else name
 
 
 def is_stream(name: str) -> bool:
-    """Whether it is `-`, or leads to an open file of this process: nothing that has a name of its own."""
+    """Whether a name is `-`, or stands for an open file of this process."""
     return name == "-" or descriptor(name) is not None
 
 
 def refuse_existing(targets: Sequence[str], replace: bool) -> None:
-    """LicError if one of these files is there and may not be replaced, or is no file."""
+    """LicError if one of these files exists and `replace` is false, or is not a regular file."""
     existing = [target for target in targets if os.path.lexists(target) and not is_stream(target)]
     for target in existing:
         if os.path.exists(target) and not os.path.isfile(target):
@@ -142,11 +145,12 @@ def refuse_existing(targets: Sequence[str], replace: bool) -> None:
 
 
 def shortened(name: str) -> str:
-    """A file's name as far as it fits into a temporary one."""
+    """A file's name, cut to what fits into a temporary name."""
     return os.fsdecode(os.fsencode(name)[:LONGEST])
 
 
 def read_bytes(source: str) -> bytes:
+    """The content of a file, or of stdin for `-`."""
     if source != "-":
         return Path(source).read_bytes()
     if sys.stdin is None:
@@ -155,7 +159,10 @@ def read_bytes(source: str) -> bytes:
 
 
 def write_bytes(target: str, data: bytes, replace: bool, check: Callable[[bytes], None] | None = None) -> None:
-    """Write a whole file or none; LicError if there is one, unless it may be replaced. `check` as below."""
+    """Write a file atomically, or to a stream; LicError if it exists and `replace` is false.
+
+    `check` as for write_atomically.
+    """
     number = 1 if target == "-" else descriptor(target)
     if number is None:
         refuse_existing([target], replace)
@@ -176,10 +183,10 @@ def write_bytes(target: str, data: bytes, replace: bool, check: Callable[[bytes]
 def write_atomically(
     path: Path | str, data: bytes | memoryview, check: Callable[[bytes], None] | None = None, replace: bool = True
 ) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part: temporary name, sync, rename.
+    """Write a file so that readers see the old content or the new, nothing between: temporary name, sync, rename.
 
-    `check` is given what was written, read back, before the file gets its name; if it raises, nothing has changed.
-    Without `replace` LicError if there is a file of that name by then, whoever made it.
+    `check` gets the bytes read back from disk before the file gets its name; if it raises, nothing has changed.
+    LicError if `replace` is false and a file of that name exists by then.
     """
     path = Path(path)
     temporary = path.with_name(f".{shortened(path.name)}.{os.urandom(4).hex()}.part")
@@ -189,7 +196,7 @@ def write_atomically(
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError as error:  # a full disk's has no name, others the temporary one
+        except OSError as error:  # with no file name, or the temporary one
             raise type(error)(error.errno, error.strerror, str(path)) from None
         if check is not None:
             check(temporary.read_bytes())
@@ -198,13 +205,13 @@ def write_atomically(
         else:
             temporary.unlink()
     except BaseException:
-        with contextlib.suppress(OSError):  # what went wrong before is what is told
+        with contextlib.suppress(OSError):  # the first error is the one to report
             temporary.unlink()
         raise
 
 
 def _link(temporary: Path, path: Path) -> bool:
-    """Give a file its name unless there is one of that name; False where the file system has no links."""
+    """Give a file its name, LicError if that exists; False if the file system has no hard links."""
     try:
         os.link(temporary, path)
     except FileExistsError:

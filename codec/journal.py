@@ -1,8 +1,8 @@
-"""Journals: files of JSON objects, one a line, to which a program adds as it goes.
+"""Journals: files of JSON objects, one a line, to which a program appends.
 
-A process killed while writing leaves a last line without its end: such a line does not count. This holds for log.jsonl
-of a training, {"kind": "train" or "val", "step": 100, "bpp": 0.9, ...}, where of one kind and step there is never more
-than one line, and for rows.jsonl of an evaluation, {"key": HASH, ...}.
+A process that is killed while writing leaves an incomplete last line, which is ignored. There are two journals:
+log.jsonl of a training, {"kind": "train" or "val", "step": 100, "bpp": 0.9, ...}, with at most one line per kind and
+step, and rows.jsonl of an evaluation, {"key": HASH, ...}.
 """
 
 import errno
@@ -20,13 +20,13 @@ from codec.files import write_atomically
 
 
 def lines(path: Path, valid: Callable[[dict[str, Any]], bool], kind: str) -> list[dict[str, Any]]:
-    """The objects in the whole lines of a journal.
+    """The objects in the complete lines of a journal; `kind` names the journal in errors.
 
-    Raises OSError where it cannot be read, LicError where a line is no valid object: it is no line of `kind`.
+    Raises OSError if it cannot be read, LicError if a line is not an object for which `valid` holds.
     """
-    *whole, _ = path.read_bytes().split(b"\n")  # the rest is nothing, or torn
+    *complete, _ = path.read_bytes().split(b"\n")  # what follows the last newline is empty or incomplete
     objects = []
-    for number, line in enumerate(whole, 1):
+    for number, line in enumerate(complete, 1):
         try:
             found = json.loads(line)
         except ValueError:
@@ -38,7 +38,7 @@ def lines(path: Path, valid: Callable[[dict[str, Any]], bool], kind: str) -> lis
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a training's log. Raises what `lines` does."""
+    """The entries of a training's log. Raises what `lines` does."""
     return lines(path, _is_entry, "a training log")
 
 
@@ -49,15 +49,16 @@ def _is_entry(entry: dict[str, Any]) -> bool:
 
 
 def summary(figures: dict[str, Any]) -> dict[str, float]:
-    """What there is of loss, bpp, mse, psnr and the score trained for, over all rates: means of figures per quality
-    (bpp_q10, bpp_q30, ...), but of the losses the weighted mean `rd_loss` where it is given.
+    """Loss, bpp, mse, psnr and the scores trained for over all rates, as far as an entry has them.
+
+    They are the means of figures per quality (bpp_q10, bpp_q30, ...); the loss is the weighted mean `rd_loss` if given.
     """
-    whole = {}
+    means = {}
     for name in ("loss", "bpp", "mse", "psnr", "ssimulacra2", "ms-ssim", "vgg"):
         given = [figures[name]] if name in figures else [v for key, v in figures.items() if key.startswith(f"{name}_q")]
         if given:
-            whole[name] = float(np.mean(given))
-    return whole | ({"loss": figures["rd_loss"]} if "rd_loss" in figures else {})
+            means[name] = float(np.mean(given))
+    return means | ({"loss": figures["rd_loss"]} if "rd_loss" in figures else {})
 
 
 def append(path: Path, line: bytes) -> None:
@@ -79,7 +80,10 @@ def note(path: Path, line: bytes) -> None:
 
 
 class Keyed:
-    """A journal that finds again what was noted under a key, {"key": ..., ...} line by line; the last line counts."""
+    """A journal of entries by key, {"key": ..., ...} a line; of lines with one key the last counts.
+
+    LicError if the file has another line.
+    """
 
     def __init__(self, path: Path):
         self.path, self.entries = path, {}
@@ -88,10 +92,11 @@ class Keyed:
         found = lines(path, lambda line: isinstance(line.get("key"), str), "a journal")
         self.entries = {line.pop("key"): line for line in found}
         data = path.read_bytes()
-        if torn := len(data.rpartition(b"\n")[2]):
-            write_atomically(path, data[:-torn])  # what is added begins a line
+        if incomplete := len(data.rpartition(b"\n")[2]):
+            write_atomically(path, data[:-incomplete])  # so that the next entry begins a line
 
     def add(self, key: str, **entry: Any) -> None:
+        """Append an entry, at once on disk."""
         self.entries[key] = entry
         self.path.parent.mkdir(parents=True, exist_ok=True)
         append(self.path, (json.dumps({"key": key, **entry}) + "\n").encode())

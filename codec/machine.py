@@ -1,7 +1,7 @@
-"""The machine and what is installed on it: its devices, its memory, versions; what is set for a whole process, by main
-programs alone; and what is private in PyTorch.
+"""The machine and its software: devices, memory, versions; settings of the process, for main programs; and all uses of
+private parts of PyTorch.
 
-What cannot be found out is None: no work fails for its description. Importing this module does not import torch.
+What cannot be found out is None: nothing fails for lack of a description. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 
 
 def git(folder: Path) -> dict[str, Any] | None:
-    """Commit of the checkout whose files are in `folder`, and whether anything in it differs from that commit."""
+    """The commit of the checkout that has the files of `folder`, and whether it has changes; None without one."""
 
     def ask(*arguments: str) -> str:
         command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
     try:
-        if not ask("ls-files", "."):  # installed into a folder that lies in somebody else's checkout
+        if not ask("ls-files", "."):  # the folder lies in a checkout, but does not belong to it
             return None
         return {"commit": ask("rev-parse", "HEAD"), "dirty": ask("status", "--porcelain") != ""}
     except (OSError, subprocess.SubprocessError):  # no git, no checkout, one that git distrusts, or no answer
@@ -56,12 +56,12 @@ def device_name(device: torch.device | str) -> str:
         import torch
 
         return torch.cuda.get_device_name(device)
-    torch = sys.modules.get("torch")  # where it is in use its own number counts
+    torch = sys.modules.get("torch")  # if it is in use, its number of threads counts
     return f"{processor()}, {torch.get_num_threads() if torch else threads()} threads"
 
 
 def threads() -> int:
-    """How many threads computations take: OMP_NUM_THREADS, as in PyTorch, or one per processor of this process."""
+    """The number of threads for computations: OMP_NUM_THREADS, as in PyTorch, or one per processor of this process."""
     wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # may be a list, for nested regions
     if wanted.isdecimal() and int(wanted):
         return int(wanted)
@@ -69,7 +69,7 @@ def threads() -> int:
 
 
 def version(package: str) -> str | None:
-    """Of an installed package; None if it is not there."""
+    """The version of an installed package; None if it is not installed."""
     import importlib.metadata
 
     try:
@@ -79,7 +79,7 @@ def version(package: str) -> str | None:
 
 
 def require(package: str, extra: str, what: str) -> None:
-    """Import a package that something needs; LicError with the remedy where it is not installed."""
+    """Import a package that `what` needs; LicError with the pip command if it is not installed."""
     try:
         importlib.import_module(package)
     except ModuleNotFoundError as error:
@@ -90,13 +90,13 @@ def require(package: str, extra: str, what: str) -> None:
 
 
 def may_have_gpu() -> bool:
-    """Whether to ask PyTorch for a GPU, which takes long to import: not on Linux where there is no driver of one."""
+    """Whether a GPU is possible, before PyTorch is imported, which takes long: False on Linux without a driver."""
     drivers = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows below Linux
     return "torch" in sys.modules or not sys.platform.startswith("linux") or any(map(os.path.exists, drivers))
 
 
 def has_native_bf16(device: torch.device) -> bool:
-    """Whether bf16 arithmetic is an instruction of this device and not an emulation."""
+    """Whether the device has instructions for bf16 arithmetic, so that it is not emulated."""
     import torch
 
     if device.type == "cuda":
@@ -105,9 +105,10 @@ def has_native_bf16(device: torch.device) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what tensors free, up to 256 MiB, instead of giving it back to the system each time: the page
-    faults of getting it again took a third of the time of coding an image, and a tenth of a training step. It is a
-    setting of the whole process; on other systems nothing happens.
+    """Have glibc keep freed memory, up to 256 MiB, instead of returning it to the system.
+
+    Page faults of getting it back took a third of the time of coding an image, and a tenth of that of a training step.
+    The sizes are by hand. The setting is of the whole process; on other systems nothing happens.
     """
     if not sys.platform.startswith("linux") or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
         return
@@ -116,16 +117,18 @@ def keep_freed_memory() -> None:
 
 
 def prepare_process() -> None:
-    """What a main program sets for its process, before PyTorch is imported: threads wait asleep; spinning, they slow
-    everything down ten-fold when another program holds a core.
+    """Settings of a main program for its process, before PyTorch is imported: threads wait asleep.
+
+    Spinning threads make everything ten times slower when another program uses a core.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @contextlib.contextmanager
 def exact_convolutions() -> Iterator[None]:
-    """Convolutions in float32 are not computed in TF32 on a GPU meanwhile, where a hundredth of an image's samples
-    would be another grey level than on a CPU.
+    """Within this context a GPU computes float32 convolutions in float32, not in TF32.
+
+    In TF32 a hundredth of an image's samples would differ by a grey level from those of a CPU.
     """
     import torch
 
@@ -138,14 +141,14 @@ def exact_convolutions() -> Iterator[None]:
 
 
 def lerp_all(targets: list[torch.Tensor], sources: list[torch.Tensor], weight: float) -> None:
-    """Move each target towards its source, in place and in few kernels."""
+    """target += weight * (source - target) for each pair, in place and in few kernels."""
     import torch
 
     torch._foreach_lerp_(targets, sources, weight)
 
 
 def compiler_errors() -> type[Exception]:
-    """What torch.compile raises where it cannot compile."""
+    """The class of exceptions that torch.compile raises."""
     import torch
 
     return torch._dynamo.exc.TorchDynamoException

@@ -1,4 +1,4 @@
-"""Pillow reads and writes .lic files.
+"""A Pillow plugin that reads and writes .lic files.
 
     import codec.pillow
     codec.pillow.register()                      # for this process; importing the module alone changes nothing
@@ -7,8 +7,8 @@
         image.save("photo.png")
     image.save("photo.lic", quality=60)          # 0 to 100; model=, a name or a file, if not the default
 
-As in any plugin, `exif=`, `icc_profile=`, `xmp=` and `dpi=` replace what `image.info` has. A damaged file, or one whose
-model is not at hand, is an OSError of one line.
+As in other plugins, `exif=`, `icc_profile=`, `xmp=` and `dpi=` replace what `image.info` has. A damaged file, or one
+whose model is not available, raises OSError with one line.
 """
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ class LicImageFile(ImageFile.ImageFile):
             self.info.update(metadata.unpack(sections, header.mode in metadata.GRAY))
         except FormatError as error:
             raise OSError(str(error)) from error
-        limit = Image.MAX_IMAGE_PIXELS  # Pillow refuses twice that; thin images take more than their pixels here
+        limit = Image.MAX_IMAGE_PIXELS  # Pillow refuses twice that; here thin images count as wider ones
         if limit and (excess := bitstream.beyond(header.width, header.height, 2 * limit)):
             raise Image.DecompressionBombError(excess)
         self._size, self._mode = (header.width, header.height), header.mode
         self._coded: bytes | None = data
 
     def load(self) -> Image.core.PixelAccess | None:
+        """Decode the pixels, when they are first used."""
         if self._coded is not None:
             from codec.coding.models import ModelError
 
@@ -67,6 +68,7 @@ def _accept(prefix: bytes) -> bool:
 
 
 def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
+    """Image.save for .lic: `model` and `quality` are its options, beside metadata."""
     from codec.coding import models as checkpoint
     from codec.container import modes
 
@@ -83,14 +85,14 @@ def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
         warnings.warn(modes.not_kept(lost), stacklevel=3)  # where save was called
     kept = {key: value for key, value in image.info.items() if key not in metadata.SOURCES}
     known = metadata.of(image) | given
-    image = image.copy()  # its file has been asked
+    image = image.copy()  # without its file, which was read above
     image.info = kept | {key: value for key, value in known.items() if value}
     quality = options.get("quality", codec.DEFAULT_QUALITY if model.config.variable_rate else None)
     fp.write(model.compress(image, quality))
 
 
 def register() -> None:
-    """Have Pillow know .lic files, in this process."""
+    """Register the plugin with Pillow, for this process."""
     Image.register_open(FORMAT, LicImageFile, _accept)
     Image.register_save(FORMAT, _save)
     Image.register_extension(FORMAT, ".lic")

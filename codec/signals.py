@@ -1,4 +1,4 @@
-"""Signals that end a program: handled while it works, as they were afterwards."""
+"""Handling of the signals that end a program."""
 
 import contextlib
 import os
@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def handled(handler: Callable, *names: str) -> Iterator[None]:
-    """`handler(number, frame)` gets these signals (SIGTERM, ...) meanwhile; those that the system does not have, or
-    that whoever started the program wants ignored, as nohup does, are left alone. In the main thread only.
+    """Within this context `handler(number, frame)` gets the signals of these names (SIGTERM, ...).
+
+    Signals that the system does not have, or that were ignored from the start, as by nohup, are left alone. Afterwards
+    the handlers are as before. In the main thread only.
     """
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
@@ -25,16 +27,17 @@ def handled(handler: Callable, *names: str) -> Iterator[None]:
 
 
 def ignore(*names: str) -> None:
-    """Ignore these signals for good: in a process that another one will end."""
+    """Ignore these signals for good, in a process that another process will end."""
     for name in names:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def ending(stop: threading.Event) -> Callable:
-    """A handler that sets the event, which asks for an end after what is being done. A second Ctrl-C ends at once, by
-    KeyboardInterrupt; not under torchrun, which itself repeats the first. What is said after SIGHUP to the terminal
-    that is gone goes nowhere, instead of failing.
+    """A handler that sets the event `stop`, at which the program ends after its current step.
+
+    A second Ctrl-C raises KeyboardInterrupt, except under torchrun, which repeats the first by itself. After SIGHUP
+    output to the closed terminal is discarded, so that it does not fail.
     """
 
     def handler(number: int, _) -> None:

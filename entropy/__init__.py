@@ -1,9 +1,9 @@
 """Lossless coding of integers: frequency tables and an interleaved rANS coder.
 
 `Tables` holds the integer frequency tables of a model, `encode` turns arrays of int32 into bytes and `Decoder` turns
-them back; entropy/rans.py says how and shows it.  Importing this package needs NumPy alone.  The kernels are compiled
-by numba on their first use (`kernels_cached` tells whether that is yet to come); without numba the same bytes are read
-and written in plain Python, a hundred times slower.
+them back; entropy/rans.py has the format and an example.  Importing this package needs NumPy alone.  The kernels are
+compiled by numba on their first use (`kernels_cached` tells whether that has happened on this machine); without numba
+the same bytes are read and written in plain Python, a hundred times slower.
 """
 
 from entropy.context import Context

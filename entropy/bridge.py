@@ -1,19 +1,19 @@
-"""CompressAI's models through this coder: the same symbols and images, framed, checksummed, and faster to code.
+"""CompressAI's models with this entropy coder: the same symbols and images, framed, checksummed, and coded faster.
 
     bridge = Bridge(model)             # compressai's FactorizedPrior, ScaleHyperprior or MeanScaleHyperprior, updated
     data = bridge.compress(x)          # (B, 3, H, W) -> bytes
     x_hat = bridge.decompress(data)    # what the model's own decompress returns; StreamError if data is damaged
 
-The model's own compress and decompress run, on a shallow copy that shares its weights and has stand-ins for its entropy
-models. Neither the model nor compressai is changed. The stand-ins quantize with the model's code and hand the integers
-to entropy/rans.py, under tables that are made once, from the model's integer ones: the frequencies of its 16-bit
-cumulative distributions are the probabilities of ours, except that a symbol with frequency 1, which compressai gives to
-everything however improbable, is left to the escape. Make another bridge after update() or further training.
+The model's own compress and decompress run on a shallow copy of it, which shares its weights and has stand-ins for its
+entropy models. Neither the model nor compressai is changed. The stand-ins quantize with the model's code and code the
+integers with entropy/rans.py. Their tables are made once, from the frequencies of the model's 16-bit cumulative
+distributions; a symbol of frequency 1, the least that compressai gives to any symbol, is left to the escape. Make
+another bridge after update() or further training.
 
-What this does not repair: a hyperprior computes its scales in floating point, at the encoder and again at the decoder.
-Another device, library version or number of threads may round one of them to another table, and then the rest of the
-stream is lost, as it is with compressai's coder; only here a StreamError says so. Streams of a float hyperprior do not
-move between machines. Streams of a FactorizedPrior always decode to the symbols encoded.
+Limit: a hyperprior computes its scales in floating point, at the encoder and again at the decoder. Another device,
+library version or number of threads may round a scale to another table, and then the rest of the stream is lost, as it
+is with compressai's coder; here a StreamError says so. Streams of a float hyperprior do not move between machines.
+Streams of a FactorizedPrior always decode to the symbols encoded.
 
 Format. `varint` as in entropy/rans.py; everything else is little-endian.
 
@@ -75,17 +75,17 @@ class Bridge:
 
     @torch.no_grad()
     def compress(self, x: Tensor) -> bytes:
-        """A frame of the images x, (B, 3, H, W) in [0, 1], H and W multiples of the model's downsampling factor."""
+        """A frame of the images x, (B, 3, H, W) in [0, 1]; ValueError unless H and W are multiples of its stride."""
         factor = self._twin.downsampling_factor
         if x.ndim != 4 or 0 in x.shape or x.shape[2] % factor or x.shape[3] % factor:
             raise ValueError(f"x has shape {tuple(x.shape)}; (B, 3, H, W) with multiples of {factor} is needed: pad it")
         coded = self._twin.compress(x)
-        parts = [MAGIC + bytes([VERSION]) + self._digest + b"".join(map(varint, (len(x), *coded["shape"])))]
-        parts += [varint(len(string)) + string for strings in coded["strings"] for string in strings]
+        pieces = [MAGIC + bytes([VERSION]) + self._digest + b"".join(map(varint, (len(x), *coded["shape"])))]
+        pieces += [varint(len(string)) + string for strings in coded["strings"] for string in strings]
         frame, checksum = [], 0
-        for part in parts:
-            checksum = zlib.crc32(part, checksum)
-            frame += part, checksum.to_bytes(4, "little")
+        for piece in pieces:
+            checksum = zlib.crc32(piece, checksum)
+            frame += piece, checksum.to_bytes(4, "little")
         return b"".join(frame)
 
     @torch.no_grad()
@@ -99,7 +99,7 @@ class Bridge:
         return self._twin.decompress(strings, shape)["x_hat"]
 
     def _read(self, data: bytes, max_pixels: int) -> tuple[int, tuple[int, int], list[bytes]]:
-        """Number of images, shape of what is coded first, and all strings of a frame."""
+        """The number of images, the shape (h, w) of the latent coded first, and all strings of a frame."""
         if data[:5] != MAGIC + bytes([VERSION]):
             raise StreamError("the data does not begin as a frame of version 1 does")
         images, position = read_varint(data, 13)
@@ -124,7 +124,7 @@ class Bridge:
 
 
 class _Bottleneck:
-    """Stands in for an EntropyBottleneck; table = channel."""
+    """Stands in for an EntropyBottleneck: one table per channel."""
 
     def __init__(self, theirs: EntropyBottleneck):
         self._theirs, self.tables = theirs, _tables(theirs)
@@ -144,7 +144,7 @@ class _Bottleneck:
 
 
 class _Conditional:
-    """Stands in for a GaussianConditional; table = index of the scale."""
+    """Stands in for a GaussianConditional: one table per scale."""
 
     def __init__(self, theirs: GaussianConditional):
         self._theirs, self.tables = theirs, _tables(theirs)
@@ -161,6 +161,7 @@ class _Conditional:
 
 
 def _tables(theirs: EntropyModel) -> Tables:
+    """Our tables from the integer ones of an entropy model; ValueError if it has none."""
     if not theirs.quantized_cdf.numel():
         raise ValueError(f"the {type(theirs).__name__} has no tables yet: call the model's update() first")
     pmfs = []
@@ -175,7 +176,7 @@ def _indices(indexes: Tensor) -> NDArray[np.uint16]:
 
 
 def _encode(symbols: Tensor, index: NDArray | list[NDArray], tables: Tables) -> list[bytes]:
-    """A stream for each image of (B, C, h, w) symbols."""
+    """One stream per image of the symbols (B, C, h, w)."""
     return [encode([(values, own, tables)]) for values, own in zip(symbols.cpu().numpy(), index, strict=True)]
 
 
@@ -190,7 +191,7 @@ def _decode(strings: list[bytes], index: NDArray | list[NDArray], tables: Tables
 
 
 def _check(data: bytes, begin: int, end: int, checksum: int) -> int:
-    """The checksum of the frame up to `end`, given that up to `begin`; StreamError if another one stands at `end`."""
+    """The checksum of the frame up to `end`, from that up to `begin`; StreamError unless it stands at `end`."""
     checksum = zlib.crc32(memoryview(data)[begin:end], checksum)
     if data[end : end + 4] != checksum.to_bytes(4, "little"):
         raise StreamError(f"the frame is damaged or ends too early: no valid checksum at byte {end}")

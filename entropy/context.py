@@ -1,7 +1,7 @@
-"""A context for table indices: magnitudes that are decoded already move the index of each symbol, in integers.
+"""A context model of table indices: magnitudes that are decoded already move the index of each symbol, in integers.
 
-A latent has C channels of h x w symbols, and something told before (h_s, say) gives each symbol a table. What that
-could not tell, neighbours can: where they are larger than their own tables expect, a wider table fits this symbol too.
+A latent has C channels of h x w symbols, and side information (the output of h_s) gives each symbol a table. Neighbours
+improve on it: where they are larger than their own tables expect, a wider table fits this symbol, too.
 
     context = Context(order, parents, weights, constants)                      the integers of a model
     data = entropy.encode_adapted(values, index, tables, context)              values, index (C, h, w)
@@ -9,10 +9,10 @@ could not tell, neighbours can: where they are larger than their own tables expe
 
 Coding goes channel by channel in the order `order`, in a channel from the top row down, in a row from left to right.
 Symbols depend on none of their own row. In entropy/rans.py all of that is one step: symbol i, counted over all rows of
-all channels, is in lane i % N, so lanes go on from row to row. Let y be a symbol of channel c, and q run over what it
-looks at, with a weight w_q: P parents, that are channels coded before c, in the same place; and in its own channel the
-symbols above (1), above to the left (2), above to the right (3), and two rows above (4). What is outside of the latent
-counts nothing. `symbol` below is a decoded one, `index` the given one of a place, never an adapted one:
+all channels, is in lane i % N, so lanes go on from row to row. Let y be a symbol of channel c, and let q run over its
+neighbours, each with a weight w_q: the symbols in the same place of P parents, which are channels coded before c; and
+in its own channel the symbols above (1), above to the left (2), above to the right (3), and two rows above (4). A
+neighbour outside of the latent counts 0. `symbol` below is a decoded one, `index` the given one, never an adapted one:
 
     magnitude of a symbol      m = min(|symbol|, 1023)
     what table t expects       E(t) = (sum over its entries but the escape of frequency * min(|value|, 1023)) >> 6
@@ -26,8 +26,8 @@ floor, slope and bias belong to c; >> rounds down. L is 256 log2(x) but for up t
 too. Everything fits 32 bits (`__post_init__` sees to that), so any integer unit of any machine finds the same indices.
 A latent of more than 2**20 symbols is coded in strips of columns, each as a latent of its own, in its own substream, to
 which the others are outside: in n = min(ceil(C h w / 2**20), w) strips, of which strip i is the columns
-floor(i w / n) up to floor((i + 1) w / n). entropy/adaptive.py trains what is in here; it does for indices what the
-magnitude contexts of image coders do for bits since EBCOT (Taubman, 2000).
+floor(i w / n) up to floor((i + 1) w / n). entropy/adaptive.py trains these integers. Image coders since EBCOT (Taubman,
+2000) have magnitude contexts for bits; these are for table indices.
 """
 
 from collections.abc import Iterator
@@ -40,14 +40,14 @@ from entropy.tables import MOST_MAGNITUDE, Tables
 
 MOST = MOST_MAGNITUDE
 UNIT_BITS = 8  # of sums: a magnitude of 1 is 2**8
-NEAR = ((-1, 0), (-1, -1), (-1, 1), (-2, 0))  # rows down and columns right of what is seen in the own channel
-FEATURE_BITS, FEATURE_MOST = 8, 2047  # of L and f: 1 is 2**-8 of an octave
-INDEX_BITS = 16  # slope and bias count in 2**-16 of a table
+NEAR = ((-1, 0), (-1, -1), (-1, 1), (-2, 0))  # neighbours in the own channel: rows down, columns right
+FEATURE_BITS, FEATURE_MOST = 8, 2047  # of L and f, in 2**-8 of an octave
+INDEX_BITS = 16  # slope and bias are in 2**-16 of a table
 
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """The integers of a context of C channels with P parents each; ValueError where they break a rule.
+    """A context model in integers, of C channels with P parents each; ValueError where an array breaks a rule.
 
     order      uint16 (C,)        a permutation: the channel that is coded first, second, ...
     parents    uint16 (C, P)      of each channel; each is coded before it or has the weight 0
@@ -94,25 +94,27 @@ class Context:
 
 
 def strips(width: int, symbols: int, largest: int) -> list[slice]:
-    """Columns of a latent `width` wide that are coded apart, each knowing nothing of the others, so that several
-    threads can work: as many strips as `symbols` need at `largest` each, none narrower than a column.
+    """The column ranges of a latent `width` wide that are coded independently, so that several threads can work.
+
+    There are as many as `symbols` need at `largest` each, none narrower than a column.
     """
     count = min(-(-symbols // largest), width)
     return [slice(i * width // count, (i + 1) * width // count) for i in range(count)]
 
 
 def rows(context: Context, shape: tuple[int, int, int]) -> Iterator[tuple[int, int]]:
-    """Channel and row of each step of a latent (C, h, w), in the order of coding."""
+    """Channel and row of each row of symbols of a latent (C, h, w), in coding order."""
     return ((int(channel), row) for channel in context.order for row in range(shape[1]))
 
 
 def adapted_row(
-    values: NDArray[np.int32], index: NDArray[np.uint8], tables: Tables, context: Context, at: tuple[int, int]
+    values: NDArray[np.int32], index: NDArray[np.uint8], tables: Tables, context: Context, row: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """The adapted indices (w,) of a row, `at` (channel, row), of a latent (C, h, w) whose earlier rows are in `values`.
-    The kernel of entropy/substream.py, written plainly.
+    """The adapted indices (w,) of a `row` (channel, row) of a latent (C, h, w) whose earlier rows are in `values`.
+
+    The kernel of entropy/substream.py in plain NumPy.
     """
-    (c, r), w = at, index.shape[2]
+    (c, r), w = row, index.shape[2]
     floor, slope, bias = context.constants[c].astype(np.int64)
     means = tables.magnitudes
     s, e = np.full(w, floor), np.full(w, floor)
@@ -137,6 +139,6 @@ def adapted_row(
 
 
 def logarithm(x: NDArray[np.int64]) -> NDArray[np.int64]:
-    """L of integers in 1..2**31 - 1."""
+    """L of integers in 1..2**31 - 1, any shape -> same shape."""
     n = np.frexp(x.astype(np.float64))[1].astype(np.int64) - 1
     return (n << FEATURE_BITS) + ((x << 31 - n) >> 31 - FEATURE_BITS) - (1 << FEATURE_BITS)

@@ -1,4 +1,4 @@
-"""What exact layers keep to (entropy/integer.py), in NumPy: units, limits, and whether a layer stays below 2**53."""
+"""Units and limits of the exact layers (entropy/integer.py), and a check that a layer stays below 2**53; NumPy only."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +10,10 @@ EXACT = 2.0**53  # integers below it are exact in float64
 
 
 def check_bound(weight: NDArray[np.float32], bias: NDArray[np.float32], largest: float, offset: float = 0.0) -> None:
-    """ValueError unless every sum of a layer of this weight (C', C, k, k) and bias (C',) is exact for inputs of
-    magnitude up to `largest` and offsets up to `offset`, whatever their order.
+    """Check that every sum of a layer is exact, in any order of summation; ValueError otherwise.
+
+    weight (C', C, k, k) and bias (C',) in real units; inputs have magnitudes up to `largest`, offsets up to `offset`,
+    both in steps of 2**-8.
     """
     steps = np.abs(np.rint(weight.astype(np.float64) * 2.0**WEIGHT_BITS))
     reach = steps.reshape(len(steps), -1).sum(1) * largest + 2**WEIGHT_BITS * offset

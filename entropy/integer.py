@@ -26,7 +26,7 @@ from entropy.exact import ACTIVATION_BITS, LARGEST, WEIGHT_BITS
 
 
 class _StraightThrough(torch.autograd.Function):
-    """`rounded` in the forward pass, the gradient goes to x as if nothing had been rounded."""
+    """Forward: `rounded`; backward: the gradient goes to x unchanged."""
 
     @staticmethod
     def forward(ctx, x: Tensor, rounded: Tensor) -> Tensor:
@@ -43,23 +43,23 @@ def straight_through(x: Tensor, rounded: Tensor) -> Tensor:
 
 
 def to_grid(x: Tensor, bits: int) -> Tensor:
-    """x in steps of 2**-bits: the nearest integers, float64, with a straight-through gradient."""
+    """x counted in steps of 2**-bits, rounded to integers: float64, same shape, straight-through gradient."""
     steps = x.double() * 2.0**bits
     return straight_through(steps, torch.round(steps))
 
 
 def floor(x: Tensor) -> Tensor:
-    """floor(x), in place where nothing is differentiated; gradient 1."""
+    """floor(x), same shape, gradient 1; in place where gradients are off."""
     return straight_through(x, torch.floor(x)) if torch.is_grad_enabled() else x.floor_()
 
 
 def shift(x: Tensor, bits: int) -> Tensor:
-    """floor(x / 2**bits) of integers, as an arithmetic shift to the right; gradient 2**-bits."""
+    """floor(x / 2**bits) of integers, an arithmetic shift to the right; same shape, gradient 2**-bits."""
     return floor(x * 2.0**-bits)
 
 
 def rectify(x: Tensor) -> Tensor:
-    """Activations clamped to what the next layer may get: 0..LARGEST."""
+    """ReLU with an upper limit: activations clamped to 0..LARGEST, the range of the next layer's inputs."""
     return x.clamp(0, LARGEST)
 
 
@@ -79,21 +79,19 @@ class IntegerConv2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def forward(self, x: Tensor, offset: Tensor | None = None, drop: int = 0) -> Tensor:
-        """The convolution plus `offset` (B or 1, C', 1, 1), in steps that are 2**drop times as large, rounded down."""
+        """The convolution plus `offset` (B or 1, C', 1, 1), rounded down to steps that are 2**drop times as large."""
         B, _, H, W = x.shape
         k = self.kernel_size
         columns = F.unfold(x, k) if k > 1 else x.flatten(2)  # (B, C k^2, H' W')
         weight, bias = to_grid(self.weight, WEIGHT_BITS), to_grid(self.bias, WEIGHT_BITS + ACTIVATION_BITS)
         bias = bias[:, None] if offset is None else bias[:, None] + offset.flatten(2) * 2**WEIGHT_BITS
-        unit = 2.0 ** -(
-            WEIGHT_BITS + drop
-        )  # a power of two: the sums are those of integers, only their exponents differ
+        unit = 2.0 ** -(WEIGHT_BITS + drop)  # a power of two: sums are those of integers, with another exponent
         sums = torch.baddbmm(bias * unit, (weight.flatten(1) * unit).expand(B, -1, -1), columns)
         return floor(sums).view(B, -1, H - k + 1, W - k + 1)
 
     def check_bound(self, largest: float, offset: float = 0.0) -> None:
-        """ValueError unless every sum is exact for inputs of magnitude up to `largest` and offsets up to `offset`,
-        whatever their order.
+        """Check that every sum is exact, in any order, for inputs of magnitude up to `largest` and offsets up to
+        `offset`; ValueError otherwise.
         """
         weight, bias = (parameter.detach().cpu().numpy() for parameter in (self.weight, self.bias))
         exact.check_bound(weight, bias, largest, offset)

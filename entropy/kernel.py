@@ -1,4 +1,4 @@
-"""Compiled functions: numba's machine code where numba is there, the same function in plain Python where it is not."""
+"""Compiled functions: numba's machine code where numba is installed, the same function in plain Python elsewhere."""
 
 import functools
 import sys
@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-TRIED = {(0, 68)}  # versions of numba
+TRIED = {(0, 68)}  # versions of numba that `_loaded` was tested with
 
 
 @functools.cache
@@ -21,8 +21,8 @@ def numba_or_none():
         return None
 
     @numba.extending.typeof_impl.register(Kernel)
-    def type_of(kernel: Kernel, context):  # so that a kernel can call another one, of the same file: numba looks at its
-        return numba.types.Dispatcher(kernel.compiled)  # date alone to see whether machine code is still good
+    def type_of(kernel: Kernel, context):  # so that a kernel can call another one, which must be in the same file:
+        return numba.types.Dispatcher(kernel.compiled)  # numba takes its cache as up to date by that file's date alone
 
     return numba
 
@@ -30,8 +30,8 @@ def numba_or_none():
 class Kernel:
     """A function that numba compiles on its first call, or that runs as it is where there is no numba.
 
-    signatures: numba's, of the only types it is ever called with; "Array(t, n, 'C', True)" also takes read-only arrays.
-    Machine code is kept in numba's cache folder; where that cannot be used, it is compiled for this process alone.
+    signatures: numba's, of all types that it is called with; "Array(t, n, 'C', True)" also takes read-only arrays.
+    Machine code is kept in numba's cache folder; where that cannot be used, it is compiled for this process only.
     """
 
     def __init__(self, function: Callable, *signatures: str):
@@ -52,7 +52,7 @@ class Kernel:
 
     @property
     def cached(self) -> bool:
-        """Whether there is machine code of this function, if perhaps of an earlier version of its source."""
+        """Whether the cache has machine code of this function, perhaps of an earlier version of its source."""
         try:
             folder = Path(self._dispatcher(cache=True).stats.cache_path)
         except RuntimeError:  # no folder can be written
@@ -63,7 +63,7 @@ class Kernel:
 
     @property
     def kept(self) -> bool:
-        """Whether machine code that is made now is there at the next start."""
+        """Whether machine code that is compiled now will be found at the next start."""
         try:
             return numba_or_none() is not None and bool(self._dispatcher(cache=True).stats.cache_path)
         except RuntimeError:  # no folder can be written
@@ -82,8 +82,9 @@ class Kernel:
 
 
 def _loaded(dispatcher, signature: str) -> bool:
-    """Take machine code from numba's cache, if it is there, without what numba imports and declares before it compiles
-    anything, which is most of the time. Done only with versions of numba that it was tried with.
+    """Load machine code from numba's cache; False if there is none, or if this version of numba is not in TRIED.
+
+    It skips what numba imports and declares before it compiles anything, which takes most of the time of loading.
     """
     from numba import version_info
     from numba.core.runtime import rtsys

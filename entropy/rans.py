@@ -21,12 +21,12 @@ have their top bit set.  Words and states are little-endian.
                varint length in bytes                    of each substream but the last, which takes the rest
                substreams
     substream  varint E, then E bytes                    side section: a varint for each escaped value
-               N states of 4 bytes, then words of 2      in the order in which the decoder wants them
+               N states of 4 bytes, then words of 2      in the order in which the decoder needs them
 
 Steps of up to 2**20 symbols share one substream, each going on with the states the one before it left.  Longer steps
 are cut: symbols k * 2**20 up to (k + 1) * 2**20 of every step are in substream k.  There are no more substreams than
 that needs: none for no symbols at all.  A latent with a context (entropy/context.py) is alone in a stream, one step in
-its own order; what is cut there is its width, and strip k of the columns is in substream k.  Within a part of a step,
+its own order; what is cut there is its width, and strip k of the columns is in substream k.  Within a piece of a step,
 symbol i is in lane i % N.  A state begins (for the encoder) at 2**16.  A value v outside of its table's lo <= v < hi,
 where lo is its offset and hi - lo the number of its entries but the last, is coded as the table's last entry, and in
 the side section, in the order of the symbols, as 2 * (v - hi) where v >= hi, 2 * (lo - 1 - v) + 1 where v < lo.  Values
@@ -54,12 +54,12 @@ from numpy.typing import NDArray
 
 from entropy.context import Context, strips
 from entropy.kernel import numba_or_none
-from entropy.substream import KERNELS, Substream, adapted, encode_parts
+from entropy.substream import KERNELS, Substream, adapted, encode_pieces
 from entropy.tables import Tables
 from entropy.varint import StreamError, read_varint, varint
 
 SUBSTREAM = 1 << 20  # symbols; states and lengths (some 30 bytes) cost 0.04 % of that many at half a bit each
-MAX_LANES = 64
+MAX_LANES = 64  # six bits of the header
 
 
 def encode(
@@ -81,7 +81,7 @@ def encode(
     lanes = _lanes(lanes, sum(values.size for values, _, _ in flat))
 
     def encode_substream(cut: slice) -> bytes:
-        return encode_parts([(values[cut], runs.each(cut), tables) for values, runs, tables in flat], lanes)
+        return encode_pieces([(values[cut], runs.each(cut), tables) for values, runs, tables in flat], lanes)
 
     cuts = _cuts(max((values.size for values, _, _ in flat), default=0))
     return _framed(_parallel(encode_substream, cuts, threads), lanes)
@@ -95,8 +95,10 @@ def encode_adapted(
     lanes: int | None = None,
     threads: int | None = None,
 ) -> bytes:
-    """Code a latent (C, h, w) under the indices that a context makes of `index`, of the same shape: a stream of its
-    own, to be read by `Decoder.decode_adapted`. ValueError for arrays that do not fit.
+    """Code a latent under table indices that a context adapts; `Decoder.decode_adapted` reads the stream.
+
+    values, index: (C, h, w), the symbols and their given tables; lanes and threads as for `encode`.  Raises ValueError
+    for other dtypes, shapes or numbers.
     """
     if values.dtype != np.int32 or values.shape != index.shape:
         raise ValueError(f"values are {values.dtype} {values.shape}; int32 {index.shape} is needed")
@@ -106,16 +108,16 @@ def encode_adapted(
     def encode_strip(columns: slice) -> bytes:
         own, given = (np.ascontiguousarray(x[:, :, columns]) for x in (values, index))
         found = adapted(own, given, tables, context)
-        return encode_parts([(own[context.order].reshape(-1), found[context.order].reshape(-1), tables)], lanes)
+        return encode_pieces([(own[context.order].reshape(-1), found[context.order].reshape(-1), tables)], lanes)
 
     return _framed(_parallel(encode_strip, strips(values.shape[2], values.size, SUBSTREAM), threads), lanes)
 
 
 class Decoder:
-    """Decodes a stream step by step, in the order of encoding; `finish` tells whether all of it was right.
+    """Decodes a stream step by step, in the order of encoding; `finish` checks that it is intact.
 
     data: bytes or another buffer; threads as for `encode`.  Raises StreamError where the sizes are damaged.  After an
-    error a decoder is of no more use.
+    error a decoder cannot be used again.
     """
 
     def __init__(self, data: bytes, threads: int | None = None):
@@ -138,7 +140,7 @@ class Decoder:
         self._others = (Substream(rest[i:j], lanes) for i, j in pairwise([*ends, rest.size]))
 
     def decode(self, index: NDArray, tables: Tables, shape: int | tuple[int, ...] | None = None) -> NDArray[np.int32]:
-        """The int32 values of the next step, coded under `tables` and `index`; shape: theirs, by default that of index.
+        """The int32 values of the next step, coded under `tables` and `index`; shape: theirs, by default index's.
 
         Raises ValueError as `encode` does, StreamError for damaged data.
         """
@@ -151,8 +153,9 @@ class Decoder:
         return values
 
     def decode_adapted(self, index: NDArray[np.uint8], tables: Tables, context: Context) -> NDArray[np.int32]:
-        """The int32 latent (C, h, w) of `encode_adapted`, of the shape of index. Raises ValueError for an index that
-        does not fit, StreamError for damaged data.
+        """The int32 latent of `encode_adapted`, of the shape (C, h, w) of index.
+
+        Raises ValueError for an index that does not fit, StreamError for damaged data.
         """
         _check(index, tables, context)
         values = np.empty(index.shape, np.int32)
@@ -168,9 +171,10 @@ class Decoder:
         return values
 
     def check(self, symbols: int, columns: int | None = None) -> list[slice]:
-        """How a step of that many symbols is cut, or a latent with a context, of so many columns; StreamError if the
-        stream has too few substreams for it. Asked before an index is computed, it spares the work that a false size
-        would cost.
+        """How a step of so many symbols is cut into substreams; with `columns`, a latent of that width with a context.
+
+        StreamError if the stream has too few substreams.  Call it before an index is computed: a false size then costs
+        no work.
         """
         cuts = _cuts(symbols) if columns is None else strips(columns, symbols, SUBSTREAM)
         if len(cuts) > self._count:
@@ -178,11 +182,11 @@ class Decoder:
         return cuts
 
     def _take(self, count: int) -> None:
-        """Have the first substreams at hand."""
+        """Make objects of the first `count` substreams."""
         self._substreams += islice(self._others, max(0, count - len(self._substreams)))
 
     def finish(self) -> None:
-        """Check that the stream ends here: StreamError unless every byte is used and every state back at its start."""
+        """Check the end of the stream: StreamError unless every byte is used and every state is back at its start."""
         if len(self._substreams) != self._count:
             raise StreamError(f"the stream has {self._count} substreams, {len(self._substreams)} were used")
         for substream in self._substreams:
@@ -190,8 +194,8 @@ class Decoder:
 
 
 def kernels_cached(encode: bool = True, decode: bool = True, context: bool = True) -> bool:
-    """Whether the first use, of what is asked for, starts at once; otherwise it compiles for some seconds, which is
-    worth announcing.
+    """Whether the kernels that encoding, decoding and contexts need are compiled; if not, the first use takes some
+    seconds longer, which programs announce.
     """
     asked = encode, decode, context and encode, context and decode
     wanted = [kernel for kernel, needed in zip(KERNELS, asked, strict=True) if needed]
@@ -199,12 +203,12 @@ def kernels_cached(encode: bool = True, decode: bool = True, context: bool = Tru
 
 
 def kernels_kept() -> bool:
-    """Whether what is compiled now need not be compiled at the next start: some folder can be written."""
+    """Whether kernels that are compiled now are kept for the next start, which takes a folder that can be written."""
     return all(kernel.kept for kernel in KERNELS)
 
 
 def _lanes(lanes: int | None, symbols: int) -> int:
-    """As many as are asked for, or as suit that many symbols."""
+    """The number of lanes asked for, or one that suits so many symbols; ValueError outside of 1..64."""
     if lanes is None:
         return 1 if symbols < 1 << 14 else 4 if symbols < 1 << 20 else 8
     if not 1 <= lanes <= MAX_LANES:
@@ -213,7 +217,7 @@ def _lanes(lanes: int | None, symbols: int) -> int:
 
 
 def _framed(substreams: list[bytes], lanes: int) -> bytes:
-    """A stream of substreams."""
+    """A stream: the header, then the substreams."""
     lengths = [varint(len(substream)) for substream in substreams[:-1]]
     return b"".join([varint(MAX_LANES * len(substreams) + lanes - 1), *lengths, *substreams])
 

@@ -1,7 +1,7 @@
-"""One substream of entropy/rans.py: its symbols to bytes and back, by kernels and, where numba is missing, plainly.
+"""One substream of entropy/rans.py: symbols to bytes and back, by kernels or, where numba is missing, in plain Python.
 
-A part of a step is (values int32 (n,), index uint8 or uint16 (n,), tables). With a context (entropy/context.py) the
-index of a row is known when the rows before it are.
+A substream holds one piece of each step: values int32 (n,), index uint8 or uint16 (n,), and tables. With a context
+(entropy/context.py) the indices of a row depend on the rows decoded before it.
 """
 
 import struct
@@ -15,28 +15,28 @@ from entropy.kernel import kernel, numba_or_none
 from entropy.tables import BUCKET_BITS, PRECISION, RECIPROCAL_BITS, TOTAL, Tables
 from entropy.varint import StreamError, read_varint, varint
 
-VECTOR = 32  # numbers that a compiled loop takes at once
+VECTOR = 32  # rows are padded to multiples of this many numbers, so that compiled loops have no remainder
 LOWER = 1 << 16  # states are in [LOWER, LOWER << 16)
 
 
-def encode_parts(parts: list[tuple[NDArray[np.int32], NDArray, Tables]], lanes: int) -> bytes:
-    """The bytes of a substream that holds these parts of steps, in that order."""
-    return (_encode_python if numba_or_none() is None else _encode_numba)(parts, lanes)
+def encode_pieces(pieces: list[tuple[NDArray[np.int32], NDArray, Tables]], lanes: int) -> bytes:
+    """The bytes of a substream that holds these pieces (values, index, tables) of steps, in that order."""
+    return (_encode_python if numba_or_none() is None else _encode_numba)(pieces, lanes)
 
 
 def adapted(values: NDArray[np.int32], index: NDArray[np.uint8], tables: Tables, context: Context) -> NDArray[np.uint8]:
-    """The indices that a context makes of those of a latent (C, h, w), all of whose symbols are known."""
+    """The adapted indices of a latent (C, h, w) all of whose symbols are known; same shape."""
     out = np.empty_like(index)
     if numba_or_none() is None:
-        for at in rows(context, index.shape):
-            out[at] = adapted_row(values, index, tables, context, at)
+        for row in rows(context, index.shape):
+            out[row] = adapted_row(values, index, tables, context, row)
     else:
         _adapt_kernel(values, *_seen(index, tables), *context.arrays, len(tables) - 1, out)
     return out
 
 
 class Substream:
-    """Where the decoding of one substream has got to: its states, and where to read words and escapes."""
+    """A substream in decoding: its states, and where the next word and the next escaped value are read."""
 
     def __init__(self, data: NDArray[np.uint8], lanes: int):
         side, escapes = read_varint(data, 0)
@@ -51,7 +51,7 @@ class Substream:
         self.cursor = np.array([words, escapes, states, 0], np.int64)  # next word, next escape, end of escapes, lane
 
     def decode(self, index: NDArray, tables: Tables, values: NDArray[np.int32], first: bool = True) -> None:
-        """The next symbols, the `first` of a step or later ones."""
+        """Decode the next symbols into `values` (n,); `first`: they begin a step. StreamError for damaged data."""
         if first:
             self.cursor[3] = 0
         progress = self.states, self.cursor, self.data, values
@@ -61,12 +61,12 @@ class Substream:
             raise StreamError("the stream ends early, or an escaped value is damaged")
 
     def decode_rows(self, index: NDArray[np.uint8], tables: Tables, context: Context) -> NDArray[np.int32]:
-        """A latent (C, h, w), a step under the indices that the context makes of `index`."""
+        """Decode a latent of the shape (C, h, w) of index, a step of its own, under indices that the context adapts."""
         values = np.zeros(index.shape, np.int32)
         self.cursor[3] = 0
         if numba_or_none() is None:
-            for at in rows(context, index.shape):
-                self.decode(adapted_row(values, index, tables, context, at), tables, values[at], first=False)
+            for row in rows(context, index.shape):
+                self.decode(adapted_row(values, index, tables, context, row), tables, values[row], first=False)
             return values
         coder = tables.spans, tables.entries, tables.buckets, self.states, self.cursor, self.data
         if not _decode_rows_kernel(*_seen(index, tables), *context.arrays, *coder, values):
@@ -74,35 +74,36 @@ class Substream:
         return values
 
     def finish(self) -> None:
+        """StreamError unless all bytes are used and all states are back at their start."""
         word, escape, escapes_end, _ = self.cursor
         if word != self.data.size or escape != escapes_end or np.any(self.states != LOWER):
             raise StreamError("the stream does not end with its symbols: it is damaged, or was made with other tables")
 
 
 def _seen(index: NDArray[np.uint8], tables: Tables) -> tuple[NDArray, ...]:
-    """What the kernels of a context look at: indices, what tables expect, and memory for what comes row by row: the
-    magnitudes, what was expected, and whether either is above 0. Those rows have a zero before them, and after them as
-    many as make the loops over them those of whole vectors.
+    """The inputs of the context kernels: indices, the expectation of each table, and memory that is filled row by row
+    with magnitudes, their expectations, and flags of whether either is above 0. A row of it has one zero before it, and
+    zeros after it up to a multiple of VECTOR.
     """
     C, h, w = index.shape
     magnitudes, means = np.empty((2, C, h, -(-w // VECTOR) * VECTOR + 2), np.int32)
     return index, tables.magnitudes, magnitudes, means, np.zeros((C, h), np.uint8)
 
 
-def _encode_numba(parts: list[tuple[NDArray[np.int32], NDArray, Tables]], lanes: int) -> bytes:
-    symbols = sum(values.size for values, _, _ in parts)
+def _encode_numba(pieces: list[tuple[NDArray[np.int32], NDArray, Tables]], lanes: int) -> bytes:
+    symbols = sum(values.size for values, _, _ in pieces)
     words = np.empty(symbols, np.uint16)  # a symbol emits at most one word; memory that stays untouched is free
     escapes = np.empty(5 * symbols, np.uint8)  # 33 bits are 5 digits
     cursor = np.array([words.size, escapes.size], np.int64)  # both are filled from the end
     states = np.full(lanes, LOWER, np.uint32)
-    for values, index, tables in reversed(parts):
+    for values, index, tables in reversed(pieces):
         _encode_kernel(values, index, tables.spans, tables.entries, tables.reciprocals, states, cursor, words, escapes)
     words, escapes = words[cursor[0] :], escapes[cursor[1] :]
     return b"".join([varint(escapes.size), escapes, states.astype("<u4"), words.astype("<u2", copy=False)])
 
 
-# The kernels; `_encode_python` and `_decode_python` say the same plainly.  Constants and places are unsigned, because
-# numba tests signed indices for their sign, for 10 % of the time.
+# The kernels; `_encode_python` and `_decode_python` compute the same in plain Python.  Constants and places are
+# unsigned: numba tests signed indices for their sign, which took 10 % of the time.
 _P, _REST, _HALF, _BYTE = (np.uint32(n) for n in (PRECISION, 32 - PRECISION, 16, 8))
 _BUCKET, _SLOTS, _FREQ = (np.uint32(n) for n in (PRECISION - BUCKET_BITS, (1 << PRECISION) - 1, 0xFFFF))
 _TOTAL = np.uint32(TOTAL)
@@ -200,7 +201,7 @@ _LOG, _LOG_FLOOR, _HALF_INDEX = 52 - FEATURE_BITS, (1023 << FEATURE_BITS) - 1, 1
 
 @kernel(f"void({_SEEN}, {_I32}, int64, int64)")
 def _note_kernel(index, expected, magnitudes, means, busy, values, c, r):
-    """Take down the magnitudes of a row and what its tables expect."""
+    """Store the magnitudes of a row and the expectations of its tables."""
     own, given, of_symbols, of_tables = values, index[c, r], magnitudes[c, r], means[c, r]
     symbols = tables = np.int32(0)
     for x in range(own.size):
@@ -299,10 +300,10 @@ def _decode_rows_kernel(
 KERNELS = _encode_kernel, _decode_kernel, _adapt_kernel, _decode_rows_kernel
 
 
-def _encode_python(parts: list[tuple[NDArray[np.int32], NDArray, Tables]], lanes: int) -> bytes:
-    """The same bytes as `_encode_numba`, written plainly."""
+def _encode_python(pieces: list[tuple[NDArray[np.int32], NDArray, Tables]], lanes: int) -> bytes:
+    """The same bytes as `_encode_numba`, in plain Python."""
     states, words, escapes = [LOWER] * lanes, [], []
-    for values, index, tables in reversed(parts):
+    for values, index, tables in reversed(pieces):
         spans, entries = tables.spans.tolist(), tables.entries.tolist()
         each = zip(range(values.size), values.tolist(), index.tolist(), strict=True)
         for i, value, table in reversed(list(each)):
@@ -322,7 +323,7 @@ def _encode_python(parts: list[tuple[NDArray[np.int32], NDArray, Tables]], lanes
 
 
 def _decode_python(index, tables, states, cursor, data, out) -> None:
-    """The same values as `_decode_kernel`, written plainly; raises StreamError where that returns False."""
+    """The same values as `_decode_kernel`, in plain Python; raises StreamError where that returns False."""
     spans, entries = tables.spans.tolist(), tables.entries.tolist()
     word, escape, escapes_end, first = cursor.tolist()
     data, side, lanes, values = data.tobytes(), data[:escapes_end].tobytes(), states.tolist(), []

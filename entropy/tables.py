@@ -9,8 +9,8 @@ bits cost state.  The invariants:
     entry k of table t is offsets[t] + k  for every entry but the last
 
 Building is optimal: of all tables with f >= 1 it takes one of least Kullback-Leibler divergence from the probabilities.
-Build once and store the integers: probabilities that differ in their last digit give other tables on another machine,
-and a stream cannot be decoded with other tables.
+Build tables once and store the integers: on another machine probabilities may differ in their last digit and give
+other tables, with which a stream cannot be decoded.
 
     >>> import numpy as np
     >>> tables = Tables.from_pmfs([np.array([0.1, 0.8, 0.1])], offsets=[-1])
@@ -35,26 +35,26 @@ from entropy.kernel import kernel
 
 PRECISION = 14
 TOTAL = 1 << PRECISION  # the sum of every table
-RECIPROCAL_BITS = 46
-MOST_MAGNITUDE = 1023
-BUCKET_BITS = 8  # the decoder jumps to the first symbol of one of 2**8 buckets, then scans: 512 B a table stay in cache
+RECIPROCAL_BITS = 46  # of `Tables.reciprocals`, which has the proof
+MOST_MAGNITUDE = 1023  # larger magnitudes count as this in a context (entropy/context.py)
+BUCKET_BITS = 8  # the decoder jumps to the first symbol of one of 2**8 buckets, then scans; 512 bytes a table
 
 # A tail of less than a quarter of one count is cheaper escaped: keeping all mass above 1e-9 costs 0.09-0.18 % of the
 # bytes, a cut between 0.1 and 0.5 counts 0.02-0.08 % (Laplace and Gaussian latents at 0.15-1 bit/symbol).
 TAIL = 0.25 / TOTAL
-TAIL_MASS = 2.0**-18  # of a density, outside of the symbols that are considered; far below one count of a table
+TAIL_MASS = 2.0**-18  # mass of a density outside of the symbols of its pmf; far below one count, 2**-14
 
 _TOLERANCE = 1e-6  # float32 probabilities may sum to a little more than 1
 
 
 class Runs(NamedTuple):
-    """Which table codes which symbol: index[i // run] codes symbol i, so that channels stay a few numbers for long."""
+    """The table of each symbol in run-length form: index[i // run] codes symbol i, one number a channel, say."""
 
     index: NDArray  # uint8 or uint16, 1-d
     run: int
 
     def each(self, cut: slice) -> NDArray:
-        """The tables of symbols cut.start to cut.stop, one by one."""
+        """The table of each of the symbols cut.start..cut.stop - 1, 1-d."""
         first, skip = divmod(cut.start, self.run)
         runs = self.index[first : -(-cut.stop // self.run), None]
         each = np.broadcast_to(runs, (runs.size, self.run)).reshape(-1)  # copies only where run > 1
@@ -106,12 +106,12 @@ class Tables:
 
     @classmethod
     def from_pmfs(cls, pmfs: Iterable[ArrayLike], offsets: Sequence[int]) -> "Tables":
-        """Tables of least divergence from probabilities; what a pmf leaves to 1, and its thin tails, is escape mass.
+        """Tables of least divergence from probabilities; 1 - the sum of a pmf, and its thin tails, become escape mass.
 
         pmfs: one 1-d float array per table, values >= 0, sum in (0, 1 + 1e-6]; offsets: the value of its first entry.
         Raises ValueError for any other numbers and for more than 2**14 - 1 symbols.
         """
-        parts, sizes, firsts = [], [], []
+        masses, sizes, firsts = [], [], []
         for number, (pmf, offset) in enumerate(zip(pmfs, offsets, strict=True)):
             pmf = np.asarray(pmf, np.float64)
             if pmf.ndim != 1 or pmf.size == 0 or not pmf.min() >= 0 or not 0 < pmf.sum() <= 1 + _TOLERANCE:
@@ -121,19 +121,19 @@ class Tables:
             if pmf.size >= TOTAL:
                 raise ValueError(f"pmf {number} has {pmf.size} symbols; at most {TOTAL - 1} fit a table")
             mass = np.append(pmf, max(0.0, 1.0 - pmf.sum()))
-            parts.append(mass / mass.sum())
+            masses.append(mass / mass.sum())
             sizes.append(mass.size)
             firsts.append(int(offset) + int(kept[0]))
         if firsts and not -(2**31) <= min(firsts) <= max(firsts) < 2**31:
             raise ValueError(f"offsets from {min(firsts)} to {max(firsts)} do not fit int32")
         sizes = np.array(sizes, np.int32)
         freqs = np.empty(int(sizes.sum(dtype=np.int64)), np.uint16)
-        _allocate(np.concatenate([*parts, []]), sizes, _GAINS, freqs)
+        _allocate(np.concatenate([*masses, []]), sizes, _GAINS, freqs)
         return cls(freqs, sizes, np.array(firsts, np.int32))
 
     @classmethod
     def from_counts(cls, counts: Iterable[ArrayLike], offsets: Sequence[int]) -> "Tables":
-        """Tables of least divergence from histograms: one 1-d array of counts >= 0 per table, not all 0."""
+        """Tables of least divergence from histograms: a 1-d array of counts >= 0 per table; ValueError if all are 0."""
         pmfs = []
         for number, count in enumerate(counts):
             count = np.asarray(count, np.float64)
@@ -157,8 +157,8 @@ class Tables:
 
     def digest(self) -> bytes:
         """SHA-256 (32 bytes) of the tables, the same on every machine."""
-        parts = (np.array([len(self)], "<u8"), self.sizes.astype("<i4"), self.offsets.astype("<i4"))
-        return hashlib.sha256(b"".join(part.tobytes() for part in (*parts, self.freqs.astype("<u2")))).digest()
+        arrays = (np.array([len(self)], "<u8"), self.sizes.astype("<i4"), self.offsets.astype("<i4"))
+        return hashlib.sha256(b"".join(array.tobytes() for array in (*arrays, self.freqs.astype("<u2")))).digest()
 
     def bits(self, values: NDArray[np.int32], index: NDArray) -> float:
         """The ideal cost in bits of int32 values of any shape under table index[...], bytes of escaped values included.
@@ -186,30 +186,30 @@ class Tables:
         if index.size and index.max() >= len(self):
             raise ValueError(f"index holds {index.max()} but there are {len(self)} tables")
         try:
-            whole = np.broadcast_to(index, shape)
+            full = np.broadcast_to(index, shape)
         except ValueError:
             raise ValueError(f"index of shape {index.shape} cannot be broadcast to {shape}") from None
-        axis = whole.ndim
-        while axis and whole.strides[axis - 1] == 0:  # the index is the same all along this axis
+        axis = full.ndim
+        while axis and full.strides[axis - 1] == 0:  # the index is the same all along this axis
             axis -= 1
-        runs = whole[(..., *[slice(1)] * (whole.ndim - axis))].reshape(-1)
-        if axis < whole.ndim and len(self) <= 256:
-            runs = runs.astype(np.uint8)  # half of what there will be to write for each symbol
-        return Runs(runs, max(1, math.prod(whole.shape[axis:])))
+        runs = full[(..., *[slice(1)] * (full.ndim - axis))].reshape(-1)
+        if axis < full.ndim and len(self) <= 256:
+            runs = runs.astype(np.uint8)  # half of the memory once it is expanded to one index a symbol
+        return Runs(runs, max(1, math.prod(full.shape[axis:])))
 
     @functools.cached_property
     def starts(self) -> NDArray[np.int64]:
-        """(T + 1,) where each table begins in freqs."""
+        """Where each table begins in freqs, and where the last ends: (T + 1,)."""
         return np.concatenate([[0], np.cumsum(self.sizes, dtype=np.int64)])
 
     @functools.cached_property
     def spans(self) -> NDArray[np.int64]:
-        """(T, 3) of each table: where it begins in freqs, its escape symbol (the number of its others), its offset."""
+        """For kernels (T, 3): where a table begins in freqs, the place of its escape symbol in it, its offset."""
         return np.stack([self.starts[:-1], self.sizes - np.int64(1), self.offsets], axis=1)
 
     @functools.cached_property
     def magnitudes(self) -> NDArray[np.int32]:
-        """(T,) the mean magnitude that each table expects, its escape aside, in 2**-8; one counts up to 1023."""
+        """The mean magnitude of each table, in 2**-8: (T,). Magnitudes count at most 1023, the escape counts 0."""
         symbols = np.arange(self.freqs.size) - np.repeat(self.starts[:-1] - self.offsets, self.sizes)
         weighted = self.freqs * np.minimum(np.abs(symbols), MOST_MAGNITUDE)
         weighted[self.starts[1:] - 1] = 0
@@ -217,7 +217,7 @@ class Tables:
 
     @functools.cached_property
     def entries(self) -> NDArray[np.uint32]:
-        """Cumulative frequency << 16 | frequency of each entry."""
+        """Cumulative frequency << 16 | frequency of each entry, of the size of freqs."""
         before = np.cumsum(self.freqs, dtype=np.int64) - self.freqs
         return ((before % TOTAL) << 16 | self.freqs).astype(np.uint32)  # every table before this one adds 2**14
 
@@ -232,7 +232,7 @@ class Tables:
 
     @functools.cached_property
     def buckets(self) -> NDArray[np.uint16]:
-        """(T, 256) the entry within its table that holds slot 64 b."""
+        """The entry of each table that holds slot 64 b, for b = 0..255: (T, 256)."""
         width = TOTAL >> BUCKET_BITS
         reached = (np.cumsum(self.freqs, dtype=np.int64) + width - 1) // width  # slots 0, 64, ... below an entry's end
         symbol = np.arange(self.freqs.size) - np.repeat(self.starts[:-1], self.sizes)

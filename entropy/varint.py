@@ -1,11 +1,12 @@
-"""Numbers of any size as bytes, in base 128, most significant digit first: all bytes but the last have their top bit
-set, and there is no leading zero digit, so that each number is written in one way.
+"""Varints: numbers of any size in base 128, most significant digit first, a digit a byte.
+
+All bytes but the last have their top bit set. There is no leading zero digit, so that each number has one form.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_VARINT = 10  # bytes, of 64-bit numbers
+MAX_VARINT = 10  # bytes: enough for 64-bit numbers
 
 
 class StreamError(ValueError):
@@ -21,7 +22,7 @@ def varint(number: int) -> bytes:
 
 
 def read_varint(data: NDArray[np.uint8] | bytes, begin: int) -> tuple[int, int]:
-    """The number at a place and the place after it; StreamError where there is none of at most 10 bytes."""
+    """The varint at position `begin`, and the position after it; StreamError unless it ends within 10 bytes."""
     number = 0
     for position in range(begin, min(begin + MAX_VARINT, len(data))):
         digit = int(data[position])

@@ -1,9 +1,8 @@
 """The same work for many files: in this process with all threads, or in several with one thread each, for `--jobs`.
-What fails is told in one line and does not stop the others.
 
-A worker process has one file at a time, handed out as it gets free. One that dies takes only that file with it: it is
-reported, and another worker goes on with the rest. When the parent stops, by Ctrl-C or SIGTERM too, it stops the
-workers, which remove what they have half written.
+A file that fails is reported in one line and does not stop the others. A worker process gets one file at a time. If it
+dies, only that file is lost: it is reported, and a new worker goes on with the rest. When the parent stops, also by
+Ctrl-C or SIGTERM, it stops the workers, which remove their temporary files.
 """
 
 import contextlib
@@ -23,44 +22,45 @@ from codec.files import is_stream
 from codec.signals import handled, ignore
 
 DONE, KEPT, FAILED = "done", "kept", "failed"
-PATIENCE = 10.0  # seconds for a worker that was told to end; writing the largest file takes two
+PATIENCE = 10.0  # seconds for a worker to end after SIGTERM; writing the largest file takes two
 
 
 class FatalError(LicError):
-    """What will go wrong with every file."""
+    """An error that would occur with every file: it stops all work."""
 
 
 class Work(Protocol):
-    """What is done with a file. It goes to worker processes as it was made."""
+    """What is done with each file: a callable that can be pickled, for worker processes."""
 
     announce: bool
-    """Whether to say what concerns all workers."""
+    """Whether to print what concerns all workers; True in the first worker only."""
 
     def __call__(self, job: Job) -> str | None:
-        """Lines for the user, the last one about the result; None if the target was complete before."""
+        """Do a job; returns lines for the user, the last one on the result; None if the target was complete before."""
 
 
 class Result(NamedTuple):
-    """What became of a file."""
+    """The outcome of a job."""
 
-    outcome: str  # DONE, KEPT as it was, or FAILED
-    text: str
+    outcome: str  # DONE, KEPT (the target is as it was), or FAILED
+    text: str  # lines for the user
 
 
 def say(message: str) -> None:
+    """Print a line for the user, on stderr."""
     print(message, file=sys.stderr)
 
 
 def complaint(source: str, text: str) -> str:
-    """A line about a file, which is named once."""
+    """A line on a file that begins with its name, once."""
     return f"lic: {source}: {text.removeprefix(f'{source}: ')}"
 
 
 def run(jobs: list[Job], work: Work, workers: int, debug: bool, share: tuple[int, int] = (0, 1)) -> int:
-    """Do the work for each job; a failed one is told and does not stop the others. Returns the exit code. `share` is
-    the number of this process, and how many each have such a list.
+    """Do the work for each job, in `workers` processes; returns the exit code, 1 if a job failed.
 
-    FatalError stops everything; in a single process with `debug` so does any exception.
+    A failed job is reported and does not stop the others. FatalError stops everything; in a single process with `debug`
+    so does any exception. `share`: the rank of this process, and the number of processes that each have such a list.
     """
     from tqdm import tqdm
 
@@ -92,13 +92,15 @@ def run(jobs: list[Job], work: Work, workers: int, debug: bool, share: tuple[int
 
 
 def _stop(*_) -> None:
-    """SIGTERM, and the SIGHUP of a terminal that is closed, are like Ctrl-C: they go through every `finally`."""
+    """Handler of SIGTERM and SIGHUP: like Ctrl-C, so that every `finally` runs."""
     raise KeyboardInterrupt
 
 
 def attempt(work: Work, job: Job, debug: bool) -> Result:
-    """Do the work for one job; with `debug` its exception is raised instead of told, FatalError always. What no user
-    can mend is told with its traceback."""
+    """Do the work for one job; an exception becomes its result, with a traceback if no user can mend it.
+
+    FatalError is always raised; with `debug` all exceptions are.
+    """
     try:
         text = work(job)
     except FatalError:
@@ -115,24 +117,25 @@ def attempt(work: Work, job: Job, debug: bool) -> Result:
 
 
 class _Worker:
-    """A process that works for one pipe, with the job it has."""
+    """A worker process, its pipe, and its current job."""
 
     def __init__(self, work: Work, debug: bool, job: Job):
         context = multiprocessing.get_context("spawn")  # fork would share the threads of torch and numba in any state
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, work, debug), daemon=True)
-        with handled(signal.SIG_IGN, "SIGINT"):  # inherited: Ctrl-C is for the parent, which tells them
+        with handled(signal.SIG_IGN, "SIGINT"):  # inherited: Ctrl-C is for the parent, which ends them
             self.process.start()
         theirs.close()
         self.give(job)
 
     def give(self, job: Job) -> None:
+        """Send the next job."""
         self.job = job
-        with contextlib.suppress(BrokenPipeError):  # it has died, which `result` finds out
+        with contextlib.suppress(BrokenPipeError):  # the process has died, which `result` reports
             self.pipe.send(job)
 
     def result(self) -> Result | FatalError | None:
-        """What it answers; None if it died instead."""
+        """The result of the current job; None if the process died."""
         try:
             return self.pipe.recv()
         except (EOFError, ConnectionResetError):
@@ -140,13 +143,14 @@ class _Worker:
             return None
 
     def exit_reason(self) -> str:
+        """How the process ended, for the user."""
         code = self.process.exitcode
         ended = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         return f"its process ended {ended}" + (" (out of memory?)" if ended.endswith("SIGKILL") else "")
 
 
 def work_in_processes(jobs: list[Job], work: Work, count: int, debug: bool) -> Iterator[tuple[Job, Result]]:
-    """Each job with its result, in the order in which they end."""
+    """Each job with its result, in the order in which they finish; FatalError stops all."""
     todo = iter(jobs)
     started: list[_Worker] = []
     workers: list[_Worker] = []  # those that have a job
@@ -154,7 +158,7 @@ def work_in_processes(jobs: list[Job], work: Work, count: int, debug: bool) -> I
     def start(job: Job) -> None:
         started.append(_Worker(work, debug, job))
         workers.append(started[-1])
-        work.announce = False  # the first one has said it
+        work.announce = False  # only the first worker does
 
     try:
         for _ in range(count):
@@ -182,24 +186,24 @@ def work_in_processes(jobs: list[Job], work: Work, count: int, debug: bool) -> I
             worker.pipe.close()
         for worker in started:
             worker.process.join(PATIENCE)
-            if worker.process.is_alive():  # stuck where no signal is handled: in a driver, or on a disk that is gone
+            if worker.process.is_alive():  # it is stuck where no signal is handled: in a driver, or on a lost disk
                 worker.process.kill()
                 worker.process.join()
                 remove_temporaries([worker.job])
 
 
 def _serve(pipe: Connection, work: Work, debug: bool) -> None:
-    """A worker's life: it ends when the parent does, or has no more jobs."""
-    told = threading.Event()  # to end; Python loses what a signal raises inside a `__del__`
+    """The main function of a worker: it ends with the parent, or when there are no more jobs."""
+    ended = threading.Event()  # SIGTERM has come; Python drops an exception raised inside a `__del__`
 
     def end(*_) -> None:
-        told.set()
+        ended.set()
         sys.exit(1)  # through every `finally`
 
     signal.signal(signal.SIGTERM, end)
-    ignore("SIGHUP")  # as with Ctrl-C, the parent tells
+    ignore("SIGHUP")  # as with Ctrl-C, the parent ends its workers
     os.environ["OMP_NUM_THREADS"] = "1"  # of torch, which is not imported yet, and of the entropy coder
-    while not told.is_set():
+    while not ended.is_set():
         try:
             job = pipe.recv()
         except EOFError:

@@ -1,8 +1,7 @@
-"""What is made of which files: names found below folders, paired with what is made of them, shared among processes.
+"""Planning: input files and folders to jobs, pairs of source and target, shared among processes.
 
-What is made of a folder keeps its structure: DIR/a/x.png becomes OUT/a/x.lic, or DIR/a/x.lic without OUT. If there are
-more inputs than one folder, each folder has one of its own name in OUT, as `cp -r` does it, and single files are beside
-them.
+The output keeps the structure of folders: DIR/a/x.png becomes OUT/a/x.lic, or DIR/a/x.lic without OUT. If a folder is
+not the only input, it becomes a folder of its own name in OUT, as with `cp -r`, and single files are beside it.
 """
 
 import functools
@@ -16,19 +15,20 @@ from typing import NamedTuple
 from codec.errors import LicError
 from codec.files import TEMPORARY, below, is_stream, refuse_existing, shortened
 
-CASELESS = sys.platform in ("darwin", "win32")  # file systems there seldom tell a.lic from A.lic
+CASELESS = sys.platform in ("darwin", "win32")  # whose file systems mostly do not distinguish a.lic and A.lic
 
 
 class Job(NamedTuple):
-    """A file, and what is made of it; `-` is stdin or stdout."""
+    """A source file and its target; `-` is stdin or stdout."""
 
     source: str
     target: str
 
 
 def expand(inputs: Sequence[str], extensions: set[str], others: Counter | None = None) -> Iterator[tuple[str, str]]:
-    """Each input file, and each file below an input folder: (path, place it has in a common folder). LicError for a
-    folder that has none. `others` as above.
+    """Each input file, and each file below an input folder: (path, relative path in OUT).
+
+    `others` counts files of other extensions. LicError for a folder without files.
     """
     for given in inputs:
         if is_stream(given) or not os.path.isdir(given):
@@ -51,13 +51,15 @@ def plan(
     replace: bool,
     others: Counter | None = None,
 ) -> list[Job]:
-    """What this process is to make of the inputs, folders for it made. OUT is a folder if it is one, ends in a slash,
-    or has to be one. LicError before anything is made if two inputs would be written to the same file, an input would
-    be written over, or a target is there that may not be replaced. `others` as above.
+    """The jobs of this process, for which it makes the folders.
+
+    OUT is taken as a folder if it is one, ends in a slash, or has to be one. LicError, before anything is made, if two
+    inputs would be written to the same file, an input would be overwritten, or a target exists and `replace` is false.
+    `others` counts files of other extensions.
     """
     if out == "" or list(inputs).count("-") > 1:
         raise LicError("OUT has no name" if out == "" else "stdin can be read once only")
-    streams = {name for name in (*inputs, out or "-") if is_stream(name)}  # of what is found in folders nothing is
+    streams = {name for name in (*inputs, out or "-") if is_stream(name)}  # what is found in folders is never a stream
     into_folder = out not in (None, *streams) and (
         len(inputs) > 1
         or os.path.isdir(out)
@@ -88,7 +90,8 @@ def plan(
 
 
 def _refuse_collisions(jobs: list[Job], streams: set[str]) -> None:
-    real = functools.lru_cache(os.path.realpath)  # of folders: asked once for all files of one
+    """LicError if a target is an input, or the target of two jobs."""
+    real = functools.lru_cache(os.path.realpath)  # of folders: one call for all files of a folder
 
     def place(name: str) -> str:
         where = os.path.join(real(os.path.dirname(name)), os.path.basename(name))
@@ -112,8 +115,10 @@ def _refuse_collisions(jobs: list[Job], streams: set[str]) -> None:
 
 
 def share(inputs: Sequence[str]) -> tuple[int, int]:
-    """The number of this process and how many share the work on inputs, as torchrun sets them: (0, 1) without it, and
-    for a single file, which is never shared. RANK and WORLD_SIZE alone do not count: pods of clusters have them.
+    """The rank of this process and the number of processes that share the inputs, as torchrun sets them.
+
+    (0, 1) without torchrun, and for a single file. RANK and WORLD_SIZE do not count without LOCAL_RANK: clusters set
+    them for other purposes. LicError for an impossible rank.
     """
     if "LOCAL_RANK" not in os.environ or len(inputs) == 1 and not os.path.isdir(inputs[0]):
         return 0, 1
@@ -124,12 +129,12 @@ def share(inputs: Sequence[str]) -> tuple[int, int]:
 
 
 def remove_temporaries(jobs: list[Job]) -> None:
-    """Remove what processes that were killed while they wrote these targets have left."""
+    """Remove the temporary files that killed processes have left of these targets."""
     written = [target for _, target in jobs if target != "-"]
     targets = {os.path.join(os.path.dirname(target), shortened(os.path.basename(target))) for target in written}
     for folder in {os.path.dirname(target) for target in targets}:
         if not os.path.isdir(folder or os.curdir):
-            continue  # told where the file is written
+            continue  # writing the file will report it
         with os.scandir(folder or os.curdir) as entries:
             left = [match for entry in entries if (match := TEMPORARY.fullmatch(entry.name))]
         for match in left:

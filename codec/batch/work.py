@@ -1,7 +1,7 @@
-"""One file compressed, one file decompressed: what `lic compress` and `lic decompress` do with each.
+"""The work of `lic compress` and `lic decompress` on one file.
 
-Both are made in the process that reads the command line, and load a model where the first file that needs it is at
-work (codec/batch/jobs.py).
+A Compressor or Decompressor is made in the process that reads the command line, and sent to workers
+(codec/batch/jobs.py). Each process loads a model when a file first needs it.
 """
 
 import contextlib
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from codec.coding.codec import Codec, Witness
     from codec.container.modes import Corners
 
-BEGINNINGS = {  # of files, by Pillow's names of formats
+BEGINNINGS = {  # first bytes of files, by Pillow's names of formats
     "PNG": (b"\x89PNG\r\n\x1a\n",), "JPEG": (b"\xff\xd8\xff",), "WEBP": (b"RIFF",), "TIFF": (b"II*\0", b"MM\0*"),
     "BMP": (b"BM",), "GIF": (b"GIF8",), "AVIF": (b"\0\0\0",),
 }  # fmt: skip
 
 
 def announce_kernels(encode: bool = True, decode: bool = True) -> None:
-    """Say so if the entropy coder's kernels will be compiled in this run, which happens once per machine."""
+    """Print a line if this run will compile the entropy coder's kernels, which is needed once per machine."""
     import entropy
 
     if not entropy.kernels_cached(encode, decode):
@@ -47,9 +47,10 @@ def announce_kernels(encode: bool = True, decode: bool = True) -> None:
 
 
 def why_again(job: Job, beginnings: tuple[bytes, ...], differs: Callable[[bytes], str | None]) -> str | None:
-    """Why --resume makes a target again: "" if it is not there or damaged, None if it is not made again. `differs` says
-    in what a file is another one than would be made, and raises what it likes for damage. LicError if the file is of
-    another kind than one of the `beginnings` tells.
+    """Why --resume makes a target again: "" if it does not exist or is damaged, None if it is kept.
+
+    `differs` returns how an intact target differs from what would be made, or None, and raises an exception for a
+    damaged one. LicError if a damaged one has none of the `beginnings`, and so is another kind of file.
     """
     if is_stream(job.target) or not os.path.lexists(job.target):
         return ""
@@ -58,7 +59,7 @@ def why_again(job: Job, beginnings: tuple[bytes, ...], differs: Callable[[bytes]
         other = differs(data)
     except FatalError:
         raise
-    except Exception as error:  # each of Pillow's decoders has classes of its own for damage
+    except Exception as error:  # each decoder of Pillow raises classes of its own
         if not any(data.startswith(beginning[: len(data)]) for beginning in beginnings):
             raise LicError(f"{job.target} exists, and is not what would be written there; -f replaces it") from error
         return ""
@@ -80,8 +81,9 @@ def not_before(target: str, moment: int) -> None:
 
 
 def size_of_image(data: bytes) -> tuple[int, int]:
-    """Width and height of an image file; raises what Pillow raises if it is damaged: as far as a PNG's checksums tell,
-    or its pixels.
+    """Width and height of an image file, after a check of a PNG's checksums, or of other formats' pixels.
+
+    Raises what Pillow raises for damaged files.
     """
     from PIL import Image
 
@@ -92,13 +94,14 @@ def size_of_image(data: bytes) -> tuple[int, int]:
 
 
 def made_again(job: Job, why: str | None) -> str:
-    """A line about a file that --resume makes again, if there was one."""
+    """The line on a target that --resume makes again for the reason `why`; empty without a reason."""
     return f"{complaint(job.target, f'made again: {why}')}\n" if why else ""
 
 
 def open_image(source: str, max_pixels: int, strict: bool) -> tuple["Image.Image", list[str]]:
-    """A loaded PIL image that can be coded, and sentences about what of its file is not: further frames or pages, what
-    no section can hold. LicError with them if `strict`.
+    """A loaded PIL image that can be coded, and sentences on what will be lost: further frames or pages, metadata.
+
+    LicError if the file cannot be coded, or if `strict` and something would be lost; OSError if it cannot be read.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -129,7 +132,7 @@ def open_image(source: str, max_pixels: int, strict: bool) -> tuple["Image.Image
         raise LicError(f"its pixels are more than the limit of {max_pixels}") from None
     except (LicError, modes.UnsupportedImage):
         raise
-    except Exception as error:  # each of Pillow's decoders has classes of its own for damage
+    except Exception as error:  # each decoder of Pillow raises classes of its own
         raise LicError(f"damaged image: {error}") from error
     if has_more and strict:
         raise LicError("it has more than one frame or page, which --strict refuses; without it the first is coded")
@@ -141,42 +144,43 @@ def open_image(source: str, max_pixels: int, strict: bool) -> tuple["Image.Image
 
 @dataclass
 class Compressor:
-    """An image file -> a .lic file."""
+    """Makes a .lic file of an image file. One of `quality`, `bpp`, `size` and `ssimulacra2` may be given."""
 
     model: str | None
-    """Name or file; None: the default."""
+    """Name or file; None for the default."""
     device: str
     backend: str
     precision: str
     quality: int | None
-    """None: the default, unless one of the next three is given."""
+    """0..100; None for the default, or if one of the next three is given."""
     bpp: float | None
-    """Most bits per pixel of the file."""
+    """Limit of the file's bits per pixel."""
     size: int | None
-    """Most bytes."""
+    """Limit of the file's bytes."""
     ssimulacra2: float | None
-    """Least score of the decoded image."""
+    """Least SSIMULACRA 2 of the decoded image."""
     effort: int
-    """0..9, how long to look for better symbols."""
+    """0..9, see codec/coding/effort.py."""
     strict: bool
+    """Whether to refuse an image of which something would be lost."""
     verify: bool
-    """Whether to decode what was written before it gets its name."""
+    """Whether to decode and compare a file before it gets its name."""
     replace: bool
     """Whether an existing file may be replaced."""
     resume: bool
-    """Whether to leave intact targets as they are."""
+    """Whether to keep intact targets that would be made the same."""
     announce: bool = True
 
     @cached_property
     def codec(self) -> "Codec":
-        """The loaded model."""
+        """The model, loaded when first used; FatalError if it cannot be."""
         if self.announce:
             announce_kernels(decode=self.verify)
-        machine.keep_freed_memory()  # from here on: what reading an image has freed goes back to the system
+        machine.keep_freed_memory()  # only now: what reading an image freed goes back to the system
         try:
             backend = "torch" if self.effort and self.backend == "auto" else self.backend
             model = codec.load(self.model, self.device, self.precision, backend)
-        except MENDABLE as error:  # no file will be better off
+        except MENDABLE as error:  # the same for every file
             raise FatalError(explain(error)) from error
         asked = [name for name in ("quality", "bpp", "size", "ssimulacra2") if getattr(self, name) is not None]
         if asked and not model.config.variable_rate:
@@ -213,7 +217,7 @@ class Compressor:
 
     @cached_property
     def model_id(self) -> str:
-        """That of the model, which need not be loaded for it."""
+        """The id of the model, read without loading it."""
         from codec.coding import models as checkpoint
 
         try:
@@ -222,8 +226,9 @@ class Compressor:
             raise FatalError(explain(error)) from error
 
     def _differs(self, job: Job, data: bytes) -> str | None:
-        """In what an intact .lic file is another one than would be made; FormatError if it is damaged. The best quality
-        of a size is known by the next one, which takes more.
+        """How an intact .lic file differs from what would be made, or None; FormatError if it is damaged.
+
+        For a target size, it is what would be made if it fits and the next higher quality does not.
         """
         header, sections = bitstream.read(data)
         if header.model != self.model_id:
@@ -246,7 +251,7 @@ class Compressor:
         return None
 
     def _scores_otherwise(self, job: Job, data: bytes, quality: int | None) -> str | None:
-        """In what an intact .lic file is another one than would be made for a score."""
+        """How an intact .lic file differs from what would be made for a target score, or None."""
         from codec.coding.target import ssimulacra2
         from codec.container import modes
 
@@ -261,13 +266,13 @@ class Compressor:
         return None
 
     def _most(self, pixels: int) -> float | None:
-        """Bytes that the file of an image may take, if that is what was asked for."""
+        """The limit in bytes of the file of an image of so many pixels; None without `bpp` and `size`."""
         return self.bpp * pixels / 8 if self.bpp is not None else self.size
 
     def _compress(
         self, image: "Image.Image", witness: "Witness | None" = None
     ) -> tuple[bytes, int | None, float | None]:
-        """The file, its quality, and its score if one is aimed at."""
+        """The file of an image, its quality, and its score if there is a target score."""
         if self.ssimulacra2 is not None:
             return self.codec.compress_to_score(image, self.ssimulacra2, self.effort, witness)
         if (most := self._most(image.width * image.height)) is not None:
@@ -279,18 +284,18 @@ class Compressor:
 
 @dataclass
 class Decompressor:
-    """A .lic file -> an image file."""
+    """Makes an image file of a .lic file."""
 
     model: str | None
-    """Name or file; None: the one with the id in the file."""
+    """Name or file; None for the one with the id in the .lic file."""
     device: str
     backend: str
     replace: bool
     """Whether an existing file may be replaced."""
     resume: bool
-    """Whether to leave intact targets as they are."""
+    """Whether to keep intact targets that would be made the same."""
     region: tuple[int, int, int, int] | None
-    """Left, top, width and height of what is wanted; None: all of it."""
+    """The rectangle to decode: left, top, width, height in pixels; None for all."""
     announce: bool = True
 
     def __call__(self, job: Job) -> str | None:
@@ -312,7 +317,7 @@ class Decompressor:
         return f"{note}{job.source} -> {job.target}: {image.width}x{image.height} {image.mode}"
 
     def _differs(self, source: str, data: bytes) -> str | None:
-        """In what an intact image is another one than would be made."""
+        """How an intact image file differs from what would be made, or None."""
         header, _ = bitstream.read(read_bytes(source))
         wanted = self.region[2:] if self.region else (header.width, header.height)
         if (size := size_of_image(data)) != wanted:
@@ -320,7 +325,7 @@ class Decompressor:
         return None
 
     def _paint(self, header: bitstream.Header, sections: list[bitstream.Section], box: "Corners") -> "Image.Image":
-        """That part of an image, by the model that its file names."""
+        """The pixels of an image in `box`, by the model given or the one that the file names."""
         from codec.coding import models as checkpoint
 
         if self.announce:
@@ -331,14 +336,14 @@ class Decompressor:
             device = codec.pick_device(self.device, self.backend)
             model = checkpoint.shared_model(self.model, header.model, device, self.backend)
         except checkpoint.ModelError as error:
-            if self.model is None:  # the next file may have another
+            if self.model is None:  # the next file may name another model
                 raise
             raise FatalError(explain(error)) from error
         return model.paint(header, sections, box)
 
 
 def format_of(target: str) -> str:
-    """Pillow's format name for the extension of the output; PNG for stdout."""
+    """Pillow's name of the format for the extension of a target; PNG for stdout. LicError if there is none."""
     from PIL import Image
 
     if is_stream(target):

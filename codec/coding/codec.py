@@ -1,12 +1,12 @@
-"""Images and their files: a codec is a backend that runs the networks, the integer tables, and an id.
+"""The codec: images to files and back, by a backend that runs the networks, integer tables, and the id of a model.
 
     model = codec.load("fast")
     data = model.compress(image, 50)              a PIL image -> the bytes of a .lic file
-    image = model.decompress(data)                and back; region=(left, top, width, height): a part of it
+    image = model.decompress(data)                and back; region=(left, top, width, height) decodes that alone
 
-An image is analysed, quantized and coded one row of tiles (codec/coding/tiles.py) after the other, and decoded so:
-beside the image itself only what belongs to some rows of tiles is in memory. A small image is one tile. What happens to
-a row is in codec/coding/encoder.py and in `decode_rows`; what the networks are asked is in codec/coding/backend.py.
+An image is coded and decoded one row of tiles (codec/coding/tiles.py) after the other, so that beside the image itself
+only a few rows of tiles are in memory. A small image is one tile. The encoding of a row is in codec/coding/encoder.py,
+its decoding in `decode_rows`; the interface to the networks is codec/coding/backend.py.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,20 +33,20 @@ from codec.errors import LicError
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the model expects of one image at one quality, without coding it."""
+    """Rate estimates of one image at one quality, without coding it."""
 
-    bits: float  # -log2 of the float densities of evaluation-mode forward, all symbols
+    bits: float  # -log2 of the float densities of all symbols, in evaluation mode
     cross_entropy: float  # the same in bits per symbol of y
-    empirical_entropy: float  # bits per symbol of an ideal coder that knew each channel's histogram in this image
+    empirical_entropy: float  # bits per symbol of y under each channel's own histogram in this image
     symbols: np.ndarray  # (M, h, w) int32
 
 
 class Codec:
-    """Turns images into files and back, with one model; quality is 0..100, None for a model of one lambda."""
+    """A model that turns images into files and back; quality is 0..100, or None for a model of one lambda."""
 
     def __init__(self, backend: Backend, tables: CodecTables, id: str = "0" * 16, replaces: Sequence[str] = ()):
         self.backend, self.tables, self.id = backend, tables, id
-        self.replaces = replaces  # ids of models whose files it decodes, too
+        self.replaces = replaces  # ids of further models whose files it decodes
         self.encoder = Encoder(backend, tables)
         self.config = backend.config
 
@@ -56,12 +56,12 @@ class Codec:
 
     @property
     def precision(self) -> str:
-        """What the trunks of the transforms run in: bf16 or fp32."""
+        """The precision of the transforms' trunks: bf16 or fp32."""
         return self.backend.precision
 
     @property
     def qualities(self) -> list[int | None]:
-        """Every quality this model can be asked for."""
+        """All qualities of this model: 0..100, or None alone for one lambda."""
         return self.config.qualities
 
     def compress(
@@ -69,18 +69,19 @@ class Codec:
     ) -> bytes:
         """A PIL image as the bytes of a .lic file; effort 0..9 (codec/coding/effort.py) finds smaller and better ones.
 
-        codec/container/modes.py says which modes are coded and how; its UnsupportedImage tells why others are not. ICC
+        codec/container/modes.py has the modes that are coded, and how; UnsupportedImage for all others. ICC
         profile, EXIF, XMP and DPI of `image.info` are kept. A drawing is kept without loss where that is not larger
-        (codec/container/lossless.py). The witness, if there is one, is shown what is encoded.
+        (codec/container/lossless.py). `witness` is called with the symbols as they are encoded (Encoder). LicError for
+        a quality or effort that there is not.
         """
         return self._compress(modes.prepare(image), quality, effort, witness)
 
     def compress_to(
         self, image: Image.Image, max_bytes: float, effort: int = 0, witness: Witness | None = None
     ) -> tuple[bytes, int]:
-        """The largest file of at most `max_bytes`, and its quality; LicError if even quality 0 takes more.
+        """The file of the best quality in at most `max_bytes` bytes, and that quality; LicError if there is none.
 
-        Compresses seven times at most: g_a sees the quality, so it cannot be run once for all.
+        It takes up to seven compressions, each with its own run of g_a, whose output depends on the quality.
         """
         if not self.config.variable_rate:
             raise LicError("this model was trained for one lambda: it cannot aim at a size")
@@ -94,8 +95,9 @@ class Codec:
     def compress_to_score(
         self, image: Image.Image, least: float, effort: int = 0, witness: Witness | None = None
     ) -> tuple[bytes, int, float]:
-        """The smallest file whose image scores at least `least` in SSIMULACRA 2 (codec/coding/target.py), its quality,
-        and the score, which is asked seven times at most; LicError if even quality 100 scores less.
+        """The file of the lowest quality whose image scores at least `least` in SSIMULACRA 2 (codec/coding/target.py).
+
+        Returns the file, its quality and its score, after up to seven trials. LicError if quality 100 scores less.
         """
         if not self.config.variable_rate:
             raise LicError("this model was trained for one lambda: it cannot aim at a score")
@@ -109,25 +111,26 @@ class Codec:
     def decompress(
         self, data: bytes, max_pixels: int = bitstream.MAX_PIXELS, region: tuple[int, int, int, int] | None = None
     ) -> Image.Image:
-        """The image of a .lic file written by this model: RGB, L, RGBA or LA, what is kept beside the pixels in `info`.
+        """The image of a .lic file written by this model: RGB, L, RGBA or LA, with its metadata in `info`.
 
-        `region` (left, top, width, height) gives that part of it, and decodes only the rows of tiles that it needs.
-        FormatError if the file is damaged or another model's, LicError if the image does not have the region.
+        `region` (left, top, width, height), in pixels, is returned alone, and takes only the tiles that it needs.
+        FormatError if the file is damaged, of another model or has more than `max_pixels`; LicError if the region is
+        not inside the image.
         """
         return modes.decode(data, max_pixels, region, self.paint)
 
     def estimate(self, image: Image.Image, quality: int | None = None) -> Estimate:
-        """Bits that forward expects for an image, beside the entropy of the symbols themselves."""
+        """Estimated bits of an RGB or L image, and the entropy of its symbols. LicError without PyTorch."""
         pixels = planes(image)
         bits, symbols = self.backend.bits(pixels, quality), self.latent(pixels, quality).y[0]
         counts = [np.unique(channel, return_counts=True)[1] for channel in symbols]
         own = sum(float((c * np.log2(c.sum() / c)).sum()) for c in counts)
         return Estimate(bits, bits / symbols.size, own / symbols.size, symbols)
 
-    # ---- latents: what is coded, without a file ----
+    # ---- latents, without a file ----
 
     def latent(self, pixels: NDArray[np.uint8], quality: int | None = None) -> Latent:
-        """What is coded of images (B, 3, H, W), in one row of tiles."""
+        """The latent of images (B, 3, H, W), as one row of tiles."""
         v = self.backend.analyse(pixels, quality)
         z, area = self.backend.hyper_analyse(v, quality), full(v.shape[-2:])
         return assembled(self.encoder.quantize(v, z, area.coarse(CELL), area, quality), v.shape, z)
@@ -138,21 +141,21 @@ class Codec:
         return self.backend.synthesise(v_hat, quality, size)
 
     def encode(self, latent: Latent, quality: int | None, mode: str, size: tuple[int, int]) -> bytes:
-        """The latent of one image of `size` (height, width) -> the bytes of a file."""
+        """The file of a latent of one image of `size` (height, width); mode RGB or L."""
         y = self.encoder.encode_y(self._coded(latent, quality), quality)
         return bitstream.write(self._header(quality, mode, size), [*self.encoder.encode_z(latent.z, quality), y])
 
     def decode(self, header: Header, sections: list[Section]) -> Latent:
         """The latent of a file that `bitstream.read` has accepted; FormatError if it is not intact."""
-        parts = [
+        rows = [
             assembled(coded, (1, self.config.M, *box.shape), z) for box, coded, z in self.decode_rows(header, sections)
         ]
-        y = np.concatenate([part.y for part in parts], axis=2)
-        index = None if parts[0].index is None else np.concatenate([part.index for part in parts], axis=2)
-        return Latent(y, parts[0].z, index)
+        y = np.concatenate([row.y for row in rows], axis=2)
+        index = None if rows[0].index is None else np.concatenate([row.index for row in rows], axis=2)
+        return Latent(y, rows[0].z, index)
 
     def _coded(self, latent: Latent, quality: int | None) -> Coded:
-        """A latent in steps."""
+        """A latent, cut into the steps of coding."""
         area = full(latent.y.shape[-2:])
         steps = self.encoder.steps(latent.z, area.coarse(CELL), area, quality)
         return list(answered(steps, lambda step: latent.y[step.where]))
@@ -162,7 +165,7 @@ class Codec:
     def _compress(
         self, source: modes.Source, quality: int | None, effort: int = 0, witness: Witness | None = None
     ) -> bytes:
-        """The file of an image; of a drawing the smaller one of two."""
+        """The file of an image; of a drawing the lossless one if it is not larger."""
         check(effort)
         header = self._header(quality, source.image.mode, source.image.size[::-1])
         made = [Section(bitstream.EFFORT, bytes([effort]))] if effort else []
@@ -173,14 +176,15 @@ class Codec:
         return min(bitstream.write(header, source.exact), data, key=len)
 
     def _header(self, quality: int | None, mode: str, size: tuple[int, int]) -> Header:
-        """That of a file of an image of `size` (height, width)."""
+        """The header of a file of an image of `size` (height, width)."""
         return Header(self.id, quality, mode, size[1], size[0], self.tables.context is not None)
 
     # ---- decoding ----
 
     def paint(self, header: Header, sections: list[Section], box: modes.Corners) -> Image.Image:
-        """The colours, RGB or L, of the part `box` (left, top, right, bottom) of a file's image; FormatError if the
-        file is damaged.
+        """The pixels in `box` (left, top, right, bottom) of a file's image, RGB or L, without alpha.
+
+        FormatError if the file is damaged or of another model.
         """
         left, top, right, bottom = box
         shown, image = Box(top, left, bottom, right), full((header.height, header.width))
@@ -192,22 +196,24 @@ class Codec:
             while v_hat.bottom < outer.bottom:
                 row, coded, _ = next(decoded)
                 v_hat.add(row, self._dequantize(coded, (1, self.config.M, *row.shape), header.quality))
-                del coded  # before there is the next one
-            seen, part = outer.scaled(STRIDE).within(image), tile.scaled(STRIDE).within(shown)
-            pixels = self.backend.synthesise(v_hat.of(outer), header.quality, seen.shape, gray=mode == "L")
+                del coded  # before the next one is made
+            seen, own = outer.scaled(STRIDE).within(image), tile.scaled(STRIDE).within(shown)
+            pixels = self.backend.synthesise(v_hat.cut(outer), header.quality, seen.shape, gray=mode == "L")
             v_hat.forget(outer.top)
-            painted = picture_of(part.relative_to(seen).of(pixels))
-            if part == shown:
+            painted = picture_of(own.relative_to(seen).cut(pixels))
+            if own == shown:
                 return painted
-            picture = picture or Image.new(mode, shown.shape[::-1])  # not before the file has shown that it is real
-            picture.paste(painted, (part.left - shown.left, part.top - shown.top))
+            picture = picture or Image.new(mode, shown.shape[::-1])  # only now: a forged size fails before
+            picture.paste(painted, (own.left - shown.left, own.top - shown.top))
         return picture
 
     def decode_rows(
         self, header: Header, sections: list[Section], wanted: Box | None = None
     ) -> Iterator[tuple[Box, Coded, NDArray[np.int32] | None]]:
-        """Place and symbols of each row of tiles that has a part in `wanted`, cells of y, by default of all; and the
-        symbols of all z. FormatError if the file is damaged or another model's.
+        """Decode the rows of tiles that overlap `wanted`, a box in cells of y; by default all.
+
+        Yields the box of each row, its symbols, and the symbols of all of z (1, K, h', w') or None. FormatError if the
+        file is damaged or of another model.
         """
         self._accept(header)
         area = cells_of(header.height, header.width)
@@ -221,7 +227,7 @@ class Codec:
             raise FormatError(f"damaged: {error}") from error
 
     def _accept(self, header: Header) -> None:
-        """FormatError unless the file is one of this model."""
+        """FormatError unless this model wrote the file, or replaces the one that did."""
         if header.model not in (self.id, *self.replaces):
             raise FormatError(f"written by model {header.model}, but this is model {self.id}")
         if (header.quality is None) == self.config.variable_rate:
@@ -245,12 +251,12 @@ class Codec:
         return z
 
     def _decode_row(self, stream: bytes, z: NDArray[np.int32] | None, row: Box, area: Box, header: Header) -> Coded:
-        """The symbols of a row of tiles."""
+        """The symbols of a row of tiles, step by step."""
         decoder, tables, place = entropy.Decoder(stream), self.tables.y[header.quality], self.encoder.around(row, area)
         context = self.tables.context if header.context else None
         columns = row.shape[1] if context else None
-        decoder.check(self.config.M * row.shape[0] * row.shape[1], columns)  # before anything is computed
-        steps = self.encoder.steps(None if z is None else place.of(z), place, row, header.quality)
+        decoder.check(self.config.M * row.shape[0] * row.shape[1], columns)  # before h_s runs
+        steps = self.encoder.steps(None if z is None else place.cut(z), place, row, header.quality)
 
         def decode(step: Step) -> NDArray[np.int32]:
             if context:
@@ -262,12 +268,12 @@ class Codec:
         return coded
 
     def _dequantize(self, coded: Coded, shape: tuple[int, ...], quality: int | None) -> NDArray[np.float32]:
-        """v_hat (B, M, h, w) of a part of y."""
+        """v_hat, of `shape` (B, M, h, w), of the symbols of all steps."""
         v_hat = None
         for step, symbols in coded:
-            part = self.backend.dequantize(symbols, step, quality)
+            dequantized = self.backend.dequantize(symbols, step, quality)
             if step.shape == shape:
-                return part
+                return dequantized
             v_hat = np.empty(shape, np.float32) if v_hat is None else v_hat
-            v_hat[step.where] = part
+            v_hat[step.where] = dequantized
         return v_hat

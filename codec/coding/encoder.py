@@ -1,6 +1,6 @@
-"""The encoder: an image analysed, quantized and coded, one row of tiles after the other.
+"""The encoder: an image is analysed, quantized and coded, one row of tiles after the other.
 
-What the networks are asked is in codec/coding/backend.py, how tiles overlap in codec/coding/tiles.py.
+The interface to the networks is codec/coding/backend.py; how tiles overlap is in codec/coding/tiles.py.
 """
 
 from collections.abc import Callable
@@ -21,13 +21,13 @@ from codec.config import CELL, STRIDE
 from codec.container import bitstream
 from codec.container.bitstream import Section
 
-Coded = list[tuple[Step, NDArray[np.int32]]]  # symbols of a part of y, in the steps in which they are coded
-# (quality, y=symbols of a row, share=of the image that is encoded then) and (quality, z=symbols), as they are encoded
+Coded = list[tuple[Step, NDArray[np.int32]]]  # the steps of a row of tiles, each with its symbols
+# Called as (quality, y=symbols of a row, share=of the image that is encoded then) and (quality, z=symbols)
 Witness = Callable[..., None]
 
 
 class Encoder:
-    """Images to sections of files, with the networks of a backend and its tables."""
+    """Encodes images to sections of files, with the networks of a backend and the model's tables."""
 
     def __init__(self, backend: Backend, tables: CodecTables):
         self.backend, self.tables = backend, tables
@@ -35,10 +35,10 @@ class Encoder:
     def encode_rows(
         self, colours: Image.Image, quality: int | None, effort: int, witness: Witness | None
     ) -> list[Section]:
-        """The sections of z and of y, row by row, of an RGB or L image.
+        """The sections of z and of the rows of y of an RGB or L image.
 
-        The tables of a row of y depend on the z around it, and that on the v around it: both are made ahead, as far as
-        the halos want it, which is one row of tiles for y and one more for v, and let go when they are not needed.
+        The tables of a row of y depend on the z around it, and that z on the v around it. Both are computed ahead as
+        far as the halos reach, one row of tiles for z and one more for v, and freed when no row needs them any more.
         """
         area = cells_of(colours.height, colours.width)
         heights = tiles.rows(area.coarse(CELL).bottom)
@@ -61,14 +61,14 @@ class Encoder:
                 z.add(cells, self._hyper_analyse(v, following, area, quality))
             analyse_until(row.bottom)
             seek = partial(self._search, colours, row, area, quality, effort) if effort else None
-            coded = self.quantize(v.of(row), z.of(place) if self.tables.z else None, place, row, quality, seek)
+            coded = self.quantize(v.cut(row), z.cut(place) if self.tables.z else None, place, row, quality, seek)
             if witness:
                 y = assembled(coded, (1, self.backend.config.M, *row.shape)).y
                 witness(quality, y=y, share=row.bottom / area.bottom)
             streams.append(self.encode_y(coded, quality))
-            del coded  # before there is the next one
+            del coded  # before the next one is made
             v.forget(min(row.bottom, CELL * (z.bottom - self.backend.halos.h_a)) if self.tables.z else row.bottom)
-        symbols = z.of(area.coarse(CELL)) if self.tables.z else None
+        symbols = z.cut(area.coarse(CELL)) if self.tables.z else None
         if witness:
             witness(quality, z=symbols)
         return [*self.encode_z(symbols, quality), *bitstream.rows_section(heights), *streams]
@@ -76,7 +76,7 @@ class Encoder:
     def _search(
         self, colours: Image.Image, row: Box, area: Box, quality: int | None, effort: int, v: NDArray, step: Step
     ) -> NDArray[np.int32]:
-        """Better symbols of a row of tiles of an RGB or L image."""
+        """Better symbols of v (*step.shape), a row of tiles of an RGB or L image (codec/coding/effort.py)."""
         image = full((colours.height, colours.width))
 
         def pixels(box: Box) -> NDArray[np.uint8]:
@@ -90,24 +90,25 @@ class Encoder:
 
         def analyse(cells: Box) -> NDArray[np.float32]:
             top, left, bottom, right = cells.scaled(STRIDE).within(image)
-            part = colours if cells == area else colours.crop((left, top, right, bottom))
-            return self.backend.analyse(planes(part), quality)
+            cropped = colours if cells == area else colours.crop((left, top, right, bottom))
+            return self.backend.analyse(planes(cropped), quality)
 
         return tiles.joined(analyse, row, tiles.TILE * CELL, self.backend.halos.g_a, area)
 
     def _hyper_analyse(self, v: Window, row: Box, area: Box, quality: int | None) -> NDArray[np.int32]:
-        """Symbols of z of a row of tiles, of whose v the window has what h_a sees."""
+        """Symbols of z (1, K, h', w') of a row of tiles; the window v reaches as far around it as h_a sees."""
 
         def analyse(cells: Box) -> NDArray[np.int32]:
-            return self.backend.hyper_analyse(v.of(cells.scaled(CELL).within(area)), quality)
+            return self.backend.hyper_analyse(v.cut(cells.scaled(CELL).within(area)), quality)
 
         return tiles.joined(analyse, row.coarse(CELL), tiles.WIDE, self.backend.halos.h_a, area.coarse(CELL))
 
     def around(self, row: Box, area: Box) -> Box:
-        """The cells of z that the tables of a row depend on."""
+        """The box of z that the table indices of a row of y depend on."""
         return row.coarse(CELL).grown(self.backend.halos.h_s, area.coarse(CELL))
 
     def steps(self, z: NDArray[np.int32] | None, place: Box, box: Box, quality: int | None) -> Steps:
+        """`Backend.steps` with the model's constants of a quality."""
         constants = self.tables.constants[quality] if self.tables.constants else None
         return self.backend.steps(z, place, box, quality, constants)
 
@@ -120,21 +121,22 @@ class Encoder:
         quality: int | None,
         seek: Callable[[NDArray[np.float32], Step], NDArray[np.int32]] | None = None,
     ) -> Coded:
-        """The symbols of v (B, M, *box.shape), a part of y; z are those of the cells `place`. `seek` finds others than
-        those of quantizing.
+        """The symbols of v (B, M, *box.shape), step by step; z are the symbols in the box `place`.
+
+        `seek` (v, step) -> symbols, if given, replaces plain quantization.
         """
         quantize = seek or (lambda v, step: self.backend.quantize(v, step, quality))
         coded = answered(self.steps(z, place, box, quality), lambda step: quantize(v[step.where], step))
         return [(replace(step, mean=None), symbols) for step, symbols in coded]  # a mean is as large as the symbols
 
     def encode_z(self, z: NDArray[np.int32] | None, quality: int | None) -> list[Section]:
-        """The section of the symbols of z (1, K, h', w'); none without a hyperprior."""
+        """The section of z, symbols (1, K, h', w'), in a list; an empty list without a hyperprior."""
         if z is None:
             return []
         return [Section(bitstream.HYPER, entropy.encode([(z, channels(z.shape[1]), self.tables.z[quality])]))]
 
     def encode_y(self, coded: Coded, quality: int | None) -> Section:
-        """The section of the symbols of a row of y."""
+        """The section of a row of y."""
         tables, context = self.tables.y[quality], self.tables.context
         if context:
             ((step, symbols),) = coded
@@ -143,7 +145,7 @@ class Encoder:
 
 
 def assembled(coded: Coded, shape: tuple[int, ...], z: NDArray[np.int32] | None = None) -> Latent:
-    """The latent (B, M, h, w) that was coded in steps."""
+    """The latent, y of `shape` (B, M, h, w), from its steps; with the table indices if there is z."""
     y, index = np.empty(shape, np.int32), np.empty(shape, np.uint8)
     for step, symbols in coded:
         y[step.where] = symbols

@@ -1,7 +1,7 @@
-"""ONNX graphs of a model: those that its file carries, and ordinary .onnx files for other runtimes (lic export).
+"""ONNX graphs of a model: those in its file, and .onnx files with weights for other runtimes (lic export).
 
-A graph is stored without its weights, which are in the same file (codec/network/graphs.py). What goes into a file has
-been checked: ONNX Runtime gives what PyTorch gives, the same integers where integers are exact.
+Graphs in a model file have no weights of their own and use those of the file (codec/network/graphs.py). They are
+checked before they are stored: ONNX Runtime gives what PyTorch gives, equal integers where arithmetic is exact.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from codec.coding.backend import Backend
 from codec.coding.models import read_model, replaced, write_model
-from codec.coding.onnx_backend import OnnxBackend, handed_over
+from codec.coding.onnx_backend import OnnxBackend, graph_weights
 from codec.coding.tiles import full
 from codec.config import CELL
 from codec.errors import LicError
@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from codec.network.model import Network
 
 NAMES = ("g_a", "g_s", "h_a", "h_s")
-CHECKED = (40, 72)  # pixels of the noise that graphs are checked on: sides that are mirrored at each stage
+CHECKED = (40, 72)  # height and width of the noise that graphs are checked with: every stage has to mirror it
 
 
 def graphs_of(network: Network, tensors: dict[str, NDArray]) -> dict[str, NDArray]:
-    """What a model file with these tensors holds beside them for runtimes without PyTorch; nothing where there are no
-    graphs of the network, which is told in a line on stderr.
+    """The tensors of graphs for a model file that holds `tensors`, the weights and tables of a network.
+
+    Empty, with a line on stderr, if the network has layers without graphs, or if the graphs compute something else.
     """
     try:
         require("onnx", "train", "making graphs")
@@ -46,8 +47,9 @@ def graphs_of(network: Network, tensors: dict[str, NDArray]) -> dict[str, NDArra
 
 
 def add_graphs(path: Path | str) -> str:
-    """Make the graphs of a model file anew, in place; returns its id. Weights and tables stay as they are, and files
-    that name the id which it had before are still its own.
+    """Make the graphs of a model file anew, in place; returns its new id.
+
+    Weights and tables stay as they are. The old id is added to `replaces`, so that files with it still decode.
     """
     from codec.coding.models import load_model
 
@@ -59,8 +61,9 @@ def add_graphs(path: Path | str) -> str:
 
 
 def write_graphs(path: Path | str, folder: Path, replace: bool = False) -> list[Path]:
-    """The graphs of a model file as ONNX files with their weights; returns their paths. LicError where there are none,
-    or a file is there, unless it may be replaced.
+    """Write the graphs of a model file as ONNX files with their weights; returns their paths.
+
+    LicError if the model has no graphs, or if a file exists and `replace` is false.
     """
     require("onnx", "train", "lic export")
     import onnx
@@ -72,7 +75,7 @@ def write_graphs(path: Path | str, folder: Path, replace: bool = False) -> list[
     refuse_existing([str(file) for file in files.values()], replace)
     folder.mkdir(parents=True, exist_ok=True)
     for name, file in files.items():
-        model, weights = onnx.load_from_string(tensors[f"graph.{name}"].tobytes()), handed_over(tensors, name)
+        model, weights = onnx.load_from_string(tensors[f"graph.{name}"].tobytes()), graph_weights(tensors, name)
         for declared in model.graph.initializer:
             if declared.name in weights:
                 declared.CopyFrom(onnx.numpy_helper.from_array(weights[declared.name], declared.name))
@@ -110,7 +113,7 @@ def _check(network: Network, theirs: Backend) -> None:
 
 
 def _same(name: str, ours: NDArray, theirs: NDArray, most: int | None = None, often: float = 1.0) -> None:
-    """LicError unless arrays are equal up to `most` in a share `often` of them, by default up to rounding."""
+    """LicError unless arrays differ by at most `most`, and at most in a share `often`; by default by float rounding."""
     if ours.shape == theirs.shape:
         difference = np.abs(ours.astype(np.float64) - theirs)
         limit = 2e-5 * (1 + np.abs(ours).max()) if most is None else most

@@ -1,15 +1,15 @@
-"""Exported models on disk (safetensors, no pickle): made, found by name or id, and loaded.
+"""Exported models on disk (safetensors, no pickle): written, found by name or id, and loaded.
 
-An exported model is one file that decodes for ever: weights, the configuration, the integer tables, made once here and
-never rebuilt, and the networks as ONNX graphs (codec/network/graphs.py), so that it is read without PyTorch. Its id is
-the SHA-256 of all of that, cut to 8 bytes; every .lic file carries the id of its model. Where graphs were added to a
-model later, the ids that it had before are its entry `replaces`: it decodes their files, too.
+An exported model is one file with all that decoding needs: weights, the configuration, the integer tables, which are
+made once here and never rebuilt, and the networks as ONNX graphs (codec/network/graphs.py), so that it is read without
+PyTorch. Its id is the SHA-256 of all of that, cut to 8 bytes; every .lic file carries the id of its model. Where graphs
+were added to a model later, its entry `replaces` has the ids that it had before: it decodes their files, too.
 Its text (`__metadata__`): `id`, 16 hexadecimal digits; `replaces`, if it is there, such ids with commas between;
 `config`, ModelConfig (codec/config.py) as JSON: `M` and `hyper_M` are the channels M of y and K of z, `transform` is
 the family, `lmbda` two numbers if there are qualities. Its tensors: codec/coding/tables.py, and <layer>.weight and
 <layer>.bias, in float32 those of h_s that decide an index.
-A model is the file given, or is looked for by name or id in the package, then in the folders of the environment
-variable LIC_MODELS.
+A model is given as a file, or searched by name or id in the package, then in the folders of the environment variable
+LIC_MODELS.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ if TYPE_CHECKING:
 FORMAT = "lic-model-1"
 WEIGHTS = Path(__file__).parents[1] / "weights"
 DEFAULT = "photo"  # for the eye; `fast` is the same network for squared error
-OLDEST = {"prior": "factorized", "lapped": False}  # what models have whose configuration does not say
+OLDEST = {"prior": "factorized", "lapped": False}  # of models from before these fields, which do not have them
 
 
 class ModelError(LicError):
-    """A model file is damaged, of another kind, or nowhere to be found."""
+    """A model file is damaged, of another kind, or not found."""
 
 
 def _compact(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """Weights of the transforms in half precision: they are most of the file, and nothing exact depends on them."""
+    """A weight as it is stored: large ones that no exact layer uses in half precision; they are most of the file."""
     large = name.startswith(("g_a.", "g_s.", "h_a.", "h_s.mean.", "context.")) and tensor.numel() >= 1024
     return tensor.half() if large else tensor
 
@@ -57,21 +57,21 @@ def _compact(name: str, tensor: torch.Tensor) -> torch.Tensor:
 def export(network: Network, path: Path | str, about: dict[str, str] | None = None) -> str:
     """Write a network, its tables and its graphs as one .safetensors file; returns its id (16 hex digits).
 
-    Weights are rounded as they are stored before the tables are made, so that what is in the file is what the tables
-    belong to. `about` holds free text for the model card (command, steps). Where there are no graphs of the network,
-    which is told, PyTorch alone reads the file.
+    Weights are rounded, in place, to the precision in which they are stored before the tables are made from them.
+    `about` is further metadata, free text by name (command, steps). If the network has layers without graphs, which a
+    line on stderr says, only PyTorch can read the file. LicError if h_s is too large for exact arithmetic.
     """
     from codec.coding.export import graphs_of
 
     state = {name: _compact(name, t.detach().cpu().contiguous()) for name, t in network.state_dict().items()}
     network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-    tensors = {name: t.numpy() for name, t in state.items()} | CodecTables.of(network).to_tensors()
+    tensors = {name: t.numpy() for name, t in state.items()} | CodecTables.from_network(network).to_tensors()
     config = json.dumps(vars(network.config), sort_keys=True)
     return write_model(path, config, tensors | graphs_of(network, tensors), about)
 
 
 def write_model(path: Path | str, config: str, tensors: dict[str, np.ndarray], about: dict[str, str] | None) -> str:
-    """A model file; returns its id."""
+    """Write a model file, with `about` as further metadata; returns its id."""
     from safetensors.numpy import save
 
     id = _identify(config, tensors)
@@ -80,6 +80,7 @@ def write_model(path: Path | str, config: str, tensors: dict[str, np.ndarray], a
 
 
 def _identify(config: str, tensors: dict[str, np.ndarray]) -> str:
+    """The id of a model with this configuration (JSON) and these tensors."""
     digest = hashlib.sha256(f"{FORMAT}\n{config}\n".encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype.str} {tensors[name].shape}\n".encode())
@@ -88,13 +89,13 @@ def _identify(config: str, tensors: dict[str, np.ndarray]) -> str:
 
 
 def about(path: Path | str) -> dict[str, str]:
-    """The metadata of an exported model, read without its tensors; ModelError if the file is not one."""
+    """The metadata of an exported model, without reading its tensors; ModelError if the file is not one."""
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
     except FileNotFoundError:
         raise ModelError(f"no such model file: {path}") from None
-    except Exception as error:  # safetensors has one class of its own for every kind of damage
+    except Exception as error:  # safetensors raises a class of its own for damage
         raise ModelError(f"{path} is not an exported model: {_one_line(error)}") from error
     if metadata.get("format") != FORMAT or not {"config", "id"} <= metadata.keys():
         raise ModelError(f"{path} is not an exported model of format {FORMAT}")
@@ -102,14 +103,14 @@ def about(path: Path | str) -> dict[str, str]:
 
 
 def read_model(path: Path | str) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Metadata and tensors of an exported model, whose id is that of its content; ModelError otherwise."""
+    """Metadata and tensors of an exported model; ModelError if it is damaged, which its id shows, or none."""
     metadata = about(path)
     try:
         with safe_open(path, framework="np") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if odd := [f"{name} is {t.dtype}" for name, t in tensors.items() if t.dtype.kind not in "biuf"]:
             raise TypeError(odd[0])  # bfloat16, say, where a package has taught NumPy about it
-    except Exception as error:  # a type that NumPy does not have, too
+    except Exception as error:  # also for a type that NumPy does not have
         raise ModelError(f"{path} is not an exported model: {_one_line(error)}") from error
     if _identify(metadata["config"], tensors) != metadata["id"]:
         raise ModelError(f"{path} is damaged: its content does not have the id {metadata['id']!r}")
@@ -119,8 +120,10 @@ def read_model(path: Path | str) -> tuple[dict[str, str], dict[str, np.ndarray]]
 def load_model(
     path: Path | str, device: str | torch.device = "cpu", precision: str = "auto", backend: str = "torch"
 ) -> Codec:
-    """An exported model, ready to compress and decompress. The backend is torch, onnx, which is of the CPU, or auto:
-    onnx on a CPU where the model has graphs for it.
+    """An exported model, ready to compress and decompress.
+
+    device: cpu or cuda; precision: auto or fp32; backend: torch, onnx (on the CPU only), or auto, which is onnx on the
+    CPU if the model has graphs. ModelError if the file cannot be used, LicError if a package is missing.
     """
     metadata, tensors = read_model(path)
     if backend == "auto":
@@ -128,7 +131,7 @@ def load_model(
     if backend == "torch":
         what = "the backend torch" if "graph.g_a" in tensors else "a model without graphs for ONNX Runtime"
         require("torch", "train", what)
-    try:  # the id says that nothing was changed since; not who made the file, or with what program
+    try:  # the id shows that nothing changed, not that the file was sound when it was made
         config = configuration(metadata["config"])
         if backend == "onnx":
             runs = _onnx(config, tensors, precision)
@@ -141,7 +144,7 @@ def load_model(
 
 
 def configuration(text: str) -> ModelConfig:
-    """That of a model file; LicError if it is none."""
+    """The ModelConfig of a model file from its JSON; LicError if it is not valid."""
     try:
         values = json.loads(text)
     except RecursionError:
@@ -152,7 +155,7 @@ def configuration(text: str) -> ModelConfig:
 
 
 def weights_of(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The weights among the tensors of a model file; LicError if they are not finite floats."""
+    """The weights among the tensors of a model file: no tables, no graphs; LicError if they are not finite floats."""
     weights = {name: t for name, t in tensors.items() if not name.startswith(("tables.", "graph."))}
     for name, t in weights.items():
         if t.dtype not in (np.float16, np.float32) or not np.isfinite(t).all():
@@ -161,6 +164,7 @@ def weights_of(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _onnx(config: ModelConfig, tensors: dict[str, np.ndarray], precision: str) -> OnnxBackend:
+    """The backend of a model file in ONNX Runtime; LicError if it has no graphs."""
     check_precision(precision)
     if "graph.g_a" not in tensors:
         raise LicError("it has no graphs for ONNX Runtime: take the backend torch")
@@ -175,8 +179,9 @@ def _torch(
     precision: str,
     aim: tuple[str, float],
 ) -> Backend:
-    """The network of a configuration with its weights; LicError if they do not go together, or nowhere. `aim` is the
-    distortion of its training, and the share of squared error in it.
+    """The backend of a model file in PyTorch; LicError if weights and configuration do not fit each other.
+
+    `aim`: the distortion that it was trained for, and the share of squared error in that.
     """
     import torch
 
@@ -195,7 +200,7 @@ def _torch(
 
 
 def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The shape of every weight of a network, found without memory for any: a file may claim too much."""
+    """The shapes of a network's weights by name, found without allocating any: a forged file may claim too much."""
     import torch
 
     from codec.network.model import build
@@ -209,18 +214,18 @@ def _one_line(error: Exception) -> str:
 
 
 def _folders() -> list[Path]:
-    """Where models are looked for."""
+    """The folders in which models are searched."""
     return [WEIGHTS, *(Path(p) for p in os.environ.get("LIC_MODELS", "").split(os.pathsep) if p)]
 
 
 def shipped() -> Iterator[Path]:
-    """Every exported model in the package and in the folders of LIC_MODELS, in the order in which they are searched."""
+    """The files of all models in the package and in the folders of LIC_MODELS, in the order of the search."""
     for folder in _folders():
         yield from sorted(folder.glob("*.safetensors"))
 
 
 def _ids(path: Path) -> list[str]:
-    """The id of an exported model and those that it replaces; none for another kind of file."""
+    """The id of an exported model and those that it replaces; an empty list for other files."""
     try:
         metadata = about(path)
     except ModelError:
@@ -229,12 +234,12 @@ def _ids(path: Path) -> list[str]:
 
 
 def replaced(metadata: dict[str, str]) -> list[str]:
-    """The ids of models of the same weights and tables, whose files a model decodes, too."""
+    """The ids that a model had before, whose files it decodes, too; from its metadata."""
     return [id for id in metadata.get("replaces", "").split(",") if id]
 
 
 def find_model(name: str | None = None, id: str | None = None) -> Path:
-    """The file of a model given by name (or path), or by the id in a .lic file; ModelError says what was looked for."""
+    """The file of a model, given by name or path, or by the id in a .lic file; ModelError if there is none."""
     if name is not None and Path(name).suffix == ".safetensors":
         return Path(name)
     known = list(shipped())
@@ -253,7 +258,7 @@ _shared: dict[tuple[str, str, str], Codec] = {}  # by id, device and backend
 
 
 def shared_model(name: str | None = None, id: str | None = None, device: str = "cpu", backend: str = "auto") -> Codec:
-    """The model that `find_model` finds, loaded once per process, device and backend; it is not to be changed."""
+    """The model that `find_model` finds, loaded once per process, device and backend. Do not change it."""
     if name is not None or (id, device, backend) not in _shared:
         path = find_model(name, id)
         own = about(path)["id"]
@@ -261,5 +266,5 @@ def shared_model(name: str | None = None, id: str | None = None, device: str = "
             _shared[own, device, backend] = load_model(path, device, "auto", backend)
         if name is not None or id is None:
             return _shared[own, device, backend]
-        _shared[id, device, backend] = _shared[own, device, backend]  # id may be one that it replaces
+        _shared[id, device, backend] = _shared[own, device, backend]  # the id in a file may be a replaced one
     return _shared[id, device, backend]

@@ -1,7 +1,7 @@
 """The backend that runs the networks in ONNX Runtime, on a CPU, from the graphs in a model file; without PyTorch.
 
-What lies between the graphs (codec/network/graphs.py) and the bytes is NumPy in float32, step by step what
-codec/network/model.py does in PyTorch: the same symbols of the same v, the same v_hat of the same symbols.
+Quantization and dequantization, between the graphs (codec/network/graphs.py) and the entropy coder, are NumPy in
+float32 and follow codec/network/model.py step by step: equal v give equal symbols, equal symbols equal v_hat.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class OnnxBackend:
-    """The graphs and weights of a model file; each graph is opened when it is first asked."""
+    """Runs the graphs of a model file; a session is opened when a graph is first used."""
 
     device, precision = "cpu", "fp32"
 
@@ -37,11 +37,12 @@ class OnnxBackend:
 
     @property
     def parameters(self) -> int:
-        """Those that were trained: no tables, no graphs, nor what was measured."""
+        """The number of trained parameters: without tables, graphs and measured constants."""
         beside = ("tables.", "graph.", "prior.scale", "context.energy")
         return sum(tensor.size for name, tensor in self.tensors.items() if not name.startswith(beside))
 
     def _run(self, name: str, outputs: list[str], quality: int | None, **inputs: NDArray) -> list[NDArray]:
+        """Run a transform: its outputs of these names. LicError if it cannot be run."""
         self.config.check_quality(quality)
         if quality is not None:
             inputs["quality"] = np.array([quality], np.float32)
@@ -51,7 +52,7 @@ class OnnxBackend:
             return self._sessions[name].run(outputs, inputs)
         except LicError:
             raise
-        except Exception as error:  # ONNX Runtime has classes of its own; the id says that nothing was changed since
+        except Exception as error:  # ONNX Runtime raises classes of its own
             raise LicError(f"the graph of {name} cannot be run: {' '.join(str(error).split())}") from error
 
     def analyse(self, pixels: NDArray[np.uint8], quality: int | None) -> NDArray[np.float32]:
@@ -71,17 +72,17 @@ class OnnxBackend:
         for tile in tiles.tiles(box.coarse(CELL), tiles.WIDE):
             outer = tile.grown(self.halos.h_s, place)
             own, seen = tile.scaled(CELL).within(box), outer.scaled(CELL)
-            parts = self._run("h_s", outputs, quality, z=outer.relative_to(place).of(z))  # constants are in the graph
-            of_index, *of_mean = (own.relative_to(seen).of(part) for part in parts)
-            of_mean = of_mean[0] if of_mean else np.zeros(of_index.shape, np.float32)
-            index, mean = tiles.place(index, of_index, own, box), tiles.place(mean, of_mean, own, box)
+            given = self._run("h_s", outputs, quality, z=outer.relative_to(place).cut(z))  # constants are in the graph
+            tile_index, *means = (own.relative_to(seen).cut(output) for output in given)
+            tile_mean = means[0] if means else np.zeros(tile_index.shape, np.float32)
+            index, mean = tiles.place(index, tile_index, own, box), tiles.place(mean, tile_mean, own, box)
         yield Step((slice(None),) * 4, index.shape, index, mean)
 
     def quantize(self, v: NDArray[np.float32], step: Step, quality: int | None) -> NDArray[np.int32]:
         self.config.check_quality(quality)
 
         def quantized(tile: Box) -> NDArray[np.int32]:
-            residual = tile.of(v) if step.mean is None else tile.of(v) - tile.of(step.mean)
+            residual = tile.cut(v) if step.mean is None else tile.cut(v) - tile.cut(step.mean)
             magnitude = np.minimum(np.abs(residual), np.float32(2**24))  # integers that float32 holds exactly
             magnitude -= self._border(residual, magnitude, step, tile, quality)
             np.floor(magnitude, out=magnitude)
@@ -94,9 +95,9 @@ class OnnxBackend:
     def _border(
         self, residual: NDArray, magnitude: NDArray, step: Step, tile: Box, quality: int | None
     ) -> NDArray[np.float32]:
-        """Where the symbol of each sample begins, between it and the one nearer to zero."""
+        """The fraction from which each sample is rounded away from zero (codec/network/quantize.py), broadcastable."""
         if step.mean is not None:
-            entry = np.left_shift(tile.of(step.index), 1, dtype=np.uint16)
+            entry = np.left_shift(tile.cut(step.index), 1, dtype=np.uint16)
             entry += magnitude > 1.5
             return self.borders.reshape(-1).take(entry)
         minus_two, minus_one, one, two = self.borders[quality or 0][:, None, :, None, None]
@@ -111,16 +112,16 @@ class OnnxBackend:
         shrink = interpolated(self.tensors["shrink.values"], (quality or 0) / 100)[:, None, None]
 
         def dequantized(tile: Box) -> NDArray[np.float32]:
-            y_q = tile.of(symbols)
+            y_q = tile.cut(symbols)
             v_hat = y_q.astype(np.float32)
             if step.mean is None:
                 return v_hat - shrink * np.sign(v_hat)
             entry = np.clip(np.abs(y_q), 1, 3) - 1
-            entry += np.multiply(tile.of(step.index), 3, dtype=np.uint16)
+            entry += np.multiply(tile.cut(step.index), 3, dtype=np.uint16)
             shift = shrink - self.tensors["centroid"].reshape(-1).take(entry)
             shift *= np.sign(v_hat)
             v_hat -= shift
-            v_hat += tile.of(step.mean)
+            v_hat += tile.cut(step.mean)
             return v_hat
 
         return tiles.joined(dequantized, full(symbols.shape[-2:]), tiles.WIDE * CELL)
@@ -129,14 +130,14 @@ class OnnxBackend:
         self, v_hat: NDArray[np.float32], quality: int | None, size: tuple[int, int], gray: bool = False
     ) -> NDArray[np.uint8]:
         (pixels,) = self._run("g_s", ["gray" if gray else "image"], quality, v_hat=v_hat)
-        return full(size).of(pixels)
+        return full(size).cut(pixels)
 
     def bits(self, image: NDArray[np.uint8], quality: int | None) -> float:
         raise LicError("estimated bits are told by PyTorch alone: load the model with backend='torch'")
 
 
 def interpolated(knots: NDArray[np.float32], level: float) -> NDArray[np.float32]:
-    """Values (C,) between `knots` (K, C), spread evenly over [0, 1], at a level: (C,); rounded as torch.lerp rounds."""
+    """Knots (K, C), spread evenly over [0, 1], interpolated at a level: (C,), rounded as torch.lerp rounds."""
     position = np.float32(level) * np.float32(len(knots) - 1)
     below = min(int(position), len(knots) - 2)
     low, high, fraction = knots[below], knots[below + 1], np.float32(position - np.float32(below))
@@ -144,25 +145,27 @@ def interpolated(knots: NDArray[np.float32], level: float) -> NDArray[np.float32
 
 
 def open_session(tensors: dict[str, NDArray], name: str) -> InferenceSession:
-    """A session of the graph of a transform, with its weights."""
+    """An ONNX Runtime session of the graph of a transform, with its weights."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = machine.threads()
     options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = False  # it never gives back; allocating anew takes no longer
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads sleep
-    if name.startswith("h_"):  # small: to optimise them takes longer than they run
+    options.enable_cpu_mem_arena = False  # an arena never frees memory; allocating anew takes no longer
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads wait asleep
+    if name.startswith("h_"):  # small: optimising them takes longer than running them
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
-    values = {own: onnxruntime.OrtValue.ortvalue_from_numpy(array) for own, array in handed_over(tensors, name).items()}
+    weights = graph_weights(tensors, name)
+    values = {own: onnxruntime.OrtValue.ortvalue_from_numpy(array) for own, array in weights.items()}
     options.add_external_initializers(list(values), list(values.values()))
     return onnxruntime.InferenceSession(bytes(tensors[f"graph.{name}"]), options, providers=["CPUExecutionProvider"])
 
 
-def handed_over(tensors: dict[str, NDArray], name: str) -> dict[str, NDArray]:
-    """The weights of the graph of a transform, by the names and in the shapes that it declares; LicError if the model
-    file does not have them.
+def graph_weights(tensors: dict[str, NDArray], name: str) -> dict[str, NDArray]:
+    """The weights of the graph of a transform, by the names and in the shapes that it declares.
+
+    LicError if the model file lacks one, or has it in another size.
     """
     weights = {}
     for line in bytes(tensors[f"graph.{name}.weights"]).decode().split("\n"):

@@ -1,6 +1,6 @@
 """The integer tables of a model: made once, at export, stored with the weights, never rebuilt.
 
-    tables = CodecTables.of(network)              for all qualities
+    tables = CodecTables.from_network(network)    for all qualities
     tensors = tables.to_tensors()                 NumPy arrays by name, as a model file holds them
     tables = CodecTables.from_tensors(tensors, config)
 
@@ -34,14 +34,14 @@ from entropy import exact
 if TYPE_CHECKING:
     from codec.network.model import Network
 
-EXACT_WEIGHT = re.compile(r"h_s\.(layers\.\d+|scale)\.weight")  # of the layers that lead to an index
-PARTS = ("freqs", "sizes", "offsets")  # of entropy.Tables
-CONTEXT = ("order", "parents", "weights", "constants")  # of entropy.Context
+EXACT_WEIGHT = re.compile(r"h_s\.(layers\.\d+|scale)\.weight")  # of the layers that decide an index
+ARRAYS = ("freqs", "sizes", "offsets")  # fields of entropy.Tables
+CONTEXT = ("order", "parents", "weights", "constants")  # fields of entropy.Context
 
 
 @dataclass(frozen=True)
 class CodecTables:
-    """What turns symbols into bytes, by quality 0..100, or None for a fixed lambda."""
+    """The tables that turn symbols into bytes, by quality 0..100, or by None for a fixed lambda."""
 
     y: dict[int | None, entropy.Tables]
     z: dict[int | None, entropy.Tables] | None = None
@@ -49,8 +49,8 @@ class CodecTables:
     context: entropy.Context | None = None  # of y, of a model that has one
 
     @classmethod
-    def of(cls, network: "Network", qualities: Sequence[int | None] | None = None) -> "CodecTables":
-        """Those of a network at some qualities, by default at all. LicError if its exact path is not exact."""
+    def from_network(cls, network: "Network", qualities: Sequence[int | None] | None = None) -> "CodecTables":
+        """The tables of a network at some qualities, by default at all. LicError if its exact path is not exact."""
         y, z, constants, support = {}, {}, {}, network.prior.support()
         for quality in network.config.qualities if qualities is None else qualities:
             level = network.level_of(quality)
@@ -66,7 +66,7 @@ class CodecTables:
         return cls(y, z, constants, network.context.context() if network.config.context else None)
 
     def to_tensors(self) -> dict[str, NDArray]:
-        """The arrays that a model file holds."""
+        """The tables as the arrays of a model file, by name (above)."""
         if self.z is None:
             return pack(list(self.y.values()), "tables.")
         first = next(iter(self.constants.values()))
@@ -77,7 +77,7 @@ class CodecTables:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, NDArray], config: ModelConfig) -> "CodecTables":
-        """What `to_tensors` gave, beside the weights; LicError if they do not fit the model or break a rule."""
+        """The inverse of `to_tensors`, from all tensors of a model file; LicError if they are missing or invalid."""
         qualities = config.qualities
         if config.prior == "factorized":
             return cls(dict(zip(qualities, unpack(tensors, "tables.", config.M, len(qualities)), strict=True)))
@@ -95,7 +95,7 @@ class CodecTables:
 
 
 def check_bounds(network: "Network", constants: dict[int | None, dict[str, NDArray[np.int32]]]) -> None:
-    """LicError unless the exact path of a network is exact with these constants, whatever the symbols."""
+    """LicError unless the exact path of a network is exact with these constants for all symbols of z."""
     try:
         network.h_s.check_bounds(network.constants_from(list(constants.values())))
     except ValueError as error:
@@ -103,10 +103,10 @@ def check_bounds(network: "Network", constants: dict[int | None, dict[str, NDArr
 
 
 def check_stored(tensors: dict[str, NDArray]) -> None:
-    """The same of the weights and constants in a model file."""
+    """`check_bounds` for the weights and constants in a model file, without PyTorch."""
     layers = sorted(name.removesuffix(".weight") for name in tensors if EXACT_WEIGHT.fullmatch(name))
     for name in layers:
-        step, outer = (float(np.abs(tensors[f"tables.{part}"], dtype=np.float64).max()) for part in ("step", "outer"))
+        step, outer = (float(np.abs(tensors[f"tables.{which}"], dtype=np.float64).max()) for which in ("step", "outer"))
         largest = REACH * step if name == "h_s.layers.0" else exact.LARGEST
         offset = outer if name == "h_s.scale" else 0.0
         try:
@@ -127,14 +127,14 @@ def context_of(tensors: dict[str, NDArray], config: ModelConfig) -> entropy.Cont
 
 
 def pack(tables: list[entropy.Tables], prefix: str) -> dict[str, NDArray]:
-    """Tables one after another, as named arrays."""
+    """All tables of a list, one after another, as arrays by name."""
     together = entropy.Tables.concatenate(tables)
-    return {prefix + part: getattr(together, part).copy() for part in PARTS}
+    return {prefix + name: getattr(together, name).copy() for name in ARRAYS}
 
 
 def unpack(tensors: dict[str, NDArray], prefix: str, count: int, times: int) -> list[entropy.Tables]:
-    """The inverse of `pack`: `times` Tables of `count` each; LicError unless there are so many that are valid."""
-    names = [prefix + part for part in PARTS]
+    """The inverse of `pack`: `times` Tables of `count` tables each; LicError unless there are so many, all valid."""
+    names = [prefix + name for name in ARRAYS]
     if missing := [name for name in names if name not in tensors]:
         raise LicError(f"no {', '.join(missing)}")
     together = entropy.Tables(*(tensors[name] for name in names))
@@ -144,5 +144,5 @@ def unpack(tensors: dict[str, NDArray], prefix: str, count: int, times: int) -> 
 
 
 def channels(count: int) -> NDArray[np.uint16]:
-    """The table of each symbol of a latent with one table per channel: (1, count, 1, 1)."""
+    """Table indices of a latent with one table per channel: 0..count - 1, (1, count, 1, 1)."""
     return np.arange(count, dtype=np.uint16)[None, :, None, None]

@@ -1,8 +1,8 @@
-"""Large images in bounded memory: the networks run over tiles, each with enough of its neighbours around it.
+"""Large images in bounded memory: the networks run over overlapping tiles.
 
-What a transform gives for a tile is what it gives there for the whole image, up to the rounding of floats, if the tile
-comes with a halo of real neighbours as wide as the transform sees (`halo` of g_a, g_s, h_a and h_s). At the border of
-the image, and only there, it mirrors. A box counts cells of a grid: 16 pixels a side for y, 64 for z.
+A tile comes with a halo of its neighbours as wide as the transform sees (`halo` of g_a, g_s, h_a and h_s). Then the
+transform gives there what it gives for the whole image, up to the rounding of floats. Only at the border of the image
+it mirrors. Boxes are in cells of a grid: of y (16 pixels a side), of z (64), or in pixels.
 
 An image is cut into rows of tiles, which its file holds one after another; `Window` keeps the rows that are in use.
 """
@@ -17,13 +17,14 @@ from PIL import Image
 
 from codec.config import STRIDE
 
-TILE = 12  # cells of z, that is 768 pixels: about as high as a tile is, and half as wide
-WIDE = 2 * TILE  # the same for the hyper-transforms and for quantizing, which take less memory and have larger halos
-MOST_ROWS = 200  # of tiles in a file, which has room for 255 sections
+# By hand:
+TILE = 12  # approximate height of a tile in cells of z, 768 pixels; it is twice as wide
+WIDE = 2 * TILE  # the same for hyper-transforms and quantization, which take less memory and have larger halos
+MOST_ROWS = 200  # rows of tiles in a file, which has room for 255 sections
 
 
 class Box(NamedTuple):
-    """A rectangle of cells, the ends not included."""
+    """A rectangle of cells; bottom and right are not included."""
 
     top: int
     left: int
@@ -39,28 +40,28 @@ class Box(NamedTuple):
         return 0 in self.shape
 
     def scaled(self, factor: int) -> "Box":
-        """The same rectangle in cells of 1/factor of the side."""
+        """The same rectangle on a grid of cells 1/factor as large."""
         return Box(*(side * factor for side in self))
 
     def coarse(self, factor: int) -> "Box":
-        """The cells of `factor` times the side that the rectangle touches."""
+        """The cells that it touches of a grid of cells `factor` times as large."""
         return Box(self.top // factor, self.left // factor, -(-self.bottom // factor), -(-self.right // factor))
 
     def grown(self, halo: int, limit: "Box") -> "Box":
-        """With `halo` cells more on every side, as far as `limit` has them."""
+        """The rectangle with `halo` cells more on every side, clipped to `limit`."""
         return Box(self.top - halo, self.left - halo, self.bottom + halo, self.right + halo).within(limit)
 
     def within(self, limit: "Box") -> "Box":
-        """What it shares with another one; an empty box where that is nothing."""
+        """The intersection with another rectangle, possibly empty."""
         top, left = max(self.top, limit.top), max(self.left, limit.left)
         return Box(top, left, max(top, min(self.bottom, limit.bottom)), max(left, min(self.right, limit.right)))
 
     def relative_to(self, outer: "Box") -> "Box":
-        """The rectangle with places counted from the top left of `outer`."""
+        """The rectangle in coordinates from the top left of `outer`."""
         return Box(self.top - outer.top, self.left - outer.left, self.bottom - outer.top, self.right - outer.left)
 
-    def of(self, x: NDArray) -> NDArray:
-        """That part of x (..., h, w), an array or a tensor; a view."""
+    def cut(self, x: NDArray) -> NDArray:
+        """The rectangle of x (..., h, w), an array or a tensor: (..., *shape), a view."""
         return x[..., self.top : self.bottom, self.left : self.right]
 
 
@@ -75,13 +76,13 @@ def cells_of(height: int, width: int) -> Box:
 
 
 def cuts(length: int, side: int) -> list[tuple[int, int]]:
-    """Begin and end of each part of a length: all equal but the last, and near `side`."""
-    part = -(-length // max(1, round(length / side)))
-    return [(begin, min(begin + part, length)) for begin in range(0, length, part)]
+    """Begin and end of the pieces of a length: equal but for the last, and near `side`."""
+    piece = -(-length // max(1, round(length / side)))
+    return [(begin, min(begin + piece, length)) for begin in range(0, length, piece)]
 
 
 def rows(height: int) -> list[tuple[int, int]]:
-    """Top and bottom of the rows of tiles of an image `height` cells of z high."""
+    """Top and bottom of the rows of tiles of an image `height` cells of z high, in these cells."""
     return cuts(height, max(TILE, -(-height // MOST_ROWS)))
 
 
@@ -92,31 +93,36 @@ def tiles(area: Box, side: int) -> Iterator[Box]:
             yield Box(area.top + top, area.left + left, area.top + bottom, area.left + right)
 
 
-def place(canvas: NDArray | None, part: NDArray, box: Box, area: Box) -> NDArray:
-    """`canvas` (B, C, *area.shape), made if it is None, with `part` put where `box` is; `part` alone if that is all."""
+def place(canvas: NDArray | None, tile: NDArray, box: Box, area: Box) -> NDArray:
+    """Put `tile` (B, C, *box.shape) into `canvas` (B, C, *area.shape), which is made if it is None; returns it.
+
+    A tile that is all of the area is returned itself.
+    """
     if box == area:
-        return part
+        return tile
     if canvas is None:
-        canvas = np.empty((*part.shape[:2], *area.shape), part.dtype)
-    box.relative_to(area).of(canvas)[...] = part
+        canvas = np.empty((*tile.shape[:2], *area.shape), tile.dtype)
+    box.relative_to(area).cut(canvas)[...] = tile
     return canvas
 
 
 def joined(
     function: Callable[[Box], NDArray], area: Box, side: int, halo: int = 0, limit: Box | None = None
 ) -> NDArray:
-    """What `function` gives for a box, (B, C, *box.shape), over an area: called for tiles, with their halo as far as
-    `limit` has it, by default none.
+    """Run a function tile by tile over an area: (B, C, *area.shape).
+
+    `function` maps a box to (B, C, *box.shape). It gets tiles about `side` high, grown by `halo` and clipped to
+    `limit`, by default the area.
     """
     canvas = None
     for tile in tiles(area, side):
         outer = tile.grown(halo, limit or area)
-        canvas = place(canvas, tile.relative_to(outer).of(function(outer)), tile, area)
+        canvas = place(canvas, tile.relative_to(outer).cut(function(outer)), tile, area)
     return canvas
 
 
 class Window:
-    """Rows of an array (B, C, H, W), below one another: those that are in use, of full width."""
+    """The rows of tiles in use of an array (B, C, H, W) that is made from top to bottom."""
 
     def __init__(self):
         self._rows: list[tuple[Box, NDArray]] = []
@@ -127,35 +133,35 @@ class Window:
         return self._rows[-1][0].bottom if self._rows else 0
 
     def add(self, box: Box, x: NDArray) -> None:
-        """The next row (B, C, *box.shape)."""
+        """Append the next row of tiles, x (B, C, *box.shape)."""
         self._rows.append((box, x))
 
-    def of(self, box: Box) -> NDArray:
-        """The part (B, C, *box.shape), all of whose rows are here."""
+    def cut(self, box: Box) -> NDArray:
+        """The rectangle `box` of the array, (B, C, *box.shape); its rows must be in use."""
         shared = ((box.within(row), row, x) for row, x in self._rows)
-        parts = [part.relative_to(row).of(x) for part, row, x in shared if not part.is_empty]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
+        pieces = [piece.relative_to(row).cut(x) for piece, row, x in shared if not piece.is_empty]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=2)
 
     def forget(self, above: int) -> None:
-        """Let go the rows that end above a line."""
+        """Free the rows that end at or above the line `above`."""
         self._rows = [(row, x) for row, x in self._rows if row.bottom > above]
 
 
 @dataclass(frozen=True)
 class Latent:
-    """What is coded of a batch of images."""
+    """The symbols of a batch of images."""
 
     y: NDArray[np.int32]  # (B, M, h, w)
-    z: NDArray[np.int32] | None = None  # (B, K, ceil(h/4), ceil(w/4)), of a codec with a hyperprior
-    index: NDArray[np.uint8] | None = None  # (B, M, h, w), the table of each symbol of y, likewise
+    z: NDArray[np.int32] | None = None  # (B, K, ceil(h/4), ceil(w/4)); None without a hyperprior
+    index: NDArray[np.uint8] | None = None  # (B, M, h, w), the table of each symbol of y; None likewise
 
     def of(self, i: int) -> "Latent":
-        """That of image i of the batch, as a batch of one."""
-        return Latent(*(None if part is None else part[i : i + 1] for part in (self.y, self.z, self.index)))
+        """The latent of image i of the batch, as a batch of one."""
+        return Latent(*(None if x is None else x[i : i + 1] for x in (self.y, self.z, self.index)))
 
 
 def planes(image: Image.Image) -> NDArray[np.uint8]:
-    """An RGB or L image as (1, 3, H, W); gray becomes three equal planes."""
+    """An RGB or L image as uint8 (1, 3, H, W); gray becomes three equal planes."""
     image = image if image.mode == "RGB" else image.convert("RGB")
     return np.stack([np.asarray(plane) for plane in image.split()])[None]
 

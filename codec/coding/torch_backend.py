@@ -1,4 +1,4 @@
-"""The backend that runs the networks in PyTorch, on a CPU or a GPU: what coding imports where PyTorch is asked for."""
+"""The backend that runs the networks in PyTorch, on a CPU or a GPU; imported only where PyTorch is used."""
 
 import contextlib
 import functools
@@ -22,10 +22,10 @@ from codec.network.search import Target, search
 
 
 class TorchBackend:
-    """A network, in evaluation mode and without gradients while it is asked, its modes restored afterwards."""
+    """Runs a network, in evaluation mode and without gradients; its modes are restored after every call."""
 
     def __init__(self, network: Network, distortion: str = "mse", mix: float = 0.25):
-        """`distortion` and `mix` are those of its training, what `search` aims at."""
+        """`distortion` and `mix`: the training options that the network was trained with, which `search` uses."""
         self.network, self.config, self.trained_for = network, network.config, (distortion, mix)
         names = ("g_a", "g_s", "h_a", "h_s")
         self.halos = Halos(*(getattr(getattr(network, name, None), "halo", 0) for name in names))
@@ -41,13 +41,14 @@ class TorchBackend:
 
     @functools.cached_property
     def distortion(self) -> Distortion:
-        """What the network was trained for."""
+        """The distortion that the network was trained for."""
         return distortion(*self.trained_for, self.config.lmbda, self.network.device)
 
     @contextlib.contextmanager
     def coding(self, gradients: bool = False) -> Iterator[None]:
-        """Evaluation mode, without gradients or with those of what is not a weight; the mode of every module and what
-        is differentiated are restored afterwards.
+        """Evaluation mode, without gradients, or with `gradients` for tensors that are not weights.
+
+        Afterwards modules are in their modes, and weights require gradients, as before.
         """
         trained = [module for module in self.network.modules() if module.training]
         for module in trained:
@@ -66,11 +67,11 @@ class TorchBackend:
                 weight.requires_grad = True
 
     def tensor(self, array: NDArray) -> Tensor:
-        """An array on the device."""
+        """An array as a tensor on the device."""
         return torch.from_numpy(array).to(self.network.device)
 
     def _image(self, image: NDArray[np.uint8]) -> Tensor:
-        """Grey levels as float32 in [0, 1]. Divided by a tensor: a GPU would multiply by 1 / 255 instead."""
+        """Pixels as float32 in [0, 1]. The divisor is a tensor: for a number, a GPU would multiply by 1 / 255."""
         return self.tensor(image).float().div_(torch.full((), 255.0, device=self.network.device))
 
     def analyse(self, image: NDArray[np.uint8], quality: int | None) -> NDArray[np.float32]:
@@ -96,16 +97,16 @@ class TorchBackend:
             outer = tile.grown(self.halos.h_s, place)
             own, seen = tile.scaled(CELL).within(box), outer.scaled(CELL)
             with self.coding():
-                parts = self.network.derive(self.tensor(outer.relative_to(place).of(z)), stored, seen.shape)
-                of_index, of_mean = (own.relative_to(seen).of(part) for part in parts)
-                of_index, of_mean = of_index.to(torch.uint8).cpu().numpy(), of_mean.cpu().numpy()
-            index, mean = tiles.place(index, of_index, own, box), tiles.place(mean, of_mean, own, box)
+                derived = self.network.derive(self.tensor(outer.relative_to(place).cut(z)), stored, seen.shape)
+                tile_index, tile_mean = (own.relative_to(seen).cut(tensor) for tensor in derived)
+                tile_index, tile_mean = tile_index.to(torch.uint8).cpu().numpy(), tile_mean.cpu().numpy()
+            index, mean = tiles.place(index, tile_index, own, box), tiles.place(mean, tile_mean, own, box)
         yield Step((slice(None),) * 4, index.shape, index, mean)
 
     def quantize(self, v: NDArray[np.float32], step: Step, quality: int | None) -> NDArray[np.int32]:
         def quantized(tile: Box) -> NDArray[np.int32]:
-            index, mean = self._at(tile, step)
-            residual = self.tensor(tile.of(v)).contiguous() - mean  # laid out as symbols are coded, not channels last
+            index, mean = self._prediction(step, tile)
+            residual = self.tensor(tile.cut(v)).contiguous() - mean  # laid out as symbols are, not channels last
             return to_symbols(self.network.quantize(residual, index, self.network.level_of(quality, len(v))))
 
         with self.coding():
@@ -113,8 +114,8 @@ class TorchBackend:
 
     def dequantize(self, symbols: NDArray[np.int32], step: Step, quality: int | None) -> NDArray[np.float32]:
         def dequantized(tile: Box) -> NDArray[np.float32]:
-            index, mean = self._at(tile, step)
-            y_q = self.tensor(tile.of(symbols)).float()
+            index, mean = self._prediction(step, tile)
+            y_q = self.tensor(tile.cut(symbols)).float()
             level = self.network.level_of(quality, len(symbols))
             return (self.network.dequantize(y_q, index, level) + mean).cpu().numpy()
 
@@ -133,15 +134,15 @@ class TorchBackend:
         with self.coding(gradients=True):
             seen = slice(counted.top, counted.bottom), slice(counted.left, counted.right)
             target = Target(self._image(image), seen, self.distortion, self.config.lmbda_at(quality))
-            index, mean = self._at(full(v.shape[-2:]), step)
+            index, mean = self._prediction(step, full(v.shape[-2:]))
             level = self.network.level_of(quality)
             return to_symbols(search(self.network, target, self.tensor(v).contiguous(), index, mean, level, passes))
 
-    def _at(self, tile: Box, step: Step) -> tuple[Tensor | None, Tensor | float]:
-        """Index and mean of a tile of a step, as the network takes them."""
+    def _prediction(self, step: Step, tile: Box) -> tuple[Tensor | None, Tensor | float]:
+        """Table index and predicted mean of a tile of a step, as the network takes them."""
         if step.mean is None:
             return None, 0.0
-        return self.tensor(tile.of(step.index)), self.tensor(tile.of(step.mean))
+        return self.tensor(tile.cut(step.index)), self.tensor(tile.cut(step.mean))
 
     def synthesise(
         self, v_hat: NDArray[np.float32], quality: int | None, size: tuple[int, int], gray: bool = False
@@ -151,7 +152,7 @@ class TorchBackend:
             return pixels.to_uint8(x_hat.mean(dim=1, keepdim=True) if gray else x_hat).cpu().numpy()
 
     def bits(self, image: NDArray[np.uint8], quality: int | None) -> float:
-        """Estimated bits of one image (1, 3, H, W): of the float densities, in evaluation mode."""
+        """Estimated bits of one image (1, 3, H, W): -log2 of the float densities, in evaluation mode."""
         with self.coding():
             x = self._image(image)
             level = self.network.level_of(quality, len(x))
@@ -159,5 +160,5 @@ class TorchBackend:
 
 
 def to_symbols(x: Tensor) -> NDArray[np.int32]:
-    """Integers in a float tensor as int32 on the CPU."""
+    """A float tensor of integers as an int32 array, same shape."""
     return x.to(torch.int32).contiguous().cpu().numpy()

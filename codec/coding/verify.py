@@ -1,8 +1,8 @@
-"""Whether a file that was just made decodes to what went into it: `lic compress --verify`.
+"""Verification that a new file decodes to what was encoded: `lic compress --verify`.
 
-The symbols that the entropy decoder finds must be those that the encoder had; the image must have the size, mode and
-metadata of the source, its alpha plane, or all of it where it is kept without loss, to the last bit. The pixels that
-the network makes of the right symbols are not judged.
+The decoded symbols must be those of the encoder. The image must have the size, mode and metadata of the source, and the
+same alpha plane, or all the same pixels if it is kept without loss. Pixels that the network makes of the right symbols
+are not checked.
 
     witness = Witness()
     data = model.compress(image, 50, witness=witness)
@@ -21,11 +21,11 @@ from codec.errors import LicError
 
 
 class Mismatch(LicError):
-    """A file does not say what was meant."""
+    """A file decodes to something else than was encoded."""
 
 
 class _Digest:
-    """Of the symbols of a file, however its y is cut into rows."""
+    """A hash of the symbols of a file, which does not depend on how y is cut into rows of tiles."""
 
     def __init__(self) -> None:
         self.y, self.z = hashlib.blake2b(), b""
@@ -41,7 +41,7 @@ class _Digest:
 
 
 class Witness:
-    """Remembers the symbols that are encoded of an image, at each quality that is tried."""
+    """Remembers the symbols that are encoded of an image, at every quality tried; codec/coding/encoder.py calls it."""
 
     def __init__(self):
         self.seen: dict[int | None, _Digest] = {}
@@ -52,7 +52,7 @@ class Witness:
         self.seen.setdefault(quality, _Digest()).add(y, z)
 
     def check(self, model: Codec, data: bytes, image: Image.Image) -> None:
-        """Mismatch if the file that was made of this image says something else; FormatError if it is damaged."""
+        """Mismatch if a file of this image decodes to something else; FormatError if it is damaged."""
         source = modes.prepare(image)
         header, sections = bitstream.read(data)
         exact = any(section.tag == bitstream.LOSSLESS for section in sections)

@@ -87,7 +87,7 @@ class FormatError(LicError):
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about itself."""
+    """The header of a file."""
 
     model: str  # id, 16 hex digits
     quality: int | None  # 0..100, None for a model of one lambda
@@ -98,7 +98,7 @@ class Header:
 
 
 class Section(NamedTuple):
-    """One piece of a file."""
+    """A section of a file."""
 
     tag: int
     payload: bytes
@@ -113,7 +113,7 @@ def _varint(value: int) -> bytes:
 
 
 class _Reader:
-    """Takes fields off a byte string; FormatError where it ends too early."""
+    """Reads fields from bytes, one after another; FormatError where they end too early."""
 
     def __init__(self, data: bytes):
         self.data, self.position = data, 0
@@ -151,7 +151,10 @@ def write(header: Header, sections: list[Section]) -> bytes:
 
 
 def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, list[Section]]:
-    """Header and sections of a file, checksums verified; FormatError for anything but an intact file."""
+    """Header and sections of a file, checksums verified.
+
+    FormatError for anything but an intact file, or for one of more than `max_pixels`; TypeError if data is not bytes.
+    """
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise TypeError(f"the bytes of a .lic file are wanted, not {type(data).__name__}")
     data = bytes(data)
@@ -191,8 +194,10 @@ def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, list[Sectio
 
 
 def beyond(width: int, height: int, max_pixels: int) -> str | None:
-    """Why an image is too large for a limit, or None. A side of a few pixels counts as many as the networks make of it,
-    so that what is encoded under a limit also decodes under it.
+    """Why an image is too large for a limit, or None.
+
+    A short side counts as LEAST_SIDE, to which the networks pad it, so that an image that is encoded under a limit also
+    decodes under it.
     """
     if max(width, LEAST_SIDE) * max(height, LEAST_SIDE) <= max_pixels:
         return None
@@ -209,17 +214,20 @@ def find(sections: list[Section], tag: int) -> bytes:
 
 
 def effort(sections: list[Section]) -> int:
-    """The effort with which a file was made."""
+    """The effort 0..9 with which a file was made, from its sections."""
     return next((section.payload[0] for section in sections if section.tag == EFFORT and section.payload), 0)
 
 
 def rows_section(rows: list[tuple[int, int]]) -> list[Section]:
-    """What tells of rows of tiles (top, bottom), in units of 64 pixels; nothing if there is but one."""
+    """The section that describes rows of tiles (top, bottom), in units of 64 pixels; an empty list for one row."""
     return [Section(ROWS, _varint(rows[0][1]))] if len(rows) > 1 else []
 
 
 def row_streams(header: Header, sections: list[Section]) -> list[tuple[int, int, bytes]]:
-    """Top and bottom, in units of 64 pixels, and stream of y of each row of tiles; FormatError if they do not fit."""
+    """Of each row of tiles its top and bottom, in units of 64 pixels, and its stream of y.
+
+    FormatError if the sections do not fit the header.
+    """
     streams = [section.payload for section in sections if section.tag == LATENT]
     end = height = -(-header.height // ROW_UNIT)
     if any(section.tag == ROWS for section in sections):

@@ -1,4 +1,4 @@
-"""What is in the boxes of a JPEG 2000 or AVIF file (ISO/IEC 14496-12, 15444-1, 23000-22)."""
+"""Reads the boxes of JPEG 2000 and AVIF files (ISO/IEC 14496-12, 15444-1, 23000-22): colours, metadata, depth."""
 
 import io
 import struct
@@ -41,6 +41,7 @@ def _inside(data: Bytes, *path: bytes) -> Iterator[Bytes]:
 
 
 def jpeg2000(data: Bytes, found: Found) -> None:
+    """Note in `found` what a JPEG 2000 file has: a codestream, or boxes around one."""
     if data.at(0, 4) == b"\xff\x4f\xff\x51":
         _codestream(data, found)
         return
@@ -67,8 +68,9 @@ def jpeg2000(data: Bytes, found: Found) -> None:
 
 
 def _codestream(data: Bytes, found: Found) -> None:
-    """SIZ, the first segment: 34 bytes, the number of components, and three bytes for each. Then the comments, of which
-    encoders leave their names in.
+    """Note depth and comments of a codestream; comments with the name of an encoder are ignored.
+
+    The depth is in SIZ, the first segment: 34 bytes, the number of components, and three bytes for each.
     """
     (count,) = struct.unpack(">H", data.at(40, 2))
     found.deep |= any((depth & 0x7F) > 7 for depth in data.at(42, 3 * count)[::3])
@@ -83,7 +85,7 @@ def _codestream(data: Bytes, found: Found) -> None:
 
 
 def _colr_of_jp2(body: bytes, found: Found) -> bool:
-    """A colour specification box: whether it was one that is known."""
+    """Note the colours of a colour specification box; whether it is of a known method."""
     method, space = body[0], body[3:]
     if method in (2, 3):
         found.keep(ICC, space)
@@ -101,6 +103,7 @@ def _colr_of_jp2(body: bytes, found: Found) -> bool:
 
 
 def avif(data: Bytes, found: Found) -> None:
+    """Note in `found` what an AVIF file has: code points, depth, a gain map."""
     meta = next(_inside(data, b"meta"), None)
     if meta is None:
         return
@@ -127,7 +130,7 @@ def avif(data: Bytes, found: Found) -> None:
 
 
 def with_cicp(avif: bytes, cicp: colour.Cicp) -> bytes:
-    """An AVIF as Pillow writes it, with primaries and transfer of these code points."""
+    """An AVIF file as Pillow writes it, with its primaries and transfer replaced by those of `cicp`."""
     data, changed = Bytes(io.BytesIO(avif), len(avif)), bytearray(avif)
     for meta in _inside(data, b"meta"):
         for body in _inside(meta.part(4, len(meta) - 4), b"iprp", b"ipco", b"colr"):
@@ -137,7 +140,7 @@ def with_cicp(avif: bytes, cicp: colour.Cicp) -> bytes:
 
 
 def _of_primary_item(meta: Bytes) -> set[int]:
-    """The numbers of the properties, from 1, that the item shown has; none if nobody says which one it is."""
+    """The numbers, from 1, of the properties of the primary item; an empty set if the file does not name one."""
     pitm = next(_inside(meta, b"pitm"), None)
     if pitm is None:
         return set()

@@ -1,12 +1,11 @@
-"""What the colours of an image mean, said without an ICC profile: as code points of ITU-T H.273, or in numbers.
+"""Colour spaces that are given without an ICC profile: as code points of ITU-T H.273, or as numbers.
 
 `cicp` is a tuple of four code points (ITU-T H.273, 2024, "Coding-independent code points"): primaries, transfer
-characteristics, matrix coefficients and full range (0 or 1), as a PNG's cICP chunk has them. Of an image in RGB the
-matrix is 0. Numbers are the chromaticities x and y of white, red, green and blue, and a curve.
+characteristics, matrix coefficients (0 for RGB) and full range (0 or 1), as in a PNG's cICP chunk. Numbers are the
+chromaticities x and y of white, red, green and blue, and a transfer curve.
 
-Where a format has no place for either, or a program does not know it, an ICC profile says the same: ICC.1:2022, section
-8.3 and 8.4, with a matrix and parametric curves. sRGB (IEC 61966-2-1) is what an image without any of this has: it is
-not written down.
+Here they become ICC profiles of the same meaning, with a matrix and parametric curves (ICC.1:2022, sections 8.3 and
+8.4), for formats and programs that know nothing else. sRGB (IEC 61966-2-1) is the default and is not written down.
 """
 
 import struct
@@ -43,13 +42,13 @@ NEAR_GAMMA = 0.02
 
 
 def is_srgb(cicp: Cicp) -> bool:
-    """Whether code points say no more than that the image is like any other, or nothing."""
+    """Whether code points mean sRGB, or leave all unspecified."""
     primaries, transfer, _, full = cicp
     return primaries in (1, UNSPECIFIED) and transfer in (13, UNSPECIFIED) and full == 1
 
 
 def checked(cicp: object) -> Cicp | None:
-    """Code points that RGB can have, or None."""
+    """The code points as a tuple; None unless they are four valid ones of an RGB image."""
     if not (isinstance(cicp, (tuple, list, bytes)) and len(cicp) == 4 and all(type(value) is int for value in cicp)):
         return None
     primaries, transfer, matrix, full = cicp
@@ -58,7 +57,7 @@ def checked(cicp: object) -> Cicp | None:
 
 
 def of_cicp(cicp: Cicp, gray: bool) -> bytes | None:
-    """The ICC profile that says the same as code points; None where none of this kind can."""
+    """The ICC profile of code points; None where a matrix and curves cannot express them."""
     primaries, transfer, _, full = cicp
     if primaries not in PRIMARIES or transfer not in CURVES or not full:
         return None
@@ -66,8 +65,9 @@ def of_cicp(cicp: Cicp, gray: bool) -> bytes | None:
 
 
 def of_numbers(gamma: float | None, chromaticities: tuple[float, ...] | None, gray: bool) -> bytes | None:
-    """The ICC profile of an image of which a file tells the gamma of its samples (light = v^gamma), or the
-    chromaticities of white, red, green and blue, or both. None if that is sRGB, or no colours that there can be.
+    """The ICC profile of a gamma (light = v^gamma) or of chromaticities (x, y of white, red, green, blue), or of both.
+
+    None if that is sRGB, or impossible.
     """
     points = PRIMARIES[1] if chromaticities is None or gray else tuple(map(float, chromaticities))
     same = len(points) == 8 and max(abs(a - b) for a, b in zip(points, PRIMARIES[1], strict=True)) < NEAR
@@ -79,8 +79,9 @@ def of_numbers(gamma: float | None, chromaticities: tuple[float, ...] | None, gr
 
 
 def profile(chromaticities: tuple[float, ...], curve: tuple[float, ...], gray: bool) -> bytes | None:
-    """An ICC profile, version 4, of a display: primaries (x and y of white, red, green, blue) and curve as above; of a
-    gray one the curve alone. None for primaries that span nothing.
+    """An ICC profile, version 4, of a display: chromaticities (x, y of white, red, green, blue) and a curve of CURVES.
+
+    A gray one has the curve only. None for primaries that span no colours.
     """
     matrix = _to_d50(chromaticities)
     if matrix is None:
@@ -112,7 +113,7 @@ def profile(chromaticities: tuple[float, ...], curve: tuple[float, ...], gray: b
 
 
 def _to_d50(chromaticities: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Adaptation (3, 3) of the white to D50 by Bradford's matrix, and XYZ (3, 3) of red, green and blue after it."""
+    """Bradford's adaptation of white to D50 (3, 3), and the adapted XYZ of red, green and blue as columns (3, 3)."""
     x, y = np.array(chromaticities, dtype=np.float64).reshape(4, 2).T
     if not np.isfinite([x, y]).all() or (y <= 0).any() or (x < 0).any() or (x + y > 1.1).any():
         return None
@@ -128,7 +129,7 @@ def _to_d50(chromaticities: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray] 
 
 
 def _fixed(values) -> bytes:
-    """s15Fixed16Number each."""
+    """Numbers as s15Fixed16Number."""
     return struct.pack(f">{len(values)}i", *(round(float(value) * 65536) for value in values))
 
 
@@ -137,6 +138,6 @@ def _numbers(kind: bytes, values) -> bytes:
 
 
 def _text(text: str) -> bytes:
-    """A multiLocalizedUnicodeType of one language."""
+    """Text as a multiLocalizedUnicodeType of one language."""
     coded = text.encode("utf-16-be")
     return b"mluc" + bytes(4) + struct.pack(">II2s2sII", 1, 12, b"en", b"US", len(coded), 28) + coded

@@ -1,9 +1,9 @@
-"""What is kept without loss: every alpha plane, and drawings, text and screenshots where that makes the file smaller.
+"""Lossless coding: of every alpha plane, and of drawings, text and screenshots where that makes the file smaller.
 
-A codec trained on photographs spends many bits on the sharp edges and flat areas of a drawing and still blurs them,
-while lossless coders live on them. Such an image is coded both ways, and the smaller file wins. The lossless bytes are
-those of WebP (Google, "WebP lossless bitstream specification", 2012), written and read by Pillow. On 560 alpha planes,
-most of them of icons, they took 20 % less than zlib's and 27 % less than PNG's.
+A codec trained on photographs spends many bits on the sharp edges and flat areas of a drawing and still blurs them;
+lossless coders do well on them. Such an image is coded both ways, and the smaller file is kept. The lossless format is
+WebP (Google, "WebP lossless bitstream specification", 2012), through Pillow. On 560 alpha planes, most of them of
+icons, it took 20 % less than zlib and 27 % less than PNG.
 """
 
 import io
@@ -20,9 +20,9 @@ SQUARE = 2048  # side of the pieces of an alpha plane: any size has room, and me
 
 
 def looks_drawn(image: Image.Image) -> bool:
-    """Whether lossless coding is worth a try: many pixels are the same as the second to their left or the second above.
+    """Whether lossless coding is worth a try: many pixels equal the second to their left, or the second above.
 
-    The second, so that stripes and checkerboards of single pixels count too.
+    The second and not the first, so that stripes and checkerboards of single pixels count, too.
     """
     if min(image.size) < 3 or max(image.size) > LARGEST_SIDE or image.width * image.height > LARGEST_AREA:
         return False
@@ -43,7 +43,7 @@ def encode(image: Image.Image) -> bytes:
 
 
 def decode(data: bytes, size: tuple[int, int], mode: str) -> Image.Image:
-    """The image of `encode`; FormatError unless it is an intact one of this size (width, height)."""
+    """The image of `encode`, converted to `mode`; FormatError unless it is intact and of this size (width, height)."""
     if _canvas(data) != size or max(size) > LARGEST_SIDE or size[0] * size[1] > LARGEST_AREA:
         raise FormatError(f"damaged: a lossless section of {_canvas(data)} in a file of {size}")
     try:
@@ -56,7 +56,7 @@ def decode(data: bytes, size: tuple[int, int], mode: str) -> Image.Image:
 
 
 def _canvas(data: bytes) -> tuple[int, int]:
-    """Width and height that a WebP file claims, asked before a decoder makes room for them; (0, 0) if it is none."""
+    """Width and height in the header of a WebP file, read before a decoder allocates them; (0, 0) if it is none."""
     if data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8L":
         bits = int.from_bytes(data[21:25], "little")
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
@@ -66,7 +66,7 @@ def _canvas(data: bytes) -> tuple[int, int]:
 
 
 def _squares(size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
-    """The pieces (left, top, right, bottom) of a plane, row by row."""
+    """The squares (left, top, right, bottom) of a plane, row by row."""
     width, height = size
     return [
         (x, y, min(x + SQUARE, width), min(y + SQUARE, height))
@@ -76,12 +76,12 @@ def _squares(size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
 
 
 def encode_plane(plane: Image.Image) -> bytes:
-    """An alpha plane (L) of any size."""
+    """An alpha plane (L) of any size, as WebP files of its squares, one after another."""
     return b"".join(encode(plane.crop(box)) for box in _squares(plane.size))
 
 
 def decode_plane(data: bytes, size: tuple[int, int]) -> Image.Image:
-    """The plane (L) of `encode_plane`; FormatError unless it is an intact one of this size (width, height)."""
+    """The plane (L) of `encode_plane`; FormatError unless it is intact and of this size (width, height)."""
     squares, ends = _squares(size), [0]
     for _ in squares:
         begin = ends[-1]

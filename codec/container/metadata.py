@@ -1,14 +1,14 @@
-"""What an image file says beside its pixels, and how it is kept: ICC profile, EXIF, XMP, resolution and CICP.
+"""Metadata of images, and how they are kept: ICC profile, EXIF, XMP, resolution and CICP.
 
-In Python it is `image.info`, in Pillow's own keys and forms: icc_profile, exif and xmp as bytes, dpi as two floats; and
-cicp, four code points (codec/container/colour.py). In a .lic file each is an ancillary section of its own
-(codec/container/bitstream.py). Colours that a file tells in numbers, gamma and primaries, become an ICC profile. Beside
-cicp there is always the profile that says the same, if one can: it is for whoever does not know cicp, and not stored.
+In Python they are `image.info`, with Pillow's keys and types: icc_profile, exif and xmp as bytes, dpi as two floats;
+and cicp, four code points (codec/container/colour.py). In a .lic file each is an ancillary section
+(codec/container/bitstream.py). Gamma and primaries that a file gives as numbers become an ICC profile. Beside cicp
+`info` has an ICC profile of the same meaning, where one exists, for programs that do not know cicp; it is not stored.
 
-Nothing else is kept. What is lost has a name: codec/container/original.py finds it, and `lost_of_tiff`.
+Nothing else is kept. What is lost is reported by name, by codec/container/original.py and `lost_of_tiff`.
 
-EXIF and XMP stay as they are, byte for byte. Only where the image was turned upright does the orientation go, out of
-EXIF's first directory (CIPA DC-008, "Exchangeable image file format", 2023, section 4.6): nobody turns it again.
+EXIF and XMP are kept byte for byte. Only if the image was turned upright the orientation is removed, from EXIF's first
+directory (CIPA DC-008, "Exchangeable image file format", 2023, section 4.6), so that it is not turned again.
 """
 
 import contextlib
@@ -71,7 +71,7 @@ NAMES_OF_TAGS = {33723: "IPTC", 34377: "Photoshop resources"}
 
 
 def of(image: Image.Image) -> dict[str, Any]:
-    """The metadata of a loaded image, in the keys and forms of a decoded one."""
+    """The metadata of a loaded image, with the keys and types that a decoded one has."""
     icc = image.info.get("icc_profile") or _profile(image)
     cicp = colour.checked(image.info.get("cicp"))
     found = {"icc_profile": icc, "exif": _exif(image), "xmp": _xmp(image), "dpi": _dpi(image), "cicp": cicp}
@@ -79,14 +79,14 @@ def of(image: Image.Image) -> dict[str, Any]:
 
 
 def explained(info: dict[str, Any], gray: bool) -> dict[str, Any]:
-    """With the profile that says what cicp does, where there is no other."""
+    """`info` with the ICC profile of its cicp added, where it has cicp and no profile."""
     if "cicp" in info and "icc_profile" not in info and (made := colour.of_cicp(info["cicp"], gray)):
         return {"icc_profile": made} | info
     return info
 
 
 def _profile(image: Image.Image) -> bytes | None:
-    """The colours of a PNG that tells gamma or primaries and does not say that they are sRGB's, or of such a TIFF."""
+    """The ICC profile of gamma and primaries in a PNG or TIFF; None without them, or if it names a colour space."""
     gray = image.mode in GRAY
     if hasattr(image, "tag_v2"):
         white, primaries = image.tag_v2.get(WHITE_POINT), image.tag_v2.get(PRIMARIES)
@@ -125,7 +125,7 @@ def _exif(image: Image.Image) -> bytes:
 
 
 def _descriptive(exif: Image.Exif) -> dict[int, Any]:
-    """The tags that do not say where and how a file's pixels are stored, without directories inside directories."""
+    """The DESCRIPTIVE tags, and the Exif and GPS directories without directories inside them."""
     tags = {tag: exif[tag] for tag in DESCRIPTIVE if tag in exif}
     for directory in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
         if inner := {tag: value for tag, value in exif.get_ifd(directory).items() if tag != ExifTags.IFD.Interop}:
@@ -142,7 +142,7 @@ def _xmp(image: Image.Image) -> bytes:
 
 
 def _dpi(image: Image.Image) -> tuple[float, float] | None:
-    """Dots per inch, or None where there is no number that means a size."""
+    """Dots per inch, horizontal and vertical; None if the file gives no resolution in real units."""
     if hasattr(image, "tag_v2") and RESOLUTION_TAG not in image.tag_v2:
         return None  # Pillow would say 1
     if image.format in ("JPEG", "MPO") and not image.info.get("jfif_unit") and RESOLUTION_TAG not in image.getexif():
@@ -155,7 +155,7 @@ def _dpi(image: Image.Image) -> tuple[float, float] | None:
 
 
 def orientation(info: dict[str, Any]) -> int:
-    """1 to 8 as EXIF counts them, 1 being upright; XMP's where EXIF has none."""
+    """The orientation, 1 to 8 as in EXIF, 1 being upright; from XMP where EXIF has none."""
     exif = info.get("exif", b"").removeprefix(PREFIX)
     if entry := _orientation_entry(exif):
         order, place, _ = entry
@@ -168,7 +168,7 @@ def orientation(info: dict[str, Any]) -> int:
 
 
 def without_orientation(info: dict[str, Any]) -> dict[str, Any]:
-    """The metadata of the image turned upright: resolution too, where the axes change places."""
+    """The metadata of the image after it was turned upright; dpi are swapped if the axes are."""
     upright = dict(info)
     if "exif" in info:
         upright["exif"] = PREFIX + _remove_entry(info["exif"].removeprefix(PREFIX))
@@ -180,7 +180,7 @@ def without_orientation(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def _orientation_entry(exif: bytes) -> tuple[str, int, int] | None:
-    """Byte order, place of the entry and end of the first directory; None where there is none to be found."""
+    """Byte order, position of the orientation and end of the first directory; None if there is no orientation."""
     order = BYTE_ORDER.get(exif[:4])
     if order is None:
         return None
@@ -196,7 +196,7 @@ def _orientation_entry(exif: bytes) -> tuple[str, int, int] | None:
 
 
 def _remove_entry(exif: bytes) -> bytes:
-    """Without the orientation: the entries behind it move up, and everything else stays in its place."""
+    """EXIF without the orientation: the entries behind it move up, all other bytes keep their positions."""
     entry = _orientation_entry(exif)
     if entry is None:
         return exif
@@ -211,7 +211,7 @@ def _remove_entry(exif: bytes) -> bytes:
 
 
 def pack(info: dict[str, Any]) -> list[Section]:
-    """Metadata as sections. LicError if one is larger than a file may hold."""
+    """Metadata as sections of a file; LicError if one is larger than LARGEST."""
     sections = []
     for tag, key in KEYS.items():
         if key in info and not (key == "icc_profile" and _is_made(info)):
@@ -225,12 +225,12 @@ def pack(info: dict[str, Any]) -> list[Section]:
 
 
 def _is_made(info: dict[str, Any]) -> bool:
-    """Whether the profile only says what cicp does."""
+    """Whether the ICC profile was made from cicp."""
     return "cicp" in info and info["icc_profile"] in [colour.of_cicp(info["cicp"], gray) for gray in (False, True)]
 
 
 def unpack(sections: list[Section], gray: bool) -> dict[str, Any]:
-    """The inverse of `pack`, for an image in gray or in colour; FormatError for damage."""
+    """The inverse of `pack`, for a gray or colour image; FormatError for damaged sections."""
     info = {}
     for tag, key in KEYS.items():
         if any(section.tag == tag for section in sections):
@@ -286,9 +286,9 @@ def _holds_gray(form: str) -> bool:
 
 
 def save(image: Image.Image, form: str) -> tuple[bytes, list[str]]:
-    """A decoded image as a file of Pillow's format `form`, and the names of what it cannot hold and has lost.
+    """A decoded image as a file of Pillow's format `form`, and the names of the metadata that it cannot hold.
 
-    LicError where it cannot hold the alpha plane or an image of that size, OSError or LicError where Pillow refuses
+    LicError if the format cannot hold the alpha plane or an image of that size, OSError or LicError if Pillow refuses
     the image.
     """
     if image.mode in ("LA", "RGBA") and form not in HOLD_ALPHA:

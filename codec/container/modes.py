@@ -1,4 +1,4 @@
-"""Any PIL image -> what is coded of it, and back. Nothing is lost silently: what has no place in a file is refused.
+"""PIL images of any mode to the modes that are coded, and back. Modes that would lose something are refused.
 
 | mode of the image | what is coded | what decompress gives |
 |---|---|---|
@@ -10,12 +10,12 @@
 | CMYK, LAB, HSV, I;16, I, F and any other; samples of more than 8 bits or with a sign | refused: UnsupportedImage | |
 
 Colours under fully transparent pixels are not kept, except where the whole image is kept without loss: before coding
-they become the average of what is near them (`fill`), which takes few bits. The orientation of EXIF is applied, once;
-codec/container/metadata.py has what is kept beside the pixels. Of an animation the frame at hand is coded.
+they become averages of the colours near them (`fill`), which take few bits. The orientation of EXIF is applied.
+Metadata are in codec/container/metadata.py. Of an animation the current frame is coded.
 
-Pillow reads samples of 16 bits in colour as 8 bits without a word. The file can tell, and `check` asks it, of an image
-that is loaded too, if it was opened by its name. What a file has and nobody keeps can be told until the image is
-loaded, by a warning: give `compress` what Image.open returned, or let `lic compress` open the file.
+Pillow silently reads colour samples of 16 bits as 8 bits. `check` looks for that in the file, of a loaded image, too,
+if it was opened by its name. A warning names what a file has that is not kept; for all formats to be covered, give
+`compress` what Image.open returned, before it is loaded, or let `lic compress` open the file.
 """
 
 import io
@@ -67,19 +67,19 @@ NAMED = 12  # of what is lost
 
 
 class UnsupportedImage(LicError):
-    """An image that is not coded: the reason, and the conversion to use."""
+    """An image that cannot be coded; the message has the reason and the conversion to use."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """An image as it is coded."""
+    """An image ready to be coded."""
 
     image: Image.Image  # upright, of a mode in bitstream.MODES
     info: dict[str, Any]  # its metadata
 
     @cached_property
     def colours(self) -> Image.Image:
-        """RGB or L: what the network sees."""
+        """The input of the network: RGB or L, smooth under transparent pixels."""
         return fill(self.image) if self.has_alpha else self.image
 
     @property
@@ -88,25 +88,28 @@ class Source:
 
     @cached_property
     def metadata(self) -> list[Section]:
-        """Ancillary sections."""
+        """The ancillary sections of the metadata."""
         return metadata.pack(self.info)
 
     @cached_property
     def exact(self) -> list[Section]:
-        """The sections of a file that keeps the whole image without loss; none if it does not look drawn."""
+        """The sections of a lossless file; an empty list if the image does not look drawn."""
         if not lossless.looks_drawn(self.image):
             return []
         return [Section(bitstream.LOSSLESS, lossless.encode(self.image)), *self.metadata]
 
     @cached_property
     def beside(self) -> list[Section]:
-        """The sections that go with the learned ones."""
+        """The sections beside those of the networks: alpha plane and metadata."""
         alpha = [Section(bitstream.ALPHA, lossless.encode_plane(self.image.getchannel("A")))] if self.has_alpha else []
         return alpha + self.metadata
 
 
 def prepare(image: Image.Image) -> Source:
-    """What is coded of an image; UnsupportedImage if it is none of the modes that are."""
+    """The source of an image; UnsupportedImage for a mode that is not coded, TypeError if it is no PIL image.
+
+    Warns of what its file has that is not kept.
+    """
     if not isinstance(image, Image.Image):
         raise TypeError(f"a PIL image is wanted, not {type(image).__name__}: Image.open(path), Image.fromarray(array)")
     check(image)
@@ -119,8 +122,10 @@ def prepare(image: Image.Image) -> Source:
 
 
 def decode(data: bytes, max_pixels: int, region: tuple[int, int, int, int] | None, paint: Paint) -> Image.Image:
-    """The image of a file, or the region (left, top, width, height) of it. `paint` makes the colours of what was not
-    kept without loss, and needs a model. FormatError if the file is damaged, LicError if there is no such region.
+    """The image of a file, or a region (left, top, width, height) of it, with its metadata in `info`.
+
+    `paint` decodes the colours with a model; it is not called for an image kept without loss. FormatError if the file
+    is damaged or has more than `max_pixels`, LicError if the region is not inside the image.
     """
     header, sections = bitstream.read(data, max_pixels)
     left, top, width, height = region or (0, 0, header.width, header.height)
@@ -140,9 +145,9 @@ def decode(data: bytes, max_pixels: int, region: tuple[int, int, int, int] | Non
 
 
 def unpack(header: Header, sections: list[Section]) -> tuple[Image.Image | None, Image.Image | None, dict[str, Any]]:
-    """The parts of a file that need no model: image where it was kept without loss, or alpha plane (L), and metadata.
+    """What of a file needs no model: the image if it was kept without loss, the alpha plane (L), and the metadata.
 
-    FormatError if one is damaged, or not as the header's mode wants it.
+    FormatError if one is damaged or does not fit the header's mode.
     """
     info = metadata.unpack(sections, header.mode in metadata.GRAY)
     tags, size = [section.tag for section in sections], (header.width, header.height)
@@ -158,7 +163,7 @@ def unpack(header: Header, sections: list[Section]) -> tuple[Image.Image | None,
 
 
 def check(image: Image.Image) -> None:
-    """UnsupportedImage with the reason if the image cannot be coded; best before it is loaded."""
+    """UnsupportedImage with the reason if an image cannot be coded; most reliable before it is loaded."""
     if 0 in image.size:
         raise UnsupportedImage("the image has no pixels")
     if image.mode == "CMYK":
@@ -174,17 +179,18 @@ def check(image: Image.Image) -> None:
 
 
 def check_depth(image: Image.Image) -> None:
-    """UnsupportedImage if the file of an image has more than 8 bits a sample, of which Pillow would keep 8 without a
-    word. Of an image that is loaded the file is asked once more, if it has a name.
+    """UnsupportedImage if the file of an image has more than 8 bits a sample, of which Pillow would silently keep 8.
+
+    The file of an image that is loaded is opened once more, if it has a name.
     """
     if is_deep(image):
         raise UnsupportedImage(f"mode {image.mode}: {DEEP}")
 
 
 def load(image: Image.Image) -> list[str]:
-    """Load the pixels of an image, add to its `info` what its file says and Pillow does not, and return the names of
-    what its file has and nobody keeps. Of an image that is loaded the file is asked once more, if it has a name; of
-    one that was here before, it is not.
+    """Load an image, add to its `info` what Pillow does not read, and return the names of what cannot be kept.
+
+    The file of an image that is loaded is opened once more, if it has a name, and if this was not done before.
     """
     if (file := _unread(image)) is None:
         image.load()
@@ -212,14 +218,14 @@ def load(image: Image.Image) -> list[str]:
 
 
 def not_kept(lost: list[str]) -> str:
-    """A line about what is lost."""
+    """A line that names what is lost."""
     more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
     return " ".join(f"not kept: {', '.join(lost[:NAMED])}{more}".split())
 
 
 def has_more(image: Image.Image) -> bool:
-    """Whether an image file is an animation or has several pages; not those that a phone adds to a photograph, such as
-    a gain map or a preview.
+    """Whether an image file has several frames or pages, other than those that a phone adds to a photograph, such as a
+    gain map or a preview.
     """
     if image.format == "MPO":
         kinds = [str(entry["Attribute"]["MPType"]) for entry in image.mpinfo[MP_ENTRIES][1:]]
@@ -228,7 +234,7 @@ def has_more(image: Image.Image) -> bool:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether the file of an image has more than 8 bits a sample, as far as Pillow or it says."""
+    """Whether the file of an image has more than 8 bits a sample, by what Pillow or the file says."""
     if hasattr(image, "tag_v2"):
         return bool(np.max(image.tag_v2.get(BITS_PER_SAMPLE, 8)) > 8)
     if (file := _unread(image)) is None:
@@ -242,12 +248,12 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def _unread(image: Image.Image) -> IO[bytes] | None:
-    """The open file of an image that is not loaded; None of any other."""
+    """The open file of an image that is not loaded yet; None for other images."""
     return getattr(image, "fp", None) if getattr(image, "tile", ()) or image.format == "WEBP" else None
 
 
 def _look_again(image: Image.Image) -> Found:
-    """What is in the file of an image that is loaded: opened anew by its name, or where Pillow has it open still."""
+    """The findings about the file of a loaded image, which is opened anew by its name, or still open in Pillow."""
     if not isinstance(image, ImageFile.ImageFile) or image.format in (None, "LIC") or hasattr(image, "asked"):
         return Found()
     file = getattr(image, "_fp", None)
@@ -280,7 +286,7 @@ def _convert(image: Image.Image) -> Image.Image:
 
 
 def _is_gray(image: Image.Image) -> bool:
-    """Whether the channels are equal, and no profile of RGB colours goes with them."""
+    """Whether the channels are equal and there is no ICC profile of RGB."""
     if image.info.get("icc_profile", b"")[16:20] == b"RGB ":
         return False
     red = image.getchannel("R").tobytes()
@@ -296,8 +302,8 @@ def _as_gray(image: Image.Image) -> Image.Image:
 def fill(image: Image.Image) -> Image.Image:
     """The colours (RGB or L) of an RGBA or LA image, smooth ones where it is fully transparent.
 
-    Every hidden pixel takes the average of what is seen in the smallest square of 2^n pixels around it that shows
-    something, interpolated: the pull-push algorithm of Gortler, Grzeszczuk, Szeliski and Cohen, "The Lumigraph" (1996).
+    A transparent pixel gets the average of the visible pixels in the smallest block of 2^n x 2^n pixels around it that
+    has some, interpolated: the pull-push algorithm of Gortler, Grzeszczuk, Szeliski and Cohen, "The Lumigraph" (1996).
     """
     seen = image.getchannel("A").point(lambda alpha: 255 if alpha else 0)
     if seen.getextrema() == (255, 255) or max(image.size) == 1:

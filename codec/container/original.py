@@ -1,8 +1,8 @@
-"""What an image file says that Pillow does not: colours without a profile, metadata in unusual places, more than 8 bits
-a sample, and what nobody here can keep, by name. Of PNG, JPEG, JPEG 2000, AVIF, WebP, GIF, BMP and TGA; of a TIFF
-Pillow tells everything, of PPM there is nothing to tell.
+"""Reads from image files what Pillow does not report: colours without a profile, metadata in unusual places, more than
+8 bits a sample, and the names of what cannot be kept. For PNG, JPEG, JPEG 2000, AVIF, WebP, GIF, BMP and TGA; Pillow
+reports all of a TIFF, and a PPM has nothing of this.
 
-What is damaged is not told: Pillow, which reads the pixels, has the word on that.
+Damage is not reported here, but by Pillow, which reads the pixels.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ SRGB_OF_BMP = (b"BGRs", b" niW")
 
 
 def look(file: IO[bytes], form: str | None) -> Found:
-    """What is in a file of Pillow's format `form`; its position stays."""
+    """The findings about an open file of Pillow's format `form`; its position is restored."""
     found, place = Found(), file.tell()
     if read := READERS.get(form or ""):
         with contextlib.suppress(*SHORT):
@@ -40,7 +40,7 @@ def look(file: IO[bytes], form: str | None) -> Found:
 
 
 def bits_of_jpeg(data: bytes) -> int | None:
-    """Bits a sample as a JPEG's frame header has them, of which Pillow opens those of 8 only; None if it has none."""
+    """Bits a sample in the frame header of a JPEG (Pillow opens 8 only); None if it has no such header."""
     with contextlib.suppress(Ends):
         for marker, body, _ in _segments(Bytes(io.BytesIO(data), len(data))):
             if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and body:
@@ -71,8 +71,9 @@ def _png(data: Bytes, found: Found) -> None:
 
 
 def without_damaged_chunks(png: bytes) -> tuple[bytes, list[str]]:
-    """A PNG without the ancillary chunks whose checksum is wrong, and their names. For them Pillow refuses the whole
-    image, of which they say something that no pixel needs.
+    """A PNG without the ancillary chunks whose checksum is wrong, and the names of these.
+
+    Pillow would refuse the image for them, though no pixel depends on them.
     """
     kept, place, names = [png[:8]], 8, []
     for _ in range(MOST):
@@ -101,7 +102,7 @@ def has_damaged_pixels(png: bytes) -> bool:
 
 
 def _text(kind: bytes, body: bytes, found: Found) -> None:
-    """A text chunk: EXIF, XMP or a profile as ImageMagick writes them, or words."""
+    """Note a text chunk: EXIF, XMP or a profile as ImageMagick writes them, or other text, which is lost."""
     name, _, rest = body.partition(b"\0")
     if name == b"XML:com.adobe.xmp":
         return  # Pillow has it
@@ -132,7 +133,7 @@ def _inflated(data: bytes, found: Found) -> bytes:
 
 
 def _hexadecimal(text: bytes) -> bytes:
-    """Of a name, a length, and so many bytes in lines of hexadecimal figures."""
+    """The bytes of a raw profile: a name, a length, then hexadecimal digits, in lines; none if it is not one."""
     try:
         return bytes.fromhex("".join(text.decode("latin-1").split("\n")[3:]))
     except ValueError:
@@ -140,7 +141,7 @@ def _hexadecimal(text: bytes) -> bytes:
 
 
 def _behind(data: Bytes, place: int, found: Found) -> None:
-    """What follows an image in its file, unless it is zeros."""
+    """Note bytes that follow the image in its file, unless they are zeros."""
     if 0 < (count := len(data) - place) and data.at(place, min(count, LARGEST)).strip(b"\0"):
         found.lose(f"{count} bytes behind the image")
 
@@ -217,7 +218,7 @@ def _webp(data: Bytes, found: Found) -> None:
 
 
 def _gif(data: Bytes, found: Found) -> None:
-    """The extensions before the first image."""
+    """Note the extensions before the first image."""
     flags = data.at(10, 1)[0]
     place = 13 + (3 << (flags & 7) + 1) * (flags >> 7)
     for _ in range(MOST):
@@ -243,7 +244,7 @@ def _gif(data: Bytes, found: Found) -> None:
 
 
 def _bmp(data: Bytes, found: Found) -> None:
-    """Colours of a header of version 4 or 5: a profile, or numbers that nobody agrees how to read."""
+    """Note the colours in a header of version 4 or 5: a profile is kept, calibration numbers are lost."""
     size = int.from_bytes(data.at(14, 4), "little")
     if size not in (108, 124):
         return
@@ -261,7 +262,7 @@ def _bmp(data: Bytes, found: Found) -> None:
 
 
 def _tga(data: Bytes, found: Found) -> None:
-    """The extension area: author, comment, job and gamma."""
+    """Note the extension area, which is lost: author, comment, job and gamma."""
     if data.at(0, 1)[0]:
         found.lose("comment")
     area, _, signature = struct.unpack("<II18s", data.at(len(data) - 26, 26))

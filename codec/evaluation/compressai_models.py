@@ -1,13 +1,13 @@
-"""CompressAI's models from their checkpoints, as codecs of files: with its own coder, or through entropy/bridge.py.
+"""CompressAI's models from their checkpoints, as codecs of files: with its own coder, or with ours (entropy/bridge.py).
 
     net = load("mbt2018-mean", Path("checkpoint_best_loss.pth.tar"))
     encode, decode = coder(net)          # or bridged(net): the same symbols through our coder
     data = encode(image)                 # PIL image, any size -> bytes
     image = decode(data)
 
-A checkpoint is what its training example saves, or what its update_model exports. Tables in it are used as they are, a
-checkpoint without is updated first. Images are mirrored up to multiples of 64. A file is height and width (uint16
-each), and then either each string behind its length (uint32), or a frame of the bridge; all little-endian.
+A checkpoint is what CompressAI's training example saves or its update_model exports. Tables in it are used as they are;
+a checkpoint without tables is updated first. Images are mirrored up to multiples of 64. A file is height and width
+(uint16 each), then either every string after its length (uint32), or a frame of the bridge; all little-endian.
 
 Needs compressai, which nothing else of this package imports.
 """
@@ -30,8 +30,8 @@ STRIDE = 64  # of all its architectures: 16 of the latent times 4 of the hyper-l
 def load(architecture: str, path: Path, device: str = "cpu") -> nn.Module:
     """The model of a checkpoint, ready to code.
 
-    Raises LicError for an unknown architecture or a file that is no checkpoint of it, OSError where there is none or
-    compressai is not installed.
+    Raises LicError for an unknown architecture or a file that is no checkpoint of it, OSError if the file does not
+    exist or compressai is not installed.
     """
     try:
         from compressai.zoo.image import model_architectures
@@ -52,7 +52,7 @@ def load(architecture: str, path: Path, device: str = "cpu") -> nn.Module:
 
 
 def coder(net: nn.Module, bf16: bool = False) -> tuple[Callable[[Image.Image], bytes], Callable[[bytes], Image.Image]]:
-    """Encoder and decoder of `net` as it ships, or helped: bf16 autocast and channels_last."""
+    """Encoder and decoder of `net` as CompressAI runs it, or with `bf16` faster: autocast and channels_last."""
     layout = torch.channels_last if bf16 else torch.contiguous_format
     net = net.to(memory_format=layout)
     device = next(net.parameters()).device
@@ -66,11 +66,11 @@ def coder(net: nn.Module, bf16: bool = False) -> tuple[Callable[[Image.Image], b
 
     @torch.inference_mode()
     def decode(data: bytes) -> Image.Image:
-        (height, width), at, strings = struct.unpack_from("<HH", data), 4, []
-        while at < len(data):
-            (size,) = struct.unpack_from("<I", data, at)
-            strings.append([data[at + 4 : at + 4 + size]])
-            at += 4 + size
+        (height, width), begin, strings = struct.unpack_from("<HH", data), 4, []
+        while begin < len(data):
+            (size,) = struct.unpack_from("<I", data, begin)
+            strings.append([data[begin + 4 : begin + 4 + size]])
+            begin += 4 + size
         factor = net.downsampling_factor
         shape = (-(-height // STRIDE) * STRIDE // factor, -(-width // STRIDE) * STRIDE // factor)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -81,7 +81,7 @@ def coder(net: nn.Module, bf16: bool = False) -> tuple[Callable[[Image.Image], b
 
 
 def bridged(net: nn.Module) -> tuple[Callable[[Image.Image], bytes], Callable[[bytes], Image.Image]]:
-    """Encoder and decoder of `net` through our coder; LicError where it decodes position by position."""
+    """Encoder and decoder of `net` with our coder; ValueError if it is autoregressive."""
     from entropy.bridge import Bridge
 
     bridge, device = Bridge(net), next(net.parameters()).device
@@ -97,7 +97,7 @@ def bridged(net: nn.Module) -> tuple[Callable[[Image.Image], bytes], Callable[[b
 
 @torch.inference_mode()
 def estimated_bits(net: nn.Module, image: Image.Image) -> float:
-    """-log2 of the densities of forward, of all symbols."""
+    """Estimated bits of an image: -log2 of the likelihoods of forward, over all symbols."""
     x = pad(to_tensor(image), STRIDE).to(next(net.parameters()).device)
     return -sum(likelihood.log2().sum().item() for likelihood in net(x)["likelihoods"].values())
 

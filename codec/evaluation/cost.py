@@ -1,11 +1,11 @@
-"""What coding costs: seconds, and how many of them in the entropy coder; memory; multiply-accumulates.
+"""The cost of coding: time, in all and in the entropy coder; memory; multiply-accumulates.
 
     seconds = time_coding(codec.encode, codec.decode, image, quality)
     kmac = kmac_per_pixel(lambda image: codec.encode(image, quality), codec.decode)
 
-Entropy coding is timed from outside, by a clock in front of the functions that turn integers into bytes and back: those
-of `entropy`, and for compressai's models those of its entropy models and coders, with what they do to symbols and
-tables in Python. The rest of the time is the network, and the conversion of images.
+Entropy coding is timed by wrapping the functions that turn integers into bytes and back: those of `entropy`, and for
+compressai's models those of its entropy models and coders, including their Python code. The rest of the time is the
+network, and the conversion of images.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from codec.coding.onnx_backend import OnnxBackend
 
 
 def now() -> float:
-    """Seconds on a clock, once the GPU's queue is empty."""
+    """Seconds on a clock, after waiting for the GPU."""
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_initialized():
         torch.cuda.synchronize()
@@ -33,16 +33,16 @@ def now() -> float:
 
 
 class Seconds(NamedTuple):
-    """What it took to code an image and to decode it again."""
+    """Times of encoding and decoding an image, in seconds."""
 
     encoding: float
     decoding: float
-    encoding_entropy: float  # of that, in the entropy coder; 0 for a codec without one that is known
-    decoding_entropy: float
+    encoding_entropy: float  # the entropy coder's share of the encoding; 0 if it is not known
+    decoding_entropy: float  # likewise
 
 
 def time_coding(encode: Callable, decode: Callable, image: Image.Image, quality: int | None) -> Seconds:
-    """The times of one turn between memory and memory."""
+    """The times of encoding and decoding once, in memory."""
     with entropy_clock() as clock:
         start = now()
         data = encode(image, quality)
@@ -54,12 +54,14 @@ def time_coding(encode: Callable, decode: Callable, image: Image.Image, quality:
 
 
 class Clock:
-    """Adds up the seconds in the functions that it stands in front of; a call inside another counts once."""
+    """Adds up the seconds spent in the functions that it wraps; nested calls count once."""
 
     def __init__(self):
         self.seconds, self._depth = 0.0, 0
 
     def before(self, function: Callable) -> Callable:
+        """The function, timed."""
+
         @functools.wraps(function)
         def timed(*args, **kwargs):
             start = now()
@@ -76,7 +78,7 @@ class Clock:
 
 @contextlib.contextmanager
 def entropy_clock() -> Iterator[Clock]:
-    """A clock in front of every entropy coder at hand while the context lasts."""
+    """A clock that times all known entropy coders within this context."""
     places: list[tuple[Any, str]] = [(entropy, "encode"), (entropy.Decoder, "decode")]
     places += [(entropy, "encode_adapted"), (entropy.Decoder, "decode_adapted")]
     if "compressai" in sys.modules:
@@ -99,11 +101,11 @@ def entropy_clock() -> Iterator[Clock]:
 
 
 def peak_memory() -> int:
-    """The largest resident set of this process so far, in bytes."""
-    try:  # getrusage alone would not do on Linux: a process inherits the peak of the one that started it
+    """The peak resident set of this process so far, in bytes."""
+    try:  # on Linux getrusage includes the peak of the parent process
         return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
     except OSError:
-        import resource  # not on Windows, where the rest of this works
+        import resource  # which Windows does not have
 
         unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
         return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -112,12 +114,13 @@ def peak_memory() -> int:
 def kmac_per_pixel(
     encode: Callable[[Image.Image], bytes], decode: Callable[[bytes], Image.Image]
 ) -> tuple[float, float] | None:
-    """Thousand multiply-accumulates per pixel of (encoder, decoder), everything that torch runs for a 256x256 image;
-    None where that is nothing.
+    """Thousand multiply-accumulates per pixel of encoder and decoder: all that torch runs for a 256x256 image.
+
+    None if torch runs nothing.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    image = Image.effect_noise((256, 256), 50).convert("RGB")  # nothing that could be kept without loss
+    image = Image.effect_noise((256, 256), 50).convert("RGB")  # which no codec keeps without loss
     with FlopCounterMode(display=False) as encoder:
         data = encode(image)
     with FlopCounterMode(display=False) as decoder:
@@ -127,7 +130,7 @@ def kmac_per_pixel(
 
 
 def kmac_of(model: Codec) -> tuple[float, float] | None:
-    """The same of a model of ours; None where it does not run in torch."""
+    """kmac_per_pixel of one of our models; None unless it runs in torch."""
     if isinstance(model.backend, OnnxBackend):
         return None
     quality = model.qualities[len(model.qualities) // 2]

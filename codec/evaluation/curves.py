@@ -1,10 +1,9 @@
-"""Rate-distortion curves, read from files, and the Bjøntegaard delta rate between two of them.
+"""Rate-distortion curves, read from files, and the Bjøntegaard delta rate (BD-rate) between two of them.
 
-
-BD-rate: Bjøntegaard, "Calculation of average PSNR differences between RD-curves" (VCEG-M33, 2001), here with a monotone
-cubic (PCHIP) in place of his polynomial. It is taken over a fixed range of PSNR (BD_RANGE) and of SSIMULACRA 2
-(SSIMULACRA2_RANGE), so that a curve's number does not depend on where another curve happens to end; of MS-SSIM and
-CVVDP, for which nobody has settled a range, over what both curves have. The range is said with every number.
+Bjøntegaard, "Calculation of average PSNR differences between RD-curves" (VCEG-M33, 2001), with a monotone cubic (PCHIP)
+in place of the polynomial. It is taken over a fixed range of PSNR (BD_RANGE) and of SSIMULACRA 2 (SSIMULACRA2_RANGE),
+so that it does not depend on where a curve happens to end; for MS-SSIM and CVVDP, which have no usual range, over the
+range of both curves. The range is reported with every number.
 """
 
 import json
@@ -19,7 +18,7 @@ from codec.evaluation.metrics import METRICS
 
 BD_METHOD = "PCHIP of log-rate over the metric"
 ANCHORS = Path(__file__).parent / "anchors.json"
-BD_POINTS = 8  # a PCHIP through fewer points over 8 dB follows its own shape more than the codec's
+BD_POINTS = 8  # fewest points of a curve, by hand: between fewer over 8 dB, PCHIP's shape counts more than the codec's
 
 
 class Curve(NamedTuple):
@@ -33,11 +32,10 @@ class Curve(NamedTuple):
 
 
 def read_curves(path: Path, name: str | None = None) -> dict[str, Curve]:
-    """Read the curves of one codec, by metric, from a JSON file: a result of ours or of CompressAI, or the points
-    `name` of several.
+    """The curves of one codec by metric, from a JSON file: a result of ours or of CompressAI, or the codec `name` of a
+    file of several, {"codecs": {NAME: {"bpp": [...], "psnr": [...]}}}.
 
-    Several: {"codecs": {NAME: {"bpp": [...], "psnr": [...]}}}. Raises OSError where the file cannot be read, LicError
-    where it holds no such points.
+    Raises OSError if the file cannot be read, LicError if it has no such points.
     """
     curves = {}
     try:
@@ -65,7 +63,7 @@ def read_curves(path: Path, name: str | None = None) -> dict[str, Curve]:
 
 
 def read_curve(path: Path, name: str | None = None, metric: str = "psnr") -> Curve:
-    """Read one of them; LicError, too, where the file has nothing of this metric."""
+    """The curve of one codec and metric; raises what read_curves does, and LicError if the file lacks the metric."""
     curves = read_curves(path, name)
     if metric not in curves:
         there = ", ".join(METRICS[key].label for key in curves)
@@ -74,12 +72,12 @@ def read_curve(path: Path, name: str | None = None, metric: str = "psnr") -> Cur
 
 
 def anchors() -> dict[str, str]:
-    """Return the source of each published curve by its name."""
-    return {name: about["source"] for name, about in json.loads(ANCHORS.read_text())["codecs"].items()}
+    """The source of each published curve, by name."""
+    return {name: codec["source"] for name, codec in json.loads(ANCHORS.read_text())["codecs"].items()}
 
 
 def full_range(a: Curve, b: Curve) -> tuple[float, float]:
-    """Return the lowest and the highest score that both curves reach; LicError where one has none."""
+    """The lowest and the highest score that both curves reach; LicError if one has no finite score."""
     ends = []
     for curve in (a, b):
         if not (finite := [score for score in curve.scores if math.isfinite(score)]):
@@ -89,21 +87,21 @@ def full_range(a: Curve, b: Curve) -> tuple[float, float]:
 
 
 def bd_range(a: Curve, b: Curve, wanted: tuple[float, float] | str | None = None) -> tuple[float, float]:
-    """Return where the BD-rate of two curves is taken: (low, high) as wanted, "full" all that both have, None the
-    metric's own.
+    """The range (low, high) of scores over which the BD-rate of two curves is taken.
+
+    `wanted` is such a range, "full" for all that both curves reach, or None for that of the metric.
     """
     limits = METRICS[a.metric].bd_range if wanted is None else wanted
     return full_range(a, b) if limits in (None, "full") else limits
 
 
 def bd_rate(anchor: Curve, test: Curve, low: float, high: float, points: int = BD_POINTS) -> float:
-    """Return in percent how much rate `test` needs on average relative to `anchor` at equal scores from low to high.
+    """The average difference in rate of `test` relative to `anchor`, in percent, at equal scores from low to high.
 
-    It is exp(mean over the range of log(rate of test) - log(rate of anchor)) - 1, where log-rate is a PCHIP of the
-    score: -50 says half the rate. Points come in any order. An anchor of published points may have fewer than
-    BD_POINTS. Raises LicError if the curves are of different metrics; if one was measured on other images than the
-    other, or has fewer than `points` points; if it does not span the range, or if its points are not finite and of
-    different score.
+    It is 100 * (exp(mean over the range of log(rate of test) - log(rate of anchor)) - 1), where log-rate is a PCHIP of
+    the score: -50 means half the rate. Points may be in any order. An anchor of published points may have fewer than
+    `points`. Raises LicError if the curves have different metrics or images, if one has fewer than `points` points or
+    does not span the range, or if its points are not finite, increasing, and of different scores.
     """
     if anchor.metric != test.metric:
         raise LicError(f"{test.name} is a curve of {test.metric}, {anchor.name} of {anchor.metric}")
@@ -122,6 +120,7 @@ def bd_rate(anchor: Curve, test: Curve, low: float, high: float, points: int = B
 
 
 def _log_rate(curve: Curve, low: float, high: float):
+    """The PCHIP of a curve's log-rate over its score; LicError if there is none that spans low..high."""
     from scipy.interpolate import PchipInterpolator
 
     metric = METRICS[curve.metric]
@@ -150,4 +149,5 @@ def _log_rate(curve: Curve, low: float, high: float):
 
 
 def _floats(values: list) -> list[float]:
+    """Numbers of a JSON file; null is NaN."""
     return [math.nan if value is None else float(value) for value in values]

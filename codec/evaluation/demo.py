@@ -1,7 +1,7 @@
-"""`lic demo`: compress real photographs with the model we ship, beside JPEG, WebP and AVIF, and show the result.
+"""`lic demo`: compress photographs with the default model, JPEG, WebP and AVIF, and show the results.
 
-The photographs come inside scikit-image's wheel. Every file is written to disk and decoded from there; the rates are
-file sizes, PSNR and SSIMULACRA 2 are those of the decoded 8-bit image: what squared errors say of it, and what the eye.
+The photographs are in scikit-image's wheel. Every file is written to disk and decoded from there: rates are file sizes,
+PSNR and SSIMULACRA 2 are of the decoded 8-bit image.
 """
 
 from pathlib import Path
@@ -26,11 +26,11 @@ QUALITIES = {
 }
 CROP = {"astronaut": (150, 0), "coffee": (150, 60), "chelsea": (130, 60), "motorcycle": (250, 150)}  # left, top
 CROP_SIDE = 224
-CROP_QUALITY = 30  # the sizes of the crops' files are that of ours at this quality
+CROP_QUALITY = 30  # our quality in the crops; other codecs get as many bytes
 
 
 def compare_crops(codecs: list[FileCodec], images: list[tuple[str, Image.Image]], path: Path) -> None:
-    """Crops of every image, as it is and as each codec shows it at a file no larger than ours."""
+    """Draw crops of every original, and as decoded by each codec from files no larger than ours."""
     rows = []
     for name, image in images:
         left, top = CROP[name]
@@ -40,9 +40,9 @@ def compare_crops(codecs: list[FileCodec], images: list[tuple[str, Image.Image]]
         for contender in codecs:
             data = ours if contender is codecs[0] else fit_size(contender.encode, image, len(ours))[0]
             decoded = contender.decode(data)
-            scores = psnr(image, decoded), ssimulacra2(image, decoded)  # of the whole image
-            of = f"{METRICS['psnr'].text(scores[0])}, SSIMULACRA 2: {METRICS['ssimulacra2'].text(scores[1])}"
-            row.append((f"{contender.name}\n{len(data)} bytes\n{of}", decoded.crop(box)))
+            scores = psnr(image, decoded), ssimulacra2(image, decoded)  # of the image, not of the crop
+            text = f"{METRICS['psnr'].text(scores[0])}, SSIMULACRA 2: {METRICS['ssimulacra2'].text(scores[1])}"
+            row.append((f"{contender.name}\n{len(data)} bytes\n{text}", decoded.crop(box)))
         rows.append(row)
     plot.crops(rows, path, "Crops at equal file size; scores are of the whole image")
 

@@ -1,21 +1,20 @@
-"""Codecs x images -> real files, and the numbers read from them.
+"""Evaluation: images coded to real files by every codec at all its qualities, and the figures of these files.
 
-Every image is written as a file at every quality of every codec, and what is reported comes from that file: its rate
-is the size on disk, its PSNR, MS-SSIM, SSIMULACRA 2 and, where its package is installed, CVVDP (codec/evaluation/
-metrics.py) are those of the 8-bit image decoded from it.
+All figures come from files on disk: the rate is the size of the file; PSNR, MS-SSIM, SSIMULACRA 2 and, where its
+package is installed, CVVDP (codec/evaluation/metrics.py) are those of the 8-bit image decoded from it.
 
     codecs = [lic_codec(model), rival_codec("jpeg")]
     results = run(codecs, [("kodim01", Path("kodim01.png"))], Path("results"))
     print(table(results))
 
-Files may be made by several processes at once, one thread each, the entropy coder's included (AVIF's encoder has its
-own, as its settings say). Times are taken after that, alone: the first few images once more, between memory and memory,
-one after another, after an unmeasured turn per image size, with all threads.
+Files may be made by several processes at once, with one thread each (AVIF's encoder has threads of its own, as its
+settings say). Times are measured afterwards, alone: the first few images are coded once more, in memory, one after
+another, with all threads, after a warm-up per image size.
 
-Every number goes into rows.jsonl of the folder at once, under a key that hashes all it depends on: codec, settings,
-model, pixels, metrics, versions, and those files of our source that code or measure. A second run with the same key
-takes the number from there if the file is still as it was, so that a run that was stopped goes on, and one more codec
-costs no more than itself.
+Every figure is written at once to rows.jsonl of the folder, under a key that is a hash of all it depends on: codec,
+settings, model, pixels, metrics, versions, and those files of our source that code or measure. A later run takes
+figures of the same key from there if the file is unchanged. So a run that was stopped goes on, and adding a codec costs
+only that codec.
 
 eval.py is the program around it.
 """
@@ -49,8 +48,8 @@ from codec.journal import Keyed
 from codec.machine import device_name
 
 JOURNAL = "rows.jsonl"  # of an output folder
-FIELDS = [field.name for field in fields(Row)]  # a journal of other figures is of no use
-TIMED = 4  # images
+FIELDS = [field.name for field in fields(Row)]  # part of the key: a journal with other figures cannot be used
+TIMED = 4  # images, by hand
 Source = Image.Image | Path
 
 
@@ -64,11 +63,11 @@ def run(
     """Code every image with every codec at each of its qualities into files under `folder`; one Result per codec.
 
     Images are (name, PIL image or path) with different names; they are taken as 8-bit RGB or L, without metadata. A
-    file is `folder`/files/CODEC/IMAGE_qQUALITY.SUFFIX. What cannot be read or coded becomes a failure in the results,
-    with its reason, and does not stop the run. What one codec keeps without loss has no part in the means of any:
-    Result.lossless. `wanted` are keys of metrics.METRICS, by default all that can be measured here; PSNR is there
-    always. With `jobs` above 1 that many processes make the files; each codec must then come from make_codec. The
-    memory of such codecs is measured, too. Raises LicError if names repeat, or if a process dies.
+    file is `folder`/files/CODEC/IMAGE_qQUALITY.SUFFIX. An image that cannot be read or coded becomes a failure in the
+    results, with its reason, and does not stop the run. An image that one codec keeps without loss is left out of all
+    means (Result.lossless). `wanted` are keys of metrics.METRICS, by default all that can be measured here; PSNR is
+    always measured. With `jobs` above 1 so many processes make the files; each codec must then come from make_codec.
+    The memory of such codecs is measured, too. Raises LicError if names repeat, or if a process dies.
     """
     for codec in codecs:
         if jobs > 1 and codec.text is None:
@@ -86,8 +85,8 @@ def run(
         for codec in codecs
     ]  # fmt: skip
 
-    folder.mkdir(parents=True, exist_ok=True)  # though nothing may come into it
-    sources, about = dict(images), {}
+    folder.mkdir(parents=True, exist_ok=True)  # even if it stays empty
+    sources, described = dict(images), {}
     for name, source in images:
         try:
             image = load_image(source)
@@ -96,27 +95,28 @@ def run(
                 result.failures.append(_failure(name, None, f"{type(error).__name__}: {error}"))
         else:
             sha256 = hashlib.sha256(image.tobytes()).hexdigest()
-            about[name] = {"name": name, "width": image.width, "height": image.height, "sha256": sha256}
+            described[name] = {"name": name, "width": image.width, "height": image.height, "sha256": sha256}
 
     def key(what: str, codec: FileCodec, *facts) -> str:
+        """The key in the journal of a kind of figure that depends on a codec and these facts."""
         everything = [what, codec.name, codec.description, codec.suffix, device_name(codec.device)]
         everything += [environments[codec.learned], *facts]
         return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 
-    tasks, files = [], {}  # what is left to do; (name of codec, image, quality) -> its entry, or the error
+    tasks, files = [], {}  # files to make; (codec, image, quality) -> entry of the journal, or error
     keys = {}
-    for name in about:
+    for name in described:
         for codec in codecs:
-            levels = []
+            missing = []
             for quality in codec.qualities:
-                k = keys[codec.name, name, quality] = key("file", codec, about[name], quality, wanted, FIELDS)
+                k = keys[codec.name, name, quality] = key("file", codec, described[name], quality, wanted, FIELDS)
                 entry = journal.entries.get(k)
                 if entry and _sha256(folder / entry["row"]["file"]) == entry["sha256"]:
                     files[codec.name, name, quality] = entry
                 else:
-                    levels.append(quality)
-            if levels:
-                tasks.append((codec, name, sources[name], levels, folder, wanted))
+                    missing.append(quality)
+            if missing:
+                tasks.append((codec, name, sources[name], missing, folder, wanted))
     with tqdm(total=len(keys), initial=len(files), unit="file", disable=None) as bar:  # None: only on a terminal
         for codec, name, outcomes in _work(tasks, jobs):
             for quality, outcome in outcomes:
@@ -127,7 +127,7 @@ def run(
             bar.update(len(outcomes))
 
     for codec, result in zip(codecs, results, strict=True):
-        for name, image in about.items():
+        for name, image in described.items():
             outcomes = [(quality, files[codec.name, name, quality]) for quality in codec.qualities]
             failures = [_failure(name, quality, error) for quality, error in outcomes if isinstance(error, str)]
             result.rows += [Row(**outcome["row"]) for _, outcome in outcomes if isinstance(outcome, dict)]
@@ -135,11 +135,13 @@ def run(
             if not failures:
                 result.images.append(image)
         first = [image["name"] for image in result.images[:TIMED]]
-        timed = [(row, key("times", codec, about[row.image], row.quality)) for row in result.rows if row.image in first]
+        timed = [
+            (row, key("times", codec, described[row.image], row.quality)) for row in result.rows if row.image in first
+        ]
         _time(codec, timed, sources, journal)
         if first and codec.text:
             quality = codec.qualities[len(codec.qualities) // 2]
-            k = key("memory", codec, about[first[0]], quality)
+            k = key("memory", codec, described[first[0]], quality)
             if k not in journal.entries:
                 with _processes(1) as pool:
                     memory = pool.submit(_memory, codec.text, codec.device, sources[first[0]], quality)
@@ -153,7 +155,7 @@ def run(
 
 
 def _work(tasks: list[tuple], jobs: int) -> Iterator[tuple[FileCodec, str, list[tuple[int | None, Any]]]]:
-    """Do tasks (codec, *arguments of _code_image) here or, with several jobs, elsewhere, in the order they are done."""
+    """Do tasks (codec, *arguments of _code_image), with several jobs in other processes; yields them as they finish."""
     if jobs == 1 or not tasks:
         for codec, name, *rest in tasks:
             yield codec, name, _code_image(codec, name, *rest)
@@ -174,14 +176,15 @@ def _work(tasks: list[tuple], jobs: int) -> Iterator[tuple[FileCodec, str, list[
 
 
 def _processes(count: int) -> concurrent.futures.ProcessPoolExecutor:
-    """Fresh processes: a fork would inherit the locks of threads that it does not have."""
+    """A pool of new processes; forked ones would inherit locks of threads that they do not have."""
     return concurrent.futures.ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
 
 
 @contextlib.contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Processes that begin meanwhile have one thread each: torch and numba read this when they are imported, the
-    entropy coder whenever it codes.
+    """Processes started within this context have one thread each.
+
+    torch and numba read OMP_NUM_THREADS when they are imported, the entropy coder whenever it codes.
     """
     name, before = "OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS")
     os.environ[name] = "1"
@@ -198,17 +201,18 @@ _make_once = functools.cache(make_codec)
 
 
 def _code_elsewhere(text: str, device: str, *arguments) -> list[tuple[int | None, Any]]:
+    """_code_image in another process, which makes the codec once."""
     return _code_image(_make_once(text, device), *arguments)
 
 
 def _code_image(
-    codec: FileCodec, name: str, source: Source, levels: list[int | None], folder: Path, wanted: Sequence[str]
+    codec: FileCodec, name: str, source: Source, qualities: list[int | None], folder: Path, wanted: Sequence[str]
 ) -> list[tuple[int | None, Any]]:
-    """Per quality the row and the hash of its file, or the error as text."""
+    """For each quality an entry of the journal, the row and the hash of its file, or an error as text."""
     image, outcomes = load_image(source), []
-    for quality in levels:
-        level = "" if quality is None else f"_q{quality:02d}"
-        file = folder / "files" / codec.name / f"{name}{level}{codec.suffix}"
+    for quality in qualities:
+        mark = "" if quality is None else f"_q{quality:02d}"
+        file = folder / "files" / codec.name / f"{name}{mark}{codec.suffix}"
         try:
             numbers = _code(codec, image, quality, file, wanted)
         except MENDABLE as error:
@@ -226,6 +230,7 @@ def _code_image(
 def _code(
     codec: FileCodec, image: Image.Image, quality: int | None, file: Path, wanted: Sequence[str]
 ) -> dict[str, Any]:
+    """Make a file, decode it, and measure: fields of a Row."""
     file.parent.mkdir(parents=True, exist_ok=True)  # an image name may hold folders
     file.write_bytes(codec.encode(image, quality))
     decoded = codec.decode(file.read_bytes())
@@ -250,7 +255,10 @@ def _code(
 
 
 def _time(codec: FileCodec, rows: list[tuple[Row, str]], sources: dict[str, Source], journal: Keyed) -> None:
-    """Give rows, each with its key, the times of this process, which must have nothing beside it."""
+    """Measure the times of rows, each with its key, in this process, and put them into the rows.
+
+    Nothing else should run meanwhile.
+    """
     warm, loaded = set(), ("", None)
     for row, k in tqdm(rows, desc=f"timing {codec.name}", unit="file", disable=None, leave=False):
         if k not in journal.entries:
@@ -269,6 +277,7 @@ def _time(codec: FileCodec, rows: list[tuple[Row, str]], sources: dict[str, Sour
 
 
 def _memory(text: str, device: str, source: Source, quality: int | None) -> dict[str, int]:
+    """The peak memory of this process, and of the GPU, after one turn of a codec, in bytes."""
     codec, image = make_codec(text, device), load_image(source)
     codec.decode(codec.encode(image, quality))
     memory = {"process": peak_memory()}
@@ -280,9 +289,9 @@ def _memory(text: str, device: str, source: Source, quality: int | None) -> dict
 
 
 def load_image(source: Source) -> Image.Image:
-    """Return an image as its pixels alone, 8-bit L or RGB: without alpha, without metadata, which some codecs store.
+    """An image as pixels only, 8-bit L or RGB: without alpha, and without metadata, which some codecs store.
 
-    Raises OSError where the file is missing or no image, LicError where it has more than 8 bits.
+    Raises OSError if the file is missing or no image, LicError if it has more than 8 bits a sample.
     """
     if not isinstance(source, Image.Image):
         with Image.open(source) as opened:
@@ -295,9 +304,10 @@ def load_image(source: Source) -> Image.Image:
 
 
 def _failure(image: str, quality: int | None, error: str) -> dict[str, Any]:
+    """An entry of Result.failures."""
     return {"image": image, "quality": quality, "error": error}
 
 
 def _sha256(file: Path) -> str | None:
-    """Of what is in a file; None where there is none."""
+    """The SHA-256 of a file's content; None if it does not exist."""
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else None

@@ -1,9 +1,9 @@
-"""The 24 Kodak images: found in a local copy, or downloaded once; every file is checked against its SHA-256.
+"""The 24 Kodak images, from a local copy or downloaded once; every file is checked against its SHA-256.
 
-    folder = kodak()        # from $LIC_KODAK if that is set, else from the cache, downloaded into it if need be
+    folder = kodak()        # $LIC_KODAK if that is set, else the cache, into which they are downloaded if missing
 
 They were released by Eastman Kodak for unrestricted use. The cache is $XDG_CACHE_HOME/lic/kodak, or ~/.cache/lic/kodak.
-kodak.json has for each file its SHA-256, and that of its pixels, by which results know the images again.
+kodak.json has for each file its SHA-256, and that of its pixels, by which results recognise the images.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ HASHES: dict[str, dict[str, str]] = json.loads((Path(__file__).parent / "kodak.j
 def kodak() -> Path:
     """The folder with the images.
 
-    Raises OSError where a file is neither there nor to be had, LicError where it is not the right one.
+    Raises OSError if a file is missing and cannot be downloaded, LicError if one has the wrong content.
     """
     if given := os.environ.get("LIC_KODAK"):
         folder = Path(given)
@@ -40,7 +40,7 @@ def kodak() -> Path:
 
 
 def download(folder: Path) -> None:
-    """Fetch what is not yet in a folder; a file is there whole or not at all."""
+    """Download the files that a folder lacks, each atomically; raises what `kodak` does."""
     missing = [name for name in HASHES if not (folder / name).exists()]
     for name in tqdm(missing, desc="downloading Kodak", unit="file", disable=None):
         try:
@@ -58,7 +58,7 @@ def download(folder: Path) -> None:
 
 
 def is_kodak(pixels: Iterable[str]) -> bool:
-    """Whether images with these hashes of their pixels are all of Kodak and nothing else."""
+    """Whether images with these hashes of pixels are exactly the Kodak images."""
     return sorted(pixels) == sorted(hashes["pixels"] for hashes in HASHES.values())
 
 

@@ -1,10 +1,10 @@
-"""Distortion and rate: every number of a results table is defined here, once; codec/evaluation/curves.py has BD-rates.
+"""Metrics of distortion and rate: the definition of every figure in a results table. BD-rates are in curves.py.
 
-Metrics compare 8-bit images, as they are read back from a file. A data set's score is the mean over its images of each
-image's score (of PSNR and MS-SSIM the mean of decibels, not the decibels of the mean), its rate the mean of the images'
-bits per pixel. METRICS has what tables, figures and BD-rates need to know about each of them; on all, more is better.
+Metrics compare 8-bit images, as decoded from a file. The score of a data set is the mean of the scores of its images
+(of PSNR and MS-SSIM the mean of decibels, not the decibels of a mean), its rate the mean of the bits per pixel. METRICS
+describes each metric for tables, figures and BD-rates; more is better for all.
 
-PSNR counts squared errors, and that is what codecs in the literature are compared by. The others follow the eye:
+PSNR measures squared error, by which the literature compares codecs. The others follow the eye:
 
 MS-SSIM: Wang, Simoncelli and Bovik, "Multi-scale structural similarity for image quality assessment" (Asilomar 2003).
 SSIMULACRA 2: Jon Sneyers (Cloudinary, libjxl), through the package `ssimulacra2`. 100 is equal, 90 visually lossless,
@@ -13,7 +13,7 @@ CVVDP: Mantiuk et al., "ColorVideoVDP: A visual difference predictor for image, 
     2024), through the package `cvvdp` (extra `perceptual`), on its display standard_4k: 10 is equal, and a difference
     of 1 JOD is one that three of four people see.
 
-Where the shorter side of an image has fewer pixels than a metric needs its score is NaN.
+An image with a shorter side than a metric needs has the score NaN.
 """
 
 import contextlib
@@ -30,27 +30,27 @@ from PIL import Image
 from codec.coding import target
 from codec.errors import LicError
 
-BD_RANGE = (29.0, 37.0)  # dB, where photographs at 0.2..1.5 bpp lie
-# Of SSIMULACRA 2, from between low and medium quality to where hardly anybody sees a difference; 0.25..1.4 bpp, which
-# all codecs here reach. Below, the scale runs on for fifty points of pictures that nobody would keep.
+BD_RANGE = (29.0, 37.0)  # dB: photographs at 0.2 to 1.5 bpp
+# Of SSIMULACRA 2, from between low and medium quality to where hardly anybody sees a difference: 0.25 to 1.4 bpp, which
+# all codecs here reach. Scores below are of pictures too bad to keep.
 SSIMULACRA2_RANGE = (40.0, 80.0)
 MS_SSIM_SIDE = 161  # the fifth scale must hold the 11-pixel window: min(H, W) > (11 - 1) * 2**4
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, from the paper
 MS_SSIM_C1, MS_SSIM_C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-CVVDP_SIDE = 8  # a pixel has no pyramid; what four pixels look like is nothing that anybody was asked
+CVVDP_SIDE = 8  # pixels, by hand: the metric is a pyramid, and was not fitted to images of a few pixels
 
 
 class Metric(NamedTuple):
-    """What is to be known of a metric to show it; more of it is better."""
+    """A metric as it is shown and read; more is better."""
 
     key: str  # on the command line, in bd_rate.json and in the report
     row: str  # the field of results.Row
-    columns: dict[str, Callable[[float], float]]  # keys in JSON results, ours first, with what makes it this metric
+    columns: dict[str, Callable[[float], float]]  # its keys in JSON results, ours first -> conversion to this metric
     label: str  # in headings
     unit: str  # behind a number
     axis: str  # beside an axis
     digits: int  # decimals shown
-    bd_range: tuple[float, float] | None  # of BD-rates, unless another one is asked for; None: what both curves have
+    bd_range: tuple[float, float] | None  # default range of BD-rates; None: that of both curves
 
     def text(self, value: float) -> str:
         """A number of this metric with its unit."""
@@ -62,9 +62,9 @@ class Metric(NamedTuple):
 
 
 def decibel(similarity: float) -> float:
-    """Return an MS-SSIM in dB, -10 log10(1 - similarity), where differences near 1 show; inf for 1.
+    """An MS-SSIM in dB, -10 log10(1 - similarity), which spreads values near 1; inf for 1.
 
-    Of several images: the mean of these. CompressAI's plots show the figure of the mean MS-SSIM, which is lower.
+    The figure of several images is the mean of theirs; CompressAI's plots convert the mean MS-SSIM, which is lower.
     """
     return math.inf if similarity >= 1 else -10 * math.log10(1 - similarity)
 
@@ -99,12 +99,12 @@ METRICS = {
 
 
 def measurable() -> tuple[str, ...]:
-    """The keys of the metrics that can be measured here: all, but CVVDP only where its package is installed."""
+    """The keys of the metrics that can be measured here: all, CVVDP only if its package is installed."""
     return tuple(key for key in METRICS if key != "cvvdp" or importlib.util.find_spec("pycvvdp"))
 
 
 def psnr(a, b) -> float:
-    """Return the PSNR in dB between two uint8 images of equal shape (PIL images or arrays); inf where they are equal.
+    """The PSNR in dB between two uint8 images of equal shape (PIL images or arrays); inf if they are equal.
 
     Raises LicError if a shape or type does not fit.
     """
@@ -114,11 +114,11 @@ def psnr(a, b) -> float:
 
 
 def ms_ssim(a, b) -> float:
-    """Return the MS-SSIM (1 = equal) between two uint8 images (H, W, 3) (PIL or arrays), averaged over the channels.
+    """The MS-SSIM (1 = equal) between two uint8 images (H, W, 3) (PIL or arrays), averaged over the channels.
 
-    It is what pytorch-msssim computes in float64, to a millionth (its window is rounded to float32), in a third of the
-    time; in float32 a bright flat image would be more like another than like itself. NaN where the shorter side is
-    below MS_SSIM_SIDE pixels: its fifth scale is not defined there. Raises LicError if a shape or type does not fit.
+    It equals pytorch-msssim in float64 to a millionth (whose window is rounded to float32), in a third of the time;
+    float32 is too inaccurate for bright flat images. NaN if the shorter side is below MS_SSIM_SIDE pixels, where the
+    fifth scale is not defined. Raises LicError if a shape or type does not fit.
     """
     a, b = _uint8_pair(a, b)
     if min(a.shape[:2]) < MS_SSIM_SIDE:
@@ -139,7 +139,7 @@ def ms_ssim(a, b) -> float:
 
 
 def _windowed(x: np.ndarray) -> np.ndarray:
-    """Means of x (C, H, W) under the Gaussian window of MS-SSIM, where all of it is inside: (C, H - 10, W - 10)."""
+    """x (C, H, W) blurred by the Gaussian window of MS-SSIM, without padding: (C, H - 10, W - 10)."""
     from scipy.ndimage import correlate1d
 
     place = np.arange(-5, 6)
@@ -150,7 +150,7 @@ def _windowed(x: np.ndarray) -> np.ndarray:
 
 
 def _halved(x: np.ndarray) -> np.ndarray:
-    """Means of 2x2 samples of x (C, H, W), which is framed by zeros along a side of odd length."""
+    """Means of 2x2 samples: (C, H, W) -> (C, ceil(H/2), ceil(W/2)); an odd side is padded with a zero at both ends."""
     x = np.pad(x, [(0, 0), *((side % 2, side % 2) for side in x.shape[1:])])
     height, width = (side // 2 * 2 for side in x.shape[1:])
     x = x[:, :height, :width]
@@ -158,9 +158,9 @@ def _halved(x: np.ndarray) -> np.ndarray:
 
 
 def ssimulacra2(a, b) -> float:
-    """Return the SSIMULACRA 2 (100 = equal) of b, compared with a, two uint8 images (H, W, 3) (PIL or arrays).
+    """The SSIMULACRA 2 (100 = equal) of b compared with a, two uint8 images (H, W, 3) (PIL or arrays).
 
-    It is NaN where the shorter side is below target.SIDE pixels. A Kodak image takes half a second.
+    It is NaN if the shorter side is below target.SIDE pixels. A Kodak image takes half a second.
     Raises LicError if a shape or type does not fit.
     """
     a, b = _uint8_pair(a, b)
@@ -170,9 +170,9 @@ def ssimulacra2(a, b) -> float:
 
 
 def cvvdp(a, b) -> float:
-    """Return the CVVDP in JOD (10 = equal) of b, compared with a, two uint8 images (H, W, 3) (PIL or arrays).
+    """The CVVDP in JOD (10 = equal) of b compared with a, two uint8 images (H, W, 3) (PIL or arrays).
 
-    It is NaN where the shorter side is below CVVDP_SIDE pixels. A Kodak image takes half a second.
+    It is NaN if the shorter side is below CVVDP_SIDE pixels. A Kodak image takes half a second.
     Raises ImportError without the package, LicError if a shape or type does not fit.
     """
     a, b = _uint8_pair(a, b)
@@ -187,6 +187,7 @@ def cvvdp(a, b) -> float:
 
 @functools.cache
 def _visual_difference_predictor() -> Any:
+    """The metric CVVDP, loaded once."""
     import pycvvdp
     import torch
 
@@ -195,7 +196,7 @@ def _visual_difference_predictor() -> Any:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """No logging: CVVDP tells of displays and of dark images, and what it imports of compilers that are missing."""
+    """No logging within this context: CVVDP logs displays and dark images, its imports missing compilers."""
     before = logging.root.manager.disable
     logging.disable()
     try:
@@ -206,7 +207,7 @@ def _silence() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _one_thread(torch: Any) -> Iterator[None]:
-    """Many small operations wait for one another where another process uses the processor."""
+    """One thread for torch within this context: threads would wait for one another if a core is busy."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -216,11 +217,11 @@ def _one_thread(torch: Any) -> Iterator[None]:
 
 
 def block_edge_ratio(image, size: int = 16) -> float:
-    """How visible a grid of `size` pixels is in an 8-bit image (PIL or array): 1 where its lines are like any others.
+    """The visibility of a grid of `size` pixels in an 8-bit image (PIL or array); 1 means none.
 
-    It is the mean absolute difference of neighbouring samples across the lines of the grid, between pixels
-    k * size - 1 and k * size, over that at all other positions; both directions, all channels together. NaN where the
-    image has no line of the grid or is flat.
+    It is the mean absolute difference of neighbouring samples across the lines of the grid (pixels k * size - 1 and
+    k * size), divided by that elsewhere; over both directions and all channels. NaN if the image has no grid line or is
+    flat.
     """
     pixels = np.asarray(image).astype(np.int16)
     sums, counts = np.zeros(2), np.zeros(2)  # inside the blocks, across the lines
@@ -228,20 +229,21 @@ def block_edge_ratio(image, size: int = 16) -> float:
         steps = np.abs(np.diff(pixels, axis=axis))
         line = np.arange(1, pixels.shape[axis]) % size == 0
         for i, chosen in enumerate((~line, line)):
-            part = np.compress(chosen, steps, axis=axis)
-            sums[i] += part.sum()
-            counts[i] += part.size
+            some = np.compress(chosen, steps, axis=axis)
+            sums[i] += some.sum()
+            counts[i] += some.size
     with np.errstate(divide="ignore", invalid="ignore"):
         inside, across = sums / counts
         return float(across / inside)
 
 
 def bpp(n_bytes: int, width: int, height: int) -> float:
-    """Return the bits per pixel of a file of `n_bytes` bytes, everything in it counted."""
+    """The bits per pixel of a file of `n_bytes` bytes, header included."""
     return 8 * n_bytes / (width * height)
 
 
 def _uint8_pair(a, b) -> tuple[np.ndarray, np.ndarray]:
+    """Two images as uint8 arrays; LicError unless they have that type and one shape."""
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape:
         raise LicError(f"images of shape {a.shape} and {b.shape} cannot be compared")

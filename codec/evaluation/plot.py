@@ -1,10 +1,10 @@
-"""Every figure of the project: rate-distortion curves, training curves, latent histograms, crops side by side.
+"""Figures: rate-distortion curves, training curves, histograms of latents, crops side by side.
 
     from codec.evaluation.plot import rd_curves
     rd_curves([Curve("lic", [0.2, 0.5], [30.1, 33.0], "psnr")], "rd.png", "Kodak")
 
-Figures are drawn without pyplot, so that nothing here depends on a display or on what else draws in the process. They
-are readable in grey: a curve differs from its neighbours by marker and dashes, and its name stands at its end.
+Figures are drawn without pyplot, and so without a display or shared state. They are readable in grey: curves differ by
+marker and dashes, and their names are at their ends.
 """
 
 import io
@@ -36,12 +36,12 @@ LINE = 0.225  # inches from one name to the next
 
 
 def plot_files(names: Sequence[str], file: BinaryIO, metric: str | None = None) -> tuple[str, list[Curve]]:
-    """Draw what is in files: runs (folders, or logs) as training curves, results (.json) as rate-distortion curves of a
-    metric (key of METRICS, by default PSNR).
+    """Draw files: runs (folders, or logs) as training curves, or results (.json) as rate-distortion curves of a metric
+    (key of METRICS, by default PSNR).
 
-    Returns what it is, `training` or `rd`, and the curves of results; those of one name are called by their files.
-    Raises OSError where a file cannot be read, LicError where one is damaged or empty or has no such metric, where
-    there are both kinds, or where training runs are given a metric.
+    Returns the kind of figure, `training` or `rd`, and the curves of results; curves of equal names are renamed to
+    their files. Raises OSError if a file cannot be read; LicError if one is damaged or empty or lacks the metric, if
+    both kinds are given, or a metric for runs.
     """
     results = [name.endswith(".json") for name in names]
     if not any(results):
@@ -49,28 +49,28 @@ def plot_files(names: Sequence[str], file: BinaryIO, metric: str | None = None) 
             raise LicError(f"--metric {metric} is for results (.json); training runs show what is in their logs")
         logs = [path / "log.jsonl" if path.is_dir() else path for path in map(Path, names)]
         titles = [(log.resolve().parent if log.name == "log.jsonl" else log).stem.removesuffix(".log") for log in logs]
-        training_curves(list(zip(_told_apart(titles, names), map(journal.read, logs), strict=True)), file)
+        training_curves(list(zip(_distinct(titles, names), map(journal.read, logs), strict=True)), file)
         return "training", []
     if not all(results):
         raise LicError("results (.json) and training runs do not share a figure: plot one kind after the other")
     curves = [read_curve(Path(name), metric=metric or "psnr") for name in names]
-    titles = _told_apart([curve.name for curve in curves], names)
+    titles = _distinct([curve.name for curve in curves], names)
     curves = [curve._replace(name=title) for curve, title in zip(curves, titles, strict=True)]
     rd_curves(curves, file)
     return "rd", curves
 
 
-def _told_apart(titles: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The titles, but the name in place of one that is there twice."""
+def _distinct(titles: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The titles, with the file name in place of a title that occurs twice."""
     return [title if titles.count(title) == 1 else name for title, name in zip(titles, names, strict=True)]
 
 
 def rd_curves(curves: Sequence[Curve], path: Path | str | BinaryIO, title: str = "") -> None:
-    """Write the curves over bits per pixel as a PNG, one panel for each metric that they have, without points that are
-    not finite: 1200x825 pixels for one metric, 1800x750 for two, a second row for more. Curves of one name look alike.
+    """Write curves over bits per pixel as a PNG, with a panel for each of their metrics.
 
-    A path, or the name of an open file, that ends in .svg makes it an SVG, without fonts, for papers. Raises LicError
-    where no curve has a point.
+    It has 1200x825 pixels for one metric, 1800x750 for two, a second row for more. Points that are not finite are left
+    out. Curves of one name have one style. If the path, or the name of an open file, ends in .svg, it is an SVG, with
+    text as paths. Raises LicError if no curve has a point.
     """
     names = list(dict.fromkeys(curve.name for curve in curves))
     panels: dict[str, list[tuple[int, np.ndarray, np.ndarray]]] = {}  # metric -> (number of the name, rates, scores)
@@ -110,37 +110,37 @@ def rd_curves(curves: Sequence[Curve], path: Path | str | BinaryIO, title: str =
 
 
 def _name_ends(axes, ends: Sequence[tuple[float, float, str, dict]]) -> None:
-    """Name each curve right of the axes, as near to the level of its last point as the other names leave room.
+    """Put the name of each curve right of the axes, as close to the height of its last point as other names allow.
 
     ends: (y and x of the last point, name, marker style), from the lowest to the highest y.
     """
     low, high = axes.get_ylim()
     wanted = np.array([(end[0] - low) / (high - low) for end in ends])  # of the axes' height
-    height = axes.get_window_extent().height / axes.figure.dpi
-    line = min(LINE / height, 1 / len(ends))
-    size = min(9, 60 * line * height)  # in points of 1/72 inch
+    inches = axes.get_window_extent().height / axes.figure.dpi
+    line = min(LINE / inches, 1 / len(ends))
+    size = min(9, 60 * line * inches)  # in points of 1/72 inch
     steps = line * np.arange(len(ends))
-    # least squares where each level is at least a line above the one below: monotone regression of what is left of them
-    levels = isotonic_regression(wanted - steps).x.clip(0, 1 - steps[-1]) + steps
-    for level, (y, x, name, style) in zip(levels, ends, strict=True):
+    # least squares with each height at least a line above the one below: isotonic regression, without the lines
+    heights = isotonic_regression(wanted - steps).x.clip(0, 1 - steps[-1]) + steps
+    for height, (y, x, name, style) in zip(heights, ends, strict=True):
         axes.annotate(
             "",
             xy=(x, y),
-            xytext=(1.025, level),
+            xytext=(1.025, height),
             textcoords="axes fraction",
             arrowprops={"arrowstyle": "-", "color": "0.75", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0, "zorder": 1},
             annotation_clip=False,
             zorder=1,
         )
-        axes.plot([1.03], [level], transform=axes.transAxes, clip_on=False, **style)
-        axes.text(1.05, level, name, transform=axes.transAxes, color=style["color"], fontsize=size, va="center")
+        axes.plot([1.03], [height], transform=axes.transAxes, clip_on=False, **style)
+        axes.text(1.05, height, name, transform=axes.transAxes, color=style["color"], fontsize=size, va="center")
 
 
 def training_curves(runs: Sequence[tuple[str, list[dict[str, Any]]]], path: Path | str | BinaryIO) -> None:
-    """Write loss, bpp and PSNR over the steps of runs, each a name and the rows of its log, as a PNG of 1350x1350.
+    """Write loss, bpp and PSNR over the steps of runs, each a name and the entries of its log, as a PNG of 1350x1350.
 
-    Thick lines with markers are validation, thin ones training, smoothed where a log is long. The beginning of a run
-    may lie outside the axes. Raises LicError where a run has none of these figures yet.
+    Thick lines with markers are validation, thin lines training, smoothed if the log is long. The beginning of a run
+    may be outside of the axes. Raises LicError if a run lacks one of these figures.
     """
     names = [_shorten(name, 40) for name, _ in runs]
     figure = _figure(9, 9)
@@ -169,7 +169,7 @@ def training_curves(runs: Sequence[tuple[str, list[dict[str, Any]]]], path: Path
 
 
 def _over_steps(rows: list[dict[str, Any]], kind: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps, increasing, and values (n,) of a figure, where it is finite, in the rows of one kind."""
+    """The steps, increasing, and finite values (n,) of a figure in the entries of one kind."""
     points = {row["step"]: journal.summary(row).get(name, np.nan) for row in rows if row["kind"] == kind}
     steps, values = np.array(sorted(points.items()), dtype=float).reshape(-1, 2).T
     finite = np.isfinite(values)
@@ -177,13 +177,13 @@ def _over_steps(rows: list[dict[str, Any]], kind: str, name: str) -> tuple[np.nd
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Centred moving mean over about n / 30 of the values (n,), after a median over as many against outliers."""
+    """Values (n,) after a median and then a moving mean, both centred, over about n / 30 of them; same shape."""
     window = 2 * (len(values) // 60) + 1
     return convolve1d(median_filter(values, window, mode="nearest"), np.full(window, 1 / window), mode="nearest")
 
 
 def _limits(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
-    """A range for what (steps, values) show after the first tenth of their steps, and what lies near it before."""
+    """The range of an axis for curves (steps, values): that after the first tenth of the steps, and values near it."""
     late = np.concatenate([values[steps >= 0.1 * steps[-1]] for steps, values in curves])
     everything = np.concatenate([values for _, values in curves])
     span = np.ptp(late) or abs(late[0]) or 1.0
@@ -192,17 +192,18 @@ def _limits(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, flo
 
 
 class Panel(NamedTuple):
-    """Symbols that share one density, for `latent_histograms`."""
+    """Symbols that share one density, as a panel of `latent_histograms`."""
 
     name: str
     symbols: np.ndarray  # (n,) integers, as quantized
-    values: np.ndarray  # (m,) consecutive integers,
-    probabilities: np.ndarray  # and what the model gives them
+    values: np.ndarray  # (m,) consecutive integers
+    probabilities: np.ndarray  # (m,) of the values, by the model
 
 
 def by_spread(groups: Sequence[np.ndarray], count: int = 12) -> list[int]:
-    """The numbers of at most `count` groups of symbols, from the most to the least spread, evenly ranked among those
-    that are not always zero; of the first group if there are none.
+    """The indices of at most `count` groups of symbols, from the largest to the smallest variance, at even ranks.
+
+    Groups of zeros are left out; if there are no others, the first group is returned.
     """
     spread = [group.astype(np.float64).var() if group.any() else -1.0 for group in groups]
     alive = [int(i) for i in np.argsort(-np.array(spread), kind="stable") if spread[i] >= 0] or [0]
@@ -210,9 +211,9 @@ def by_spread(groups: Sequence[np.ndarray], count: int = 12) -> list[int]:
 
 
 def latent_histograms(panels: Sequence[Panel], path: Path | str, title: str = "") -> None:
-    """Write how often each symbol occurs under the probability that the model gives it, panel by panel, as a PNG.
+    """Write a PNG with histograms of symbols and the probabilities that the model gives them, a panel each.
 
-    Both are in log scale, down to one symbol in ten times as many as the largest panel has.
+    The scale is logarithmic, down to a tenth of one symbol in the largest panel.
     """
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
@@ -247,9 +248,10 @@ def latent_histograms(panels: Sequence[Panel], path: Path | str, title: str = ""
 
 
 def crops(rows: Sequence[Sequence[tuple[str, Image.Image]]], path: Path | str, title: str = "") -> None:
-    """Write rows of (caption, crop) as a PNG in which every pixel of a crop is exactly one pixel.
+    """Write rows of (caption, crop) as a PNG, in which a pixel of a crop is a pixel.
 
-    All crops (PIL images) have one size, all rows one length; a caption may have lines. Raises LicError otherwise.
+    Crops are PIL images; a caption may have several lines. Raises LicError unless all crops have one size, and all rows
+    one length.
     """
     sizes = {image.size for row in rows for _, image in row}
     if len(sizes) != 1 or len({len(row) for row in rows}) != 1:
@@ -282,7 +284,7 @@ def _figure(width: float, height: float, dpi: int = DPI) -> Figure:
 
 
 def _axes(figure: Figure, place: tuple[float, float, float, float], label: str):
-    """Axes in a part (left, bottom, width, height) of the figure, with a grid."""
+    """Axes with a grid at a place (left, bottom, width, height) of the figure."""
     axes = figure.add_axes(place)
     axes.set_ylabel(label)
     axes.grid(color="0.9")
@@ -292,17 +294,17 @@ def _axes(figure: Figure, place: tuple[float, float, float, float], label: str):
 
 
 def _room(names: Sequence[str]) -> float:
-    """The part of a figure's width that names beside the axes take."""
+    """The fraction of a figure's width that the names beside the axes take."""
     return 0.05 + 0.009 * max(map(len, names))
 
 
 def _style(n: int) -> dict[str, Any]:
-    """Colour and marker of the curve n."""
+    """Colour and marker of curve n."""
     return {"color": COLOURS[n % len(COLOURS)], "marker": MARKERS[n % len(MARKERS)], "markersize": 5}
 
 
 def _dashes(n: int):
-    """Line style of the curve n."""
+    """Line style of curve n."""
     return DASHES[n % len(DASHES)]
 
 
@@ -310,7 +312,7 @@ def _save(figure: Figure, path: Path | str | BinaryIO, dpi: int = DPI) -> None:
     svg = getattr(path, "name", str(path)).lower().endswith(".svg")
     options = {"format": "svg", "metadata": {"Date": None}} if svg else {"format": "png"}
     drawn = io.BytesIO()
-    with rc_context({"svg.hashsalt": "lic"}):  # the same figure is the same file
+    with rc_context({"svg.hashsalt": "lic"}):  # so that equal figures are equal files
         figure.savefig(drawn, dpi=dpi, facecolor="white", **options)
     if isinstance(path, (str, Path)):
         write_atomically(path, drawn.getvalue())

@@ -1,4 +1,4 @@
-"""What a finished training leaves: the exported model and its rate-distortion curve on the validation images."""
+"""The end of a training: export of the model, and its rate-distortion curves on the validation images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +17,9 @@ from codec.network.model import Network
 def publish(
     network: Network, about: dict[str, str], images: list[Image.Image], out: Path, metrics: Sequence[str] = ("psnr",)
 ) -> str:
-    """Export a network as OUT/model.safetensors and measure its rate-distortion curves beside JPEG's: OUT/rd.png, and
-    the results in OUT/rd. Returns its id.
+    """Export a network as OUT/model.safetensors, and measure rate-distortion curves of it and of JPEG; returns its id.
+
+    `about` is metadata of the model. The figure is OUT/rd.png, the results are in OUT/rd.
     """
     path = out / "model.safetensors"
     id = export(network, path, about)

@@ -1,12 +1,12 @@
-"""report.html of an evaluation: curves, BD-rates, speeds and the pictures side by side, in one file that stands alone.
+"""report.html of an evaluation: curves, BD-rates, speeds and pictures side by side, in one self-contained file.
 
     write_report(Path("results"), results, images, codecs, curves=[vtm], rates=bd_rate_document, command="eval.py ...")
 
 eval.py calls it at its end. The page is made of the files in codec/evaluation/page: report.html, whose [[marks]] are
-filled in here, report.css, and scripts that draw everything from one JSON element. It opens from disk and asks no
-network: its content security policy allows pictures inside the file and this one script. Pictures that browsers decode
-are embedded as they were measured, others as lossless WebP of what their codec decoded; `pictures` says how many. A
-control switches curves, BD-rates and the words under the pictures between the metrics that were measured.
+filled in here, report.css, and scripts that draw everything from one JSON element. It opens from disk and uses no
+network: its content security policy allows only pictures inside the file and this script. Files that browsers decode
+are embedded as they are, others as lossless WebP of the decoded image. A control switches curves, BD-rates and captions
+between the metrics.
 """
 
 import base64
@@ -36,11 +36,12 @@ from codec.files import write_atomically
 
 PAGE = Path(__file__).parent / "page"
 SCRIPTS = ("page.js", "charts.js", "viewer.js")  # in this order, as one script
+# By hand:
 TARGETS = (0.15, 0.25, 0.4, 0.7, 1.2)  # bits per pixel at which pictures are compared
 MAX_IMAGES = 6
-LIMIT = 30_000_000  # characters of all pictures, beyond which no further image is shown
-CROP = (768, 512)  # the longer and the shorter side of what is shown of an image
-BROWSERS = {".jpg": "image/jpeg", ".webp": "image/webp", ".avif": "image/avif"}
+LIMIT = 30_000_000  # characters of all pictures; no further image is shown beyond
+CROP = (768, 512)  # longer and shorter side of the crop that is shown of an image
+BROWSERS = {".jpg": "image/jpeg", ".webp": "image/webp", ".avif": "image/avif"}  # formats that browsers decode
 
 
 def write_report(
@@ -54,11 +55,11 @@ def write_report(
     title: str = "Evaluation",
     metric: str = "psnr",
 ) -> None:
-    """Write `folder`/report.html about results whose files are in `folder`.
+    """Write `folder`/report.html on results whose files are in `folder`.
 
-    `images` are those of the run, `codecs` decode its files, `curves` of published points are drawn beside the results,
-    `rates` is what bd_rate.json holds, `metric` (key of METRICS) what is shown first. Raises OSError where a file of
-    the results cannot be read.
+    images: those of the run; codecs: they decode its files; curves: published ones to draw beside the results; rates:
+    the content of bd_rate.json; metric: the key of METRICS that is shown first. Raises OSError if a file of the results
+    cannot be read.
     """
     documents = [json.loads(result.to_json()) for result in results]
     note, shown, embedded = pictures(folder, documents, images, {codec.name: codec for codec in codecs})
@@ -107,10 +108,11 @@ def pictures(
     images: Sequence[tuple[str, Image.Image | Path]],
     codecs: Mapping[str, FileCodec],
 ) -> tuple[str, list[dict[str, Any]], list[str]]:
-    """Return a sentence about what is shown, the images shown with their files, and the pictures of both as data URIs.
+    """A note on what is shown, descriptions of the images and their files, and all their pictures as data URIs.
 
-    Shown are up to MAX_IMAGES images that every codec coded, evenly taken from all, as many as LIMIT allows; of each
-    the file of the first codec nearest to each target rate, and of the others the files nearest to its size.
+    Up to MAX_IMAGES of the images that every codec coded are shown, evenly spaced, as many as LIMIT allows. Of each
+    image there are the files of the first codec nearest to the target rates, and those of the other codecs nearest to
+    these in size.
     """
     coded = set.intersection(*({image["name"] for image in _coded(document)} for document in documents))
     candidates = [(name, source) for name, source in images if name in coded]
@@ -126,7 +128,7 @@ def pictures(
         uris += [_embed(folder / row["file"], codecs[codec], box, original.size) for codec, row in files]
         if shown and sum(map(len, embedded)) + sum(map(len, uris)) > LIMIT:
             break
-        about = [
+        described = [
             {"codec": codec, "picture": len(embedded) + 1 + n}
             | {key: row[key] for key in ("quality", "bytes", "bpp")}
             | {key: row[metric.row] for key, metric in METRICS.items()}
@@ -138,7 +140,7 @@ def pictures(
                 "width": original.width,
                 "height": original.height,
                 "original": len(embedded),
-                "files": about,
+                "files": described,
             }
         )
         embedded += uris
@@ -157,7 +159,7 @@ def pictures(
 
 
 def _nearest_files(documents: Sequence[Mapping], image: str, pixels: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(codec, row) of every file of an image that is shown, each once."""
+    """(codec, row) of each file of an image that is shown."""
     rows = [[row for row in document["rows"] if row["image"] == image] for document in documents]
     seen = set()
     for target in TARGETS:
@@ -172,7 +174,7 @@ def _nearest_files(documents: Sequence[Mapping], image: str, pixels: int) -> Ite
 
 
 def _crop(size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The box (left, top, right, bottom) in the middle of an image that is shown."""
+    """The crop (left, top, right, bottom) that is shown of an image, in its middle."""
     width, height = (
         min(side, most) for side, most in zip(size, CROP if size[0] >= size[1] else CROP[::-1], strict=True)
     )
@@ -181,7 +183,7 @@ def _crop(size: tuple[int, int]) -> tuple[int, int, int, int]:
 
 
 def _embed(file: Path, codec: FileCodec, box: tuple[int, int, int, int], size: tuple[int, int]) -> str:
-    """A file as a data URI: as it is where a browser decodes it and all of it is shown."""
+    """The crop of a file as a data URI: the file itself if a browser decodes it and all of it is shown."""
     data = file.read_bytes()
     if file.suffix in BROWSERS and box == (0, 0, *size):
         return _uri(BROWSERS[file.suffix], data)
@@ -204,7 +206,7 @@ def _coded(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _measured(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The points of a result: quality, bpp, and a score or None for each key of METRICS."""
+    """The points of a result: quality, bpp, and a score, or None, for each key of METRICS."""
     means = document["results"]
     missing = [None] * len(means["bpp"])
     columns = {"quality": means.get("quality", missing), "bpp": means["bpp"]}
@@ -213,7 +215,7 @@ def _measured(document: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _published(curve: Curve) -> list[dict[str, Any]]:
-    """The points of a curve, by increasing rate, without those that are not finite."""
+    """The finite points of a curve, by increasing rate, as `_measured` has them."""
     points = sorted(
         (bpp, score) for bpp, score in zip(*curve[1:3], strict=True) if math.isfinite(bpp) and math.isfinite(score)
     )
@@ -221,7 +223,7 @@ def _published(curve: Curve) -> list[dict[str, Any]]:
 
 
 def _curve(n: int, name: str, points: list[dict[str, Any]]) -> dict[str, Any]:
-    """The curve n with the style that it has in plot.py; dashes are in line widths."""
+    """Curve n with its style in plot.py; dashes are in line widths."""
     dash = plot.DASHES[n % len(plot.DASHES)]
     style = {"colour": plot.COLOURS[n % len(plot.COLOURS)], "marker": plot.MARKERS[n % len(plot.MARKERS)]}
     return {"name": name, "points": points, "dash": [] if dash == "-" else dash[1]} | style

@@ -1,9 +1,9 @@
-"""What an evaluation found out: a row per file, a result per codec; as JSON with CompressAI's keys, and as a table.
+"""Results of an evaluation: a row per file, a result per codec; as JSON with CompressAI's keys, and as a table.
 
     for result in run(codecs, images, folder):      # codec/evaluation/evaluate.py
         print(result.curve(), table([result]), result.to_json())
 
-The tools of both projects plot the JSON of both. Every table, BD-rate and curve is made from the rows.
+Each project's tools plot the JSON of the other. Every table, BD-rate and curve is made from the rows.
 """
 
 import hashlib
@@ -24,8 +24,8 @@ from codec.evaluation.curves import Curve
 from codec.evaluation.metrics import METRICS
 from codec.machine import version
 
-# A file may exceed its estimated bits by the coder's loss and by its header and checksums; beyond that, the rate model
-# that was trained is not the one that codes.
+# A file may be larger than its estimated bits by the entropy coder's loss, and by header and checksums: by hand at most
+# by this share and so many bytes. Otherwise the tables do not match the trained densities.
 ESTIMATE_SHARE, ESTIMATE_BYTES = 0.005, 64
 COLUMNS = (  # of the table: metric, field of Row, heading, decimals
     ("psnr", "psnr", "PSNR", 2),
@@ -34,12 +34,12 @@ COLUMNS = (  # of the table: metric, field of Row, heading, decimals
     ("ssimulacra2", "ssimulacra2", "SSIMULACRA 2", 2),
     ("cvvdp", "cvvdp", "CVVDP", 3),
 )
-LEARNED = ("codecs", "compressai_models")  # what only learned codecs are made by
+LEARNED = ("codecs", "compressai_models")  # modules that only learned codecs depend on
 
 
 @dataclass
 class Row:
-    """One file: an image at a quality."""
+    """The figures of one file: an image at a quality."""
 
     image: str
     quality: int | None
@@ -49,22 +49,22 @@ class Row:
     """Size on disk."""
     bpp: float
     psnr: float
-    """dB, over R, G and B; inf where the file is lossless."""
+    """dB, over R, G and B; inf if the file is lossless."""
     ms_ssim: float = math.nan
-    """NaN, as of the other metrics, where the image is too small for it or it was not asked for."""
+    """1 is equal; NaN, as for the other metrics, if the image is too small or it was not measured."""
     encoding_time: float | None = None
     """Seconds; None for an image that was not timed."""
     decoding_time: float | None = None
     encoding_entropy_time: float | None = None
-    """Of the encoding time, that in the entropy coder; the rest is the network. None for a classical codec."""
+    """The entropy coder's share of encoding_time; the rest is the network. None for a classical codec."""
     decoding_entropy_time: float | None = None
     estimated_bytes: float | None = None
     """Estimated bits / 8: -log2 of the model's float densities in evaluation mode (learned codecs only)."""
     cross_entropy: float | None = None
-    """Estimated bits per symbol of the latent, those of a hyper-latent counted in."""
+    """Estimated bits, with those of z, per symbol of y."""
     empirical_entropy: float | None = None
-    """Bits per symbol under the latent's own histogram, channel by channel: what perfect densities per channel would
-    cost. A hyperprior, whose densities follow the image, can stay below."""
+    """Bits per symbol under the latent's own histograms by channel: the cost of perfect densities per channel. A
+    hyperprior, whose densities follow the image, can be below."""
     block_edges: float = math.nan
     """metrics.block_edge_ratio of the decoded image."""
     ms_ssim_db: float = math.nan
@@ -72,11 +72,11 @@ class Row:
     ssimulacra2: float = math.nan
     """100 is equal."""
     cvvdp: float | None = None
-    """JOD, 10 is equal; None where its package is not installed or it was not asked for."""
+    """JOD, 10 is equal; None if its package is not installed or it was not measured."""
 
     @property
     def misses_estimate(self) -> bool:
-        """Whether the file is larger or smaller than its estimate allows; one without loss has another way."""
+        """Whether the size is too far from the estimate; never of a lossless file, which has no symbols."""
         estimate = self.estimated_bytes
         if estimate is None or math.isinf(self.psnr):
             return False
@@ -85,31 +85,32 @@ class Row:
 
 @dataclass
 class Result:
-    """What a run found out about one codec."""
+    """The results of one codec."""
 
     name: str
     description: str
     device: str
     versions: dict[str, str]
     images: list[dict[str, Any]]
-    """Name, width, height and sha256 (of the pixels, row by row, 8 bit) of each image behind the means."""
+    """Name, width, height and sha256 (of the 8-bit pixels, row by row) of each image in the means."""
     rows: list[Row] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
-    """Image, quality and error of what could not be coded. Such an image is left out of the means at every quality."""
+    """Image, quality and error of every failure. Such an image is left out of the means at all qualities."""
     lossless: list[dict[str, Any]] = field(default_factory=list)
-    """As `images`, and `by`, the codecs: those that a codec of the run kept without loss at some quality. Their PSNR is
-    infinite, so they are left out of every codec's means, unless no image would remain. They have rows."""
+    """Images that a codec of the run kept without loss at some quality, like `images`, with the codecs as `by`. Their
+    PSNR is infinite, so they are left out of all means, unless no image would remain. They have rows."""
     dtype: str = "int"
     parameters: int | None = None
     kmac_per_pixel: tuple[float, float] | None = None
     """Of encoder and decoder."""
     peak_memory: dict[str, int] | None = None
-    """Bytes at most in a fresh process that makes the codec and codes the first image at the middle quality: `process`
-    is its resident set, Python and PyTorch included, `gpu` what was allocated there. None where it was not measured."""
+    """Peak bytes of a new process that makes the codec and codes the first image at the middle quality: `process` is
+    its resident set, with Python and PyTorch, `gpu` the memory allocated there. None if it was not measured."""
 
     def means(self) -> list[dict[str, Any]]:
-        """One dict per quality, by increasing rate: the quality, and the mean over the images of each number of Row;
-        that of times over the images that were timed.
+        """One dict per quality, by increasing rate: the quality, and the mean over the images of each figure of Row.
+
+        Times are means over the images that were timed.
         """
         good = {image["name"] for image in self.images}
         points: dict[int | None, list[Row]] = {}
@@ -124,18 +125,18 @@ class Result:
         return sorted(means, key=lambda point: point["bpp"])
 
     def metrics(self) -> list[str]:
-        """The keys of the metrics of which some file has a finite score."""
+        """The keys of the metrics for which some file has a finite score."""
         scores = {key: [getattr(row, metric.row) for row in self.rows] for key, metric in METRICS.items()}
         return [key for key in scores if any(score is not None and math.isfinite(score) for score in scores[key])]
 
     def curve(self, metric: str = "psnr") -> Curve:
-        """The curve of means of a metric (key of METRICS); NaN where it was not measured."""
+        """The rate-distortion curve of the means for a metric (key of METRICS); NaN where it was not measured."""
         means, images = self.means(), sorted(image["sha256"] for image in self.images)
         scores = [point.get(METRICS[metric].row, math.nan) for point in means]
         return Curve(self.name, [point["bpp"] for point in means], scores, metric, images)
 
     def without_score(self, metric: str) -> list[str]:
-        """The names of images behind the means whose score is not finite at some quality: holes in the curve."""
+        """The names of images in the means whose score is not finite at some quality, so that the curve has holes."""
         good = [image["name"] for image in self.images]
         scores = [(row.image, getattr(row, METRICS[metric].row)) for row in self.rows if row.image in set(good)]
         holes = {name for name, score in scores if score is None or not math.isfinite(score)}
@@ -152,8 +153,8 @@ class Result:
 
 
 def set_apart_lossless(results: Sequence[Result]) -> None:
-    """Move the images that some codec kept without loss from `images` of all results to `lossless`, unless these are
-    all that a result has.
+    """Move images that some codec kept without loss from `images` of every result to `lossless`, unless these are all
+    of its images.
     """
     by: dict[str, list[str]] = {}
     for result in results:
@@ -167,15 +168,17 @@ def set_apart_lossless(results: Sequence[Result]) -> None:
 
 
 def table(results: Sequence[Result]) -> str:
-    """The means of every codec as text: what it is and took, then a line per quality. Milliseconds in brackets are the
-    entropy coder's part; edges is block_edge_ratio.
+    """The results as text: for every codec its settings and cost, then a line of means per quality.
+
+    Milliseconds in brackets are the entropy coder's share; edges is block_edge_ratio.
     """
     lines = []
     for result in results:
         good = {image["name"] for image in result.images}
         timed = len({row.image for row in result.rows if row.encoding_time is not None and row.image in good})
         lines.append(f"{result.name}: {result.description}")
-        memory = "".join(f", peak memory {size / 1e6:.0f} MB ({of})" for of, size in (result.peak_memory or {}).items())
+        peaks = (result.peak_memory or {}).items()
+        memory = "".join(f", peak memory {size / 1e6:.0f} MB ({where})" for where, size in peaks)
         lines.append(f"  {len(result.images)} images coded; times of {timed}, alone, on {result.device}{memory}")
         if result.lossless:
             kept = ", ".join(f"{image['name']} (by {', '.join(image['by'])})" for image in result.lossless)
@@ -198,8 +201,8 @@ def table(results: Sequence[Result]) -> str:
                 line += f"  {p.get(key, math.nan):{max(6, len(label))}.{digits}f}"
             line += f"  {p['block_edges']:5.3f}"
             for way in ("encoding", "decoding"):
-                whole, part = p.get(f"{way}_time", math.nan), p.get(f"{way}_entropy_time")
-                line += f"  {1e3 * whole:6.1f}" + (" " * 8 if part is None else f" ({1e3 * part:5.1f})")
+                total, coder = p.get(f"{way}_time", math.nan), p.get(f"{way}_entropy_time")
+                line += f"  {1e3 * total:6.1f}" + (" " * 8 if coder is None else f" ({1e3 * coder:5.1f})")
             if learned:
                 line += f"  {p['bytes']:10.1f}  {p['estimated_bytes']:9.1f}"
             if "cross_entropy" in p:
@@ -210,8 +213,10 @@ def table(results: Sequence[Result]) -> str:
 
 
 def versions(learned: bool) -> dict[str, str]:
-    """Versions of everything that the numbers of a codec depend on, of our own source a hash: of what measures, and
-    of a learned codec also of what codes. A classical one depends on Pillow's libraries instead.
+    """The versions of everything that the figures of a codec depend on; of our own source a hash.
+
+    The hash is of what measures, and for a learned codec also of what codes. A classical one depends on Pillow's
+    libraries instead.
     """
     packages = ["pillow", "numpy", "scipy", "ssimulacra2", "cvvdp"]
     packages += ["lic", "torch", "onnxruntime", "numba", "compressai"] if learned else []
@@ -223,10 +228,10 @@ def versions(learned: bool) -> dict[str, str]:
 
 
 def sources(learned: bool) -> list[Path]:
-    """The files of ours that the numbers of a codec come from; what draws, tells and trains is not among them."""
+    """Our source files that the figures of a codec depend on; those that draw, report or train are not among them."""
     package = Path(codec.__file__).parent
     names = [f"evaluation/{name}.py" for name in ("metrics", "cost", *(LEARNED if learned else ("rivals",)))]
-    files = [package / name for name in (*names, "coding/target.py", "errors.py")]  # the former has SSIMULACRA 2
+    files = [package / name for name in (*names, "coding/target.py", "errors.py")]  # target.py has SSIMULACRA 2
     if learned:
         folders = [package / "network", package / "container", package / "coding", Path(entropy.__file__).parent]
         files += [path for folder in folders for path in folder.rglob("*.py")]
@@ -235,7 +240,7 @@ def sources(learned: bool) -> list[Path]:
 
 
 def source_hash(files: Sequence[Path]) -> str:
-    """Of names and contents."""
+    """A hash (16 hex digits) of the names and contents of files."""
     digest = hashlib.sha256()
     for path in files:
         digest.update(f"{path.parent.name}/{path.name}\0".encode() + path.read_bytes())
@@ -243,6 +248,7 @@ def source_hash(files: Sequence[Path]) -> str:
 
 
 def _finite(value):
+    """A nested value with None in place of NaN and infinity."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

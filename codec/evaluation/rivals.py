@@ -1,9 +1,9 @@
 """The classical codecs that ours is measured against: JPEG, JPEG 2000, WebP, AVIF and JPEG XL, through Pillow.
 
-Each runs at the settings that a careful user would choose for quality per byte, and says them wherever its numbers are
-shown. Chroma: JPEG is at its common 4:2:0, WebP knows only 4:2:0, AVIF is at 4:4:4, where its PSNR is best, and as
-avif-420 at 4:2:0. JPEG XL needs a plugin of Pillow, pillow-jxl-plugin of the extra `perceptual`, which is imported only
-where jxl is asked for.
+Each has the settings that a careful user would choose for quality per byte; they are shown with its figures. Chroma is
+at 4:2:0 for JPEG, as is common, and for WebP, which has nothing else; at 4:4:4 for AVIF, where its PSNR is best, and at
+4:2:0 for avif-420. JPEG XL needs a plugin of Pillow, pillow-jxl-plugin of the extra `perceptual`, which is imported
+only if jxl is used.
 
     from codec.evaluation.rivals import RIVALS
     data = RIVALS["avif"].encode(image, 50)
@@ -34,11 +34,11 @@ class Rival:
     options: dict[str, Any]
     """Keyword arguments of Image.save besides the quality."""
     qualities: tuple[int, ...]
-    """Default qualities: on photographs about 0.1 to 2 bpp, and beyond 29 to 37 dB on both sides."""
-    level: Callable[[int], dict[str, Any]] = lambda quality: {"quality": quality}
+    """Default qualities: about 0.1 to 2 bpp on photographs, and more than 29 to 37 dB."""
+    quality_options: Callable[[int], dict[str, Any]] = lambda quality: {"quality": quality}
     """Quality 0..100 -> keyword arguments of Image.save."""
     feature: str | None = None
-    """What PIL.features calls the format; None where a plugin brings it."""
+    """Name of the format in PIL.features; None if a plugin adds it."""
     plugin: tuple[str, str] | None = None
     """Module and package that add the format to Pillow."""
 
@@ -49,24 +49,24 @@ class Rival:
         return f"Pillow {PILLOW}{plugin}, " + ", ".join(f"{key} {value}" for key, value in self.options.items())
 
     def encode(self, image: Image.Image, quality: int) -> bytes:
-        """Return `image` (PIL, mode L or RGB) as a file of this format at `quality` (0..100).
+        """`image` (PIL, mode L or RGB) as a file of this format at `quality` (0..100).
 
-        Raises OSError where Pillow lacks the format, OSError or LicError where it refuses the image.
+        Raises OSError if Pillow lacks the format, OSError or ValueError if it refuses the image.
         """
         self.check()
         file = io.BytesIO()
-        image.save(file, self.format, **self.level(quality), **self.options)
+        image.save(file, self.format, **self.quality_options(quality), **self.options)
         return file.getvalue()
 
     def decode(self, data: bytes) -> Image.Image:
-        """Return the decoded image (PIL) of a file of this format; raises OSError if `data` is no such file."""
+        """The decoded image (PIL) of a file of this format; OSError if `data` is no such file."""
         self.check()
         image = Image.open(io.BytesIO(data), formats=[self.format])
         image.load()
         return image
 
     def check(self) -> None:
-        """Raise OSError where Pillow lacks the format."""
+        """OSError if Pillow lacks the format."""
         if self.plugin:
             try:
                 importlib.import_module(self.plugin[0])
@@ -99,7 +99,7 @@ RIVALS = {
             ".j2k",
             {"quality_mode": "rates", "irreversible": True, "mct": 1, "no_jp2": True},
             (5, 12, 18, 24, 30, 36, 42, 48, 54, 60, 66, 74),
-            level=lambda quality: {"quality_layers": [300 * 0.01 ** (quality / 100)]},  # to one byte: 300 to 3
+            quality_options=lambda quality: {"quality_layers": [300 * 0.01 ** (quality / 100)]},  # ratios 300 to 3
             feature="jpg_2000",
         ),
         Rival(

@@ -1,11 +1,11 @@
-"""What a training compares images by: a measure, and beside it a share of squared error.
+"""The distortion term of the training loss: squared error, or measures for the eye with a share of squared error.
 
-The distortion D of the loss, bpp + D, is in bits per pixel:
+The distortion D of the loss bpp + D is in bits per pixel:
 
     D = (1 - mix) * price(lmbda) * distance(x_hat, x) + mix * lmbda * 255^2 * mse(x_hat, x)
 
-so that one lmbda stands for about the same rate with each measure; several of them, as in "ssimulacra2+ms-ssim", have
-equal shares of 1 - mix. Squared error alone has no mix.
+The price makes one lmbda stand for about the same rate with each measure. Several measures, as in
+"ssimulacra2+ms-ssim", have equal shares of 1 - mix. With squared error alone D = lmbda * 255^2 * mse.
 """
 
 import math
@@ -26,21 +26,24 @@ from codec.network import ssimulacra2
 # MS-SSIM, 1333 ... 1222 times as much (its documentation, "Model zoo").
 MS_SSIM_SCALE = 1333.0
 MS_SSIM_SIDE = (11 - 1) * 2**4 + 1  # the fifth scale must hold the 11-pixel window
-VGG_SCALE = 100.0  # a guess at equal footing with the squared error beside it
+VGG_SCALE = 100.0  # by hand: a guess at equal footing with squared error
 VGG_LAYERS = (3, 8, 15, 22, 29)  # the last ReLU before each pooling
 # Bits per pixel that a model for squared error spends on one point of SSIMULACRA 2 more: the slope of the curve of
 # `fast` on the validation images is 0.0045 at lmbda = 0.0009, and 24 times that at 0.18.
 POINT_PRICE, POINT_LMBDA, POINT_EXPONENT = 0.0045, 0.0009, 0.6
-RATE_FLOOR = 0.3  # bpp added to the rate by which a sample's loss is divided: flat patches cost nearly nothing
+RATE_FLOOR = 0.3  # bpp added to the rate by which a sample's loss is divided, since flat patches have none; by hand
 
 
 def mse(x_hat: Tensor, x: Tensor) -> Tensor:
-    """Mean squared error in grey levels (B,), 255^2 times that of [0, 1] pixels."""
+    """Mean squared error (B,) in squared grey levels, of images (B, 3, H, W) in [0, 1]."""
     return 255**2 * (x_hat - x).square().mean(dim=(1, 2, 3))
 
 
 def ms_ssim(x_hat: Tensor, x: Tensor) -> Tensor:
-    """1 - MS-SSIM (Wang, Simoncelli and Bovik, 2003), (B,); LicError below 161x161 pixels."""
+    """1 - MS-SSIM (B,) of images (B, 3, H, W) in [0, 1]; LicError below 161x161 pixels.
+
+    Wang, Simoncelli and Bovik, "Multi-scale structural similarity for image quality assessment" (2003).
+    """
     from pytorch_msssim import ms_ssim as similarity
 
     if min(x.shape[-2:]) < MS_SSIM_SIDE:
@@ -52,15 +55,16 @@ def ms_ssim(x_hat: Tensor, x: Tensor) -> Tensor:
 
 
 def point_price(lmbda):
-    """Bits per pixel that a point of SSIMULACRA 2 is worth at lmbda, a number or a tensor."""
+    """Price of a point of SSIMULACRA 2 in bits per pixel, at lmbda, a number or a tensor."""
     return POINT_PRICE * (lmbda / POINT_LMBDA) ** POINT_EXPONENT
 
 
 class VGG(nn.Module):
-    """The distance (B,) between features of VGG-16, each normalised over its channels (as in Zhang, Isola, Efros,
-    Shechtman and Wang, "The unreasonable effectiveness of deep features", 2018, without learned weights).
+    """The distance (B,) between VGG-16 features of images (B, 3, H, W) in [0, 1], normalised over channels.
 
-    Takes torchvision's ImageNet weights from where torchvision keeps them; it does not download them.
+    Zhang, Isola, Efros, Shechtman and Wang, "The unreasonable effectiveness of deep features" (2018), without their
+    learned weights. The ImageNet weights are torchvision's, in its cache; FileNotFoundError if they are not there:
+    nothing is downloaded.
     """
 
     def __init__(self):
@@ -96,52 +100,55 @@ class VGG(nn.Module):
 
 
 def proportional(lmbda, factor: float):
-    """The price of a measure that is `factor` times as dear as a squared grey level."""
+    """The price of a measure whose unit is worth `factor` squared grey levels."""
     return factor * lmbda
 
 
 class Measure(NamedTuple):
-    """One way to compare images."""
+    """A measure of how far a reconstruction is from its original."""
 
     name: str
-    distance: Callable[[Tensor, Tensor], Tensor]  # of x_hat and x (B, 3, H, W) around [0, 1]: (B,), 0 of equal images
-    price: Callable  # lmbda -> bits per pixel that one unit of the distance is worth
-    perfect: float  # the score of equal images, from which the distance counts down
+    distance: Callable[[Tensor, Tensor], Tensor]  # (x_hat, x), (B, 3, H, W) around [0, 1] -> (B,), 0 if equal
+    price: Callable  # lmbda -> bits per pixel of one unit of the distance
+    perfect: float  # score of equal images: score = perfect - distance
 
 
 @dataclass(frozen=True)
 class Distortion:
-    """The distortion of a training: several measures have equal shares of what squared error leaves."""
+    """The distortion term of a training: squared error has the share `mix`, the measures equal shares of the rest."""
 
     measures: list[Measure]  # none: squared error alone
     mix: float  # share of squared error
-    unit: float = 1.0  # for squared error alone: the weights of samples are lmbda^-1/2 times this
+    unit: float = 1.0  # for squared error alone: samples are weighted with this times lmbda^-1/2
 
     def __call__(self, x_hat: Tensor, x: Tensor, lmbda: Tensor) -> Tensor:
         """D (B,) in bits per pixel of images (B, 3, H, W) at lmbda (B,)."""
         return self.blend(self.distances(x_hat, x), mse(x_hat, x), lmbda)
 
     def distances(self, x_hat: Tensor, x: Tensor) -> list[Tensor]:
-        """What each measure says (B,)."""
+        """The distance (B,) by each measure."""
         return [measure.distance(x_hat, x) for measure in self.measures]
 
     def blend(self, distances: Sequence, squared, lmbda):
-        """D, given the distances and the squared error in grey levels: numbers or tensors."""
+        """D in bits per pixel from distances and mean squared error in squared grey levels; numbers or tensors (B,)."""
         if not self.measures:
             return lmbda * squared
         share = (1 - self.mix) / len(self.measures)
-        parts = (share * m.price(lmbda) * d for m, d in zip(self.measures, distances, strict=True))
-        return sum(parts, self.mix * lmbda * squared)
+        terms = (share * m.price(lmbda) * d for m, d in zip(self.measures, distances, strict=True))
+        return sum(terms, self.mix * lmbda * squared)
 
     def weights(self, lmbda: Tensor, bpp: Tensor) -> Tensor:
-        """What the losses (B,) of samples are multiplied by, so that low rates are not drowned by the high ones: for
-        squared error lmbda^-1/2; else the inverse of the sample's rate, so that every rate counts alike.
+        """Weights (B,) of the samples' losses, which keep high rates from dominating.
+
+        With squared error alone lmbda^-1/2; else the inverse of the sample's rate, so that all rates count alike.
         """
         return self.unit * lmbda.rsqrt() if not self.measures else 1 / (RATE_FLOOR + bpp.detach())
 
     def mean(self, losses: list[float], lmbdas: list[float]) -> float:
-        """One figure for losses at several lmbda: their mean weighted by lmbda^-1/2 for squared error; else the
-        geometric mean, in which a percent at one rate is a percent at another.
+        """One figure for losses at several lmbda.
+
+        With squared error alone their mean weighted by lmbda^-1/2; else their geometric mean, in which one percent
+        counts the same at every rate.
         """
         losses, lmbdas = torch.tensor(losses, dtype=torch.float64), torch.tensor(lmbdas, dtype=torch.float64)
         if not self.measures:
@@ -150,14 +157,14 @@ class Distortion:
 
 
 def distortion(name: str, mix: float, lmbda: Sequence[float], device: torch.device) -> Distortion:
-    """The one that a training's `distortion` and `mix` ask for, of a model of these lmbda."""
+    """The distortion of a training, by its options `distortion` and `mix` and the lmbda of its model."""
     if name == "mse":
         span = math.log(lmbda[-1] / lmbda[0]) / 2  # of ln lmbda^-1/2 over the qualities
         unit = math.sqrt(lmbda[0]) * (span / -math.expm1(-span) if span else 1.0)  # makes the mean weight 1
         return Distortion([], 1.0, unit)
-    of = {
+    known = {
         "ssimulacra2": lambda: (ssimulacra2.distance, point_price, 100.0),
         "ms-ssim": lambda: (ms_ssim, partial(proportional, factor=MS_SSIM_SCALE), 1.0),
         "vgg": lambda: (VGG().to(device), partial(proportional, factor=VGG_SCALE), 0.0),
     }
-    return Distortion([Measure(part, *of[part]()) for part in name.split("+")], mix)
+    return Distortion([Measure(measure, *known[measure]()) for measure in name.split("+")], mix)

@@ -1,11 +1,11 @@
-"""ONNX graphs in the making: tensors with operators, and what each layer of codec/network/layers.py becomes.
+"""A builder of ONNX graphs: tensors with operators, and the nodes of each layer of codec/network/layers.py.
 
     graph = Graph(network)
     y = graph.module(network.g_a.stem, Value(graph, "x"))
     data = graph.model("g_a", {"x": ("float32", (1, 3, "H", "W"))}, {"y": (y, "float32", (1, 128, "H", "W"))})
 
-Weights are declared by their names in the model file, and handed over when a session is opened. LAYERS has all layers
-that are known; of another one Graph.module raises Unknown.
+Weights are declared by their names in the model file; the runtime gets them when it opens a session. LAYERS maps types
+of layers to functions that add their nodes; Graph.module raises Unknown for other types.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,15 +20,15 @@ from codec.network.model import Network
 from entropy.exact import ACTIVATION_BITS, WEIGHT_BITS
 from entropy.integer import IntegerConv2d
 
-OPSET, IR_VERSION = 20, 9  # Gelu is of opset 20
+OPSET, IR_VERSION = 20, 9  # the first opset with Gelu, and its format
 
 
 class Unknown(LicError):
-    """There is no graph of a part of this network."""
+    """A layer or transform of this network has no ONNX graph."""
 
 
 class Value:
-    """A tensor of a graph in the making, with the operators of one."""
+    """A tensor of an unfinished graph; operators on it add nodes."""
 
     def __init__(self, graph: "Graph", name: str):
         self.graph, self.name = graph, name
@@ -49,16 +49,16 @@ class Value:
         return self.graph("Cast", self, to=self.graph.type_of(dtype))
 
     def size(self, axis: int) -> "Value":
-        """The length (1,) of an axis, int64."""
+        """The length of an axis: int64 (1,)."""
         return self.graph("Shape", self, start=axis, end=axis + 1)
 
     def reshape(self, *shape: int) -> "Value":
-        """0 keeps a dimension, -1 is what is left."""
+        """Reshape as ONNX does: 0 keeps a dimension, -1 takes what remains."""
         return self.graph("Reshape", self, self.graph.constant(shape, "int64"))
 
 
 class Graph:
-    """Nodes, small constants, declared weights: call it with an operator, its inputs and attributes."""
+    """Nodes, small constants and declared weights of one graph; calling it with an operator adds a node."""
 
     def __init__(self, network: Network):
         import onnx
@@ -73,6 +73,7 @@ class Graph:
         return self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
 
     def __call__(self, operator: str, *inputs: Value, count: int = 1, **attributes) -> Any:
+        """Add a node; returns its output, or a list of `count` outputs."""
         outputs = [f"t{len(self.nodes)}" + "abcd"[i] * (count > 1) for i in range(count)]
         names = [x.name if isinstance(x, Value) else "" for x in inputs]
         self.nodes.append(self.onnx.helper.make_node(operator, names, outputs, **attributes))
@@ -80,6 +81,7 @@ class Graph:
         return values[0] if count == 1 else values
 
     def constant(self, values: Any, dtype: str = "float32") -> Value:
+        """A constant tensor; equal ones are stored once."""
         array = np.asarray(values, dtype)
         key = dtype, array.shape, array.tobytes()
         if key not in self.constants:
@@ -87,11 +89,11 @@ class Graph:
         return Value(self, self.constants[key].name)
 
     def weight(self, tensor: Tensor, *shape: int) -> Value:
-        """A weight by its name in the model file, float32, in another shape of as many elements if one is given."""
+        """A weight, declared by its name in the model file: float32, in its own shape or in the one given."""
         return self.declare(self.names[id(tensor)], shape or tuple(tensor.shape), "float32")
 
     def declare(self, name: str, shape: Sequence[int], dtype: str) -> Value:
-        """What is handed over; one array may be declared in several shapes."""
+        """Declare an array of the model file as external data; one array may be declared in several shapes."""
         own = f"{name}:{'x'.join(map(str, shape))}"
         declared = self.onnx.TensorProto(
             name=own, dims=shape, data_type=self.type_of(dtype), data_location=self.onnx.TensorProto.EXTERNAL
@@ -101,13 +103,13 @@ class Graph:
         return Value(self, own)
 
     def module(self, layer: nn.Module, x: Value) -> Value:
-        """What a layer makes of x."""
+        """The output of a layer for input x; Unknown for a type that LAYERS does not have."""
         if type(layer) not in LAYERS:
             raise Unknown(f"no graph of a {type(layer).__name__}")
         return LAYERS[type(layer)](self, layer, x)
 
     def knots(self, table: Value, count: int) -> Value:
-        """A table (count, C) interpolated at the quality, (1, C, 1, 1); its first entries for a fixed lambda."""
+        """A table of knots (count, C) interpolated at the quality: (1, C, 1, 1); its first knot for a fixed lambda."""
         if not self.network.config.variable_rate:
             return self("Gather", table, self.constant([0], "int64"), axis=0).reshape(1, -1, 1, 1)
         level = Value(self, "quality") / self.constant(100)
@@ -118,11 +120,12 @@ class Graph:
         high = self("Gather", table, first + self.constant(1, "int64"), axis=0)
         return (low + (high - low) * (position - below)).reshape(1, -1, 1, 1)
 
-    def of_quality(self, knots: layers.Knots) -> Value:
+    def at_quality(self, knots: layers.Knots) -> Value:
+        """layers.Knots at the quality: (1, C, 1, 1)."""
         return self.knots(self.weight(knots.values), len(knots.values))
 
     def gain(self, gain: layers.Gain | None) -> Value:
-        """The gain (1, C, 1, 1); 1 for a fixed lambda."""
+        """layers.Gain at the quality: (1, C, 1, 1); ones for a fixed lambda."""
         if gain is None:
             return self.constant(np.ones((1, 1, 1, 1)))
         count = len(gain.growth)
@@ -131,7 +134,7 @@ class Graph:
         return self("Exp", self.knots(self("Concat", first, first + total, axis=0), count + 1))
 
     def mirrored(self, x: Value, axis: int, places: Value) -> Value:
-        """The samples at `places`, which lie outside, of an axis mirrored at its borders, however far it is."""
+        """The samples of x at `places` outside of an axis that is mirrored at its borders, however far away."""
         one = self.constant([1], "int64")
         last = x.size(axis) - one
         period = self("Max", last + last, one)  # an axis of one sample repeats it
@@ -147,7 +150,7 @@ class Graph:
         return x
 
     def pad_to(self, x: Value, stride: int) -> Value:
-        """Mirrored on the right and at the bottom up to multiples of `stride`."""
+        """x mirrored at the right and at the bottom, up to multiples of `stride`."""
         for axis in (2, 3):
             begin = self("Squeeze", x.size(axis))
             end = begin + self("Mod", self("Neg", begin), self.constant(stride, "int64"))
@@ -159,7 +162,10 @@ class Graph:
         return self("DepthToSpace", x, blocksize=size, mode="CRD")
 
     def model(self, name: str, inputs: dict[str, tuple], outputs: dict[str, tuple[Value, str, Sequence]]) -> bytes:
-        """The finished graph; inputs are (dtype, shape) by name, outputs (value, dtype, shape)."""
+        """The finished graph, as the bytes of an ONNX model.
+
+        inputs: name -> (dtype, shape); outputs: name -> (value, dtype, shape).
+        """
         helper = self.onnx.helper
         if self.network.config.variable_rate:
             inputs = inputs | {"quality": ("float32", (1,))}
@@ -192,7 +198,7 @@ def _fold_conv(g: Graph, layer: layers.FoldConv2d, x: Value) -> Value:
 
 
 def folded(g: Graph, x: Value, layer: nn.Module, size: int) -> Value:
-    """A 1x1 convolution of layers.fold(x, size)."""
+    """A 1x1 convolution of layers.fold(x, size), as a convolution of that size and stride."""
     weight, bias = layer.weight, getattr(layer, "bias", None)
     own = g.weight(weight, len(weight), weight[0].numel() // size**2, size, size)
     rest = [] if bias is None else [g.weight(bias)]
@@ -221,13 +227,13 @@ def _block(g: Graph, layer: layers.Block, x: Value) -> Value:
 
 
 def _sequential(g: Graph, layer: nn.Sequential, x: Value) -> Value:
-    for part in layer:
-        x = g.module(part, x)
+    for inner in layer:
+        x = g.module(inner, x)
     return x
 
 
 def integer_conv(g: Graph, layer: IntegerConv2d, x: Value, offset: Value | None = None, drop: int = 0) -> Value:
-    """IntegerConv2d on float64."""
+    """IntegerConv2d in float64, with the same offset and drop."""
 
     def grid(tensor: Tensor, bits: int, *shape: int) -> Value:
         return g("Round", g.weight(tensor, *shape).to("float64") * g.constant(2.0**bits, "float64"))
@@ -240,8 +246,8 @@ def integer_conv(g: Graph, layer: IntegerConv2d, x: Value, offset: Value | None 
     if (k := layer.kernel_size) > 1:
         rows = [cut(x, 2, i) for i in range(k)]
         taps = [cut(row, 3, j) for row in rows for j in range(k)]
-    parts = [g("Unsqueeze", tap, g.constant([2], "int64")) for tap in taps]
-    columns = g("Concat", *parts, axis=2)  # (B, C, k^2, h, w)
+    unsqueezed = [g("Unsqueeze", tap, g.constant([2], "int64")) for tap in taps]
+    columns = g("Concat", *unsqueezed, axis=2)  # (B, C, k^2, h, w)
     bias = grid(layer.bias, WEIGHT_BITS + ACTIVATION_BITS, count, 1)
     if offset is not None:
         bias = bias + offset.reshape(1, -1, 1) * g.constant(2.0**WEIGHT_BITS, "float64")

@@ -1,17 +1,17 @@
 """The networks of a model as ONNX graphs, for runtimes without PyTorch; made at export, stored in the model file.
 
-    tensors = build_graphs(network)        "graph.g_a", ... (bytes of ONNX models), and what belongs to them
+    tensors = build_graphs(network)        tensors of a model file by name: "graph.g_a", ..., "graph.halos", ...
 
     g_a  image uint8 (B, 3, H, W), any H and W             -> v float32 (B, M, ceil(H/16), ceil(W/16)), in steps of 1
     h_a  v (B, M, h, w)                                    -> z int32 (B, K, ceil(h/4), ceil(w/4)), the symbols
     h_s  z int32 (B, K, h', w')                            -> index uint8, mean float32 (B, M, 4h', 4w')
     g_s  v_hat float32 (B, M, h, w), dequantized, in steps -> image uint8 (B, 3, 16h, 16w), gray (B, 1, 16h, 16w)
 
-Those of a model of all rates have an input `quality` float32 (1,) in 0..100, too; without a hyperprior there are no h_a
-and h_s, and where densities are around 0 there is no mean. Graphs are built node by node and depend on the
-configuration alone. The index of h_s is computed in float64, in which its sums are exact (entropy/integer.py): the
-same integers as in PyTorch. A layer or transform that is not known here is Unknown; whoever adds one and wants its
-files read without PyTorch writes its nodes down, in LAYERS or TRANSFORMS.
+In an all-rates model each has one more input, `quality`, float32 (1,) in 0..100. Without a hyperprior there are no h_a
+and h_s; with a scale hyperprior there is no mean. Graphs are built node by node and depend on the configuration alone.
+The index of h_s is computed in float64, in which its sums are exact (entropy/integer.py): the same integers as in
+PyTorch. Other layers and transforms raise Unknown; to have files of a new one read without PyTorch, add its nodes to
+LAYERS (codec/network/graph.py) or TRANSFORMS.
 """
 
 from collections.abc import Callable
@@ -33,12 +33,15 @@ NAMES = ("g_a", "g_s", "h_a", "h_s")
 
 
 def build_graphs(network: Network) -> dict[str, NDArray]:
-    """What a model file holds for runtimes without PyTorch. Of each transform `graph.NAME`, uint8: the bytes of an ONNX
-    model, and `graph.NAME.weights`, uint8: lines NAME:SHAPE of what is handed over to it, tensors of the file in the
-    shapes that it declares. `graph.halos` int32 (4,), of g_a, g_s, h_a and h_s; `graph.borders` float32, where symbols
-    begin: (levels, 2) with a hyperprior, else (qualities, 4, M).
+    """The tensors of a model file that runtimes without PyTorch need.
 
-    Raises Unknown where there is no graph of a part of the network.
+    graph.NAME          uint8, the bytes of an ONNX model of a transform
+    graph.NAME.weights  uint8, a line TENSOR:SHAPE for each tensor of the file that the graph declares as external data
+    graph.halos         int32 (4,), of g_a, g_s, h_a and h_s
+    graph.borders       float32, the fractions from which values are rounded up (codec/network/quantize.py):
+                        (tables, 2) with a hyperprior, else (qualities, 4, M)
+
+    Raises Unknown if a layer or transform of the network has no graph.
     """
     tensors = {
         "graph.halos": np.array([getattr(getattr(network, name, None), "halo", 0) for name in NAMES], np.int32),
@@ -58,7 +61,7 @@ def build_graphs(network: Network) -> dict[str, NDArray]:
 
 @torch.no_grad()
 def _borders(network: Network) -> NDArray[np.float32]:
-    """Of Network.quantize: those of 1 and of 2 by table; without a hyperprior those of -2, -1, 1 and 2 by channel."""
+    """The borders of Network.quantize: of 1 and 2 by table; without a hyperprior of -2, -1, 1 and 2 by channel."""
     if network.config.prior != "factorized":
         return network.borders.view(2, -1).t().contiguous().cpu().numpy()
     points = torch.arange(-2.0, 3.0, device=network.device).view(1, 1, 5, 1)
@@ -89,10 +92,10 @@ def _latent_in(g: Graph, network: Network) -> Value:
 def _synthesis(g: Graph, network: Network, x: Value) -> bytes:
     x = x + g.constant(0.5)
 
-    def levels(x: Value) -> Value:
+    def to_uint8(x: Value) -> Value:
         return g("Clip", g("Round", x * g.constant(255)), g.constant(0), g.constant(255)).to("uint8")
 
-    image, gray = levels(x), levels(g("ReduceMean", x, g.constant([1], "int64"), keepdims=1))
+    image, gray = to_uint8(x), to_uint8(g("ReduceMean", x, g.constant([1], "int64"), keepdims=1))
     outputs = {"image": (image, "uint8", ("B", 3, "H", "W")), "gray": (gray, "uint8", ("B", 1, "H", "W"))}
     return g.model("g_s", {"v_hat": ("float32", ("B", network.config.M, "h", "w"))}, outputs)
 
@@ -106,10 +109,10 @@ def _balle_synthesis(g: Graph, network: Network, g_s: transforms.BalleSynthesis)
 
 
 def _conditioned(g: Graph, knots: layers.Knots | None, h: Value) -> Value:
-    """h (1 + gamma) + beta, both of the quality."""
+    """h (1 + gamma) + beta, with gamma and beta at the quality."""
     if knots is None:
         return h
-    gamma, beta = g("Split", g.of_quality(knots), count=2, axis=1, num_outputs=2)
+    gamma, beta = g("Split", g.at_quality(knots), count=2, axis=1, num_outputs=2)
     return h * (gamma + g.constant(1)) + beta
 
 
@@ -138,7 +141,7 @@ def _fast_synthesis(g: Graph, network: Network, g_s: transforms.FastSynthesis) -
 
 
 def _lapped(g: Graph, layer: layers.Lapped, x: Value) -> Value:
-    """The filter on every 16 samples between 8 from one end and 8 from the other, down and then across."""
+    """layers.Lapped: the filter on every 16 samples, all but 8 at either end, down and then across."""
     weight, ends = g.weight(layer.weight), [g.constant([n], "int64") for n in (0, 8, -8, 2**31)]
     for axis in (2, 3):
         first, inner, last = (
@@ -196,7 +199,7 @@ def _hyper_synthesis(g: Graph, network: Network, h_s: hyper.HyperSynthesis, feat
     offset = constant("outer") + g.constant(half, "float64")
     offset = g("Floor", offset * g.constant(2.0**-hyper.INDEX_BITS, "float64"))
     index = integer_conv(g, h_s.scale, _same(g, h_s.scale, h), offset, ACTIVATION_BITS - hyper.INDEX_BITS)
-    last = network.conditional.levels - 1
+    last = network.conditional.count - 1
     index = g("Clip", index, g.constant(0, "float64"), g.constant(last, "float64")).to("uint8")
     outputs = {"index": (index, "uint8", ("B", M, "h", "w"))}
     if h_s.mean is not None:

@@ -36,21 +36,21 @@ from codec.network.layers import Block, Conv2d, FoldConv2d, Knots, mirror_pad
 from codec.network.quantize import between
 from entropy.integer import ACTIVATION_BITS, LARGEST, IntegerConv2d, rectify, shift, to_grid
 
-INDEX_BITS = 3  # h_s speaks of the logarithm of the scale; a table index is about 1/8 of that (64 from 0.11 to 256)
+INDEX_BITS = 3  # h_s predicts ln(scale), and there are about 2**3 tables to a factor e (64 from 0.11 to 256)
 
 
 class Constants(NamedTuple):
-    """What depends on the quality in the exact path: integers in float64, (B, C, 1, 1) each. Stored at export."""
+    """The constants of the exact path at a quality: integers in float64, (B, C, 1, 1) each. Stored at export."""
 
-    step: Tensor  # (B, K, 1, 1) a hyper-symbol of 1 in steps of 2**-8
-    inner: Tensor  # (B, N, 1, 1) added after the first layer
-    outer: Tensor  # (B, M, 1, 1) added before the index
+    step: Tensor  # (B, K, 1, 1), a symbol 1 of z in steps of 2**-8
+    inner: Tensor  # (B, N, 1, 1), added after the first layer
+    outer: Tensor  # (B, M, 1, 1), added before the index
 
 
 class FastHyperAnalysis(nn.Module):
-    """h_a of the fast family: 1x1 convolutions and one block at 1/32, by folding from 1/16 to 1/64 resolution."""
+    """h_a of the fast family: from 1/16 to 1/64 resolution by folding; 1x1 convolutions, and one block at 1/32."""
 
-    halo = 1  # half a cell
+    halo = 1  # sees half a cell to each side
 
     def __init__(self, M: int, N: int, K: int, mean: bool):
         super().__init__()
@@ -71,7 +71,7 @@ class FastHyperAnalysis(nn.Module):
 
 
 class BalleHyperAnalysis(nn.Module):
-    """h_a of Ballé et al. 2018: 3x3, then two 5x5 of stride 2, ReLU between them; fed with |v| if there is no mean."""
+    """h_a of Ballé et al. 2018: 3x3, then two 5x5 of stride 2, with ReLU. Without a mean its input is |v|."""
 
     halo = 2  # 1 + 2 + 4 samples of v: 1.75 cells
 
@@ -86,7 +86,7 @@ class BalleHyperAnalysis(nn.Module):
 
 
 class HyperSynthesis(nn.Module, ABC):
-    """h_s: a family's exact `features` (B, C, 4h', 4w'), the exact layer that ends in the index, the mean's layers."""
+    """h_s: exact features of a family; from them an exact layer makes the index, and float layers the mean."""
 
     halo = 2  # of both families: 1 + 1/2 + 1/4 cells
     scale: IntegerConv2d
@@ -98,21 +98,25 @@ class HyperSynthesis(nn.Module, ABC):
         self.outer = Knots(M)
 
     @abstractmethod
-    def features(self, z: Tensor, inner: Tensor) -> Tensor: ...
+    def features(self, z: Tensor, inner: Tensor) -> Tensor:
+        """Exact activations (B, C, 4h', 4w') of z_q * step (B, K, h', w') and the constant inner."""
 
-    def forward(self, z_q: Tensor, constants: Constants, levels: int) -> tuple[Tensor, Tensor]:
-        """z_q (B, K, h', w') integers of any dtype; the index is in 0..levels-1 and carries a gradient in training."""
+    def forward(self, z_q: Tensor, constants: Constants, tables: int) -> tuple[Tensor, Tensor]:
+        """Symbols z_q (B, K, h', w'), integers of any dtype -> index and mean, (B, M, 4h', 4w') each.
+
+        The index is float64 in 0..tables - 1, with a gradient in training; the mean is float32, or 0 everywhere.
+        """
         h = self.features(z_q.double() * constants.step, constants.inner)
         half = 2 ** (ACTIVATION_BITS - 1)  # for the nearest index
         offset = shift(constants.outer + half, INDEX_BITS)
         index = self.scale(same(h, self.scale), offset, drop=ACTIVATION_BITS - INDEX_BITS)
-        index = between(index, 0.0, levels - 1.0) if torch.is_grad_enabled() else index.clamp_(0, levels - 1)
+        index = between(index, 0.0, tables - 1.0) if torch.is_grad_enabled() else index.clamp_(0, tables - 1)
         if self.mean is None:
             return index, torch.zeros_like(index, dtype=torch.float32)
         return index, self.mean((h * 2.0**-ACTIVATION_BITS).float())
 
     def constants(self, level: Tensor, gain: Tensor) -> Constants:
-        """Those for level (B,) and the gain (B, K, 1, 1) of z."""
+        """The constants at a level (B,) and a gain of z (B, K, 1, 1)."""
         inner, outer = self.inner(level), self.outer(level)
         return Constants(
             to_grid(1 / gain, ACTIVATION_BITS),
@@ -121,7 +125,7 @@ class HyperSynthesis(nn.Module, ABC):
         )
 
     def check_bounds(self, constants: Constants) -> None:
-        """ValueError unless the path is exact for every hyper-symbol in -REACH..REACH with these, within int32."""
+        """ValueError unless the path is exact with these constants for all symbols of z in -REACH..REACH."""
         first, *others = [layer for layer in self.modules() if isinstance(layer, IntegerConv2d)]
         first.check_bound(REACH * constants.step.abs().max().item())
         for layer in others:
@@ -129,14 +133,14 @@ class HyperSynthesis(nn.Module, ABC):
 
 
 def same(x: Tensor, layer: IntegerConv2d) -> Tensor:
-    """x mirrored at its borders so that the layer's output is as large as x."""
+    """x (B, C, H, W) mirrored at its borders so that the layer's output is H x W."""
     p = layer.kernel_size // 2
     return mirror_pad(x, p, p, p, p) if p else x
 
 
 def insert_zeros(x: Tensor) -> Tensor:
-    """Between and after the samples of x (B, C, H, W), and around them as a mirrored transposed 5x5 convolution of
-    stride 2 needs: (B, C, 2H + 4, 2W + 4).
+    """Mirror x (B, C, H, W) by one sample, then put a zero after each sample and a row of zeros after each row:
+    (B, C, 2H + 4, 2W + 4). A 5x5 convolution of that is a mirrored transposed convolution of stride 2.
     """
     x = mirror_pad(x, 1, 1, 1, 1)
     B, C, H, W = x.shape
@@ -146,7 +150,7 @@ def insert_zeros(x: Tensor) -> Tensor:
 
 
 class FastHyperSynthesis(HyperSynthesis):
-    """h_s of the fast family: exact 3x3 at 1/64 and 1/32 and 1x1 at 1/16; the mean takes one block more, in floats."""
+    """h_s of the fast family: exact layers, 3x3 at 1/64 and 1/32 and 1x1 to 1/16; the mean has one float block more."""
 
     def __init__(self, M: int, N: int, K: int, mean: bool):
         super().__init__(M, N)
@@ -185,7 +189,7 @@ class BalleHyperSynthesis(HyperSynthesis):
 
 
 def start_at_zero(*layers: nn.Module) -> None:
-    """Zero weights and biases: at step 0 the index depends on nothing but constants.outer, and the mean is 0."""
+    """Set weights and biases to zero: at step 0 the index depends on constants.outer alone, and the mean is 0."""
     for layer in layers:
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from codec.network.quantize import lower_bound
 
-SHORTCUT_SCALE = 8.0  # the latent of an all-rates model is 8 times the orthonormal DCT of [0, 1] pixels
+SHORTCUT_SCALE = 8.0  # by hand: the latent of an all-rates model is 8 times the orthonormal DCT of [0, 1] pixels
 
 
 def mirror_index(size: int, before: int, after: int, device: torch.device | None = None) -> Tensor:
-    """Source index of each sample of an axis of `size` mirrored by `before` and `after` samples: int64
-    (before+size+after,).
+    """Source index of each sample of a mirrored axis of `size` samples: int64 (before + size + after,).
 
     The border sample is not repeated: 2 1 | 0 1 2 3 | 2 1. An axis of one sample repeats it.
     """
@@ -29,8 +28,8 @@ def mirror_index(size: int, before: int, after: int, device: torch.device | None
 
 
 def mirror_pad(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
-    """Mirror x (B, C, H, W) at its borders by any amounts, also ones larger than the image."""
-    reproducible = torch.are_deterministic_algorithms_enabled()  # the gradient of F.pad is not, on a GPU
+    """Mirror x at its borders, by any amounts: (B, C, H, W) -> (B, C, top + H + bottom, left + W + right)."""
+    reproducible = torch.are_deterministic_algorithms_enabled()  # which the gradient of F.pad is not on a GPU
     if max(left, right) < x.shape[-1] and max(top, bottom) < x.shape[-2] and not reproducible:
         with torch.autocast(x.device.type, enabled=False):  # it would pad in float32
             return F.pad(x, (left, right, top, bottom), mode="reflect")
@@ -40,11 +39,11 @@ def mirror_pad(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tenso
 
 
 def start_uniform(layer: nn.Module) -> None:
-    """Weights and biases of a convolution before training: uniform in +-1 / sqrt(weights per output sample).
+    """Initialise weights and biases of a convolution: uniform in +-1 / sqrt(fan-in).
 
-    What PyTorch does by itself (LeCun, Bottou, Orr and Müller, "Efficient backprop", 1998, section 4.6, with a third of
-    its variance), written down so that it is a decision. Other starts: GDN and FactorizedPrior below their headings, He
-    et al. for IntegerConv2d, a DCT for the shortcuts, zero for what ends a residual branch.
+    This is PyTorch's default, and its fan-in (LeCun, Bottou, Orr and Müller, "Efficient backprop", 1998, section 4.6,
+    with a third of its variance). Other layers: GDN and FactorizedPrior initialise themselves, IntegerConv2d follows He
+    et al., shortcuts start as a DCT, and the last layers of residual branches at zero.
     """
     bound = layer.weight[0].numel() ** -0.5
     for parameter in layer.parameters():
@@ -57,8 +56,8 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def idle_dilation(x: Tensor) -> int:
-    """The dilation of a 1x1 convolution of x. It means nothing to a single tap, but with one PyTorch asks oneDNN in
-    float32 on one thread, too, where it would otherwise take a loop of its own and twice the time.
+    """The dilation for 1x1 convolutions of x. It does not change a kernel of one tap, but makes PyTorch use oneDNN in
+    float32 on one thread, too, instead of a loop of its own that takes twice the time.
     """
     return 2 if x.device.type == "cpu" and torch.backends.mkldnn.is_available() else 1
 
@@ -79,7 +78,7 @@ class Conv2d(nn.Conv2d):
 
 
 def fold(x: Tensor, size: int) -> Tensor:
-    """F.pixel_unshuffle, (B, C, H, W) -> (B, C size^2, H / size, W / size), channels last in memory and faster."""
+    """F.pixel_unshuffle, faster and with channels last: (B, C, H, W) -> (B, C size^2, H / size, W / size)."""
     B, C, H, W = x.shape
     x = x.reshape(B, C, H // size, size, W // size, size).permute(0, 2, 4, 1, 3, 5)
     return x.reshape(B, H // size, W // size, -1).permute(0, 3, 1, 2)
@@ -95,7 +94,7 @@ def unfold(x: Tensor, size: int) -> Tensor:
 class FoldConv2d(nn.Conv2d):
     """A 1x1 convolution of fold(x, 2): (B, C, H, W) -> (B, C', H / 2, W / 2). Its weight is (C', 4 C, 1, 1).
 
-    Computed as a 2x2 convolution of stride 2, which is the same and spares the folding.
+    It is computed as the equal 2x2 convolution of stride 2, without folding.
     """
 
     def __init__(self, in_channels: int, out_channels: int):
@@ -108,10 +107,10 @@ class FoldConv2d(nn.Conv2d):
 
 
 class _ConvTranspose2d(torch.autograd.Function):
-    """F.conv_transpose2d as ConvTranspose2d wants it; backward is the convolution that it is the transpose of.
+    """F.conv_transpose2d with the stride and padding of ConvTranspose2d, and a faster gradient.
 
-    The sums are the same, but oneDNN takes a third of the time for the gradient of that convolution's weight, if it is
-    padded beforehand.
+    Backward is the convolution whose transpose this is. The sums are the same, but with padding done beforehand oneDNN
+    takes a third of the time for the gradient of the weight.
     """
 
     @staticmethod
@@ -123,9 +122,9 @@ class _ConvTranspose2d(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight = (saved.to(grad.dtype) for saved in ctx.saved_tensors)
         padded = F.pad(grad, (4, 3, 4, 3)).contiguous(memory_format=torch.channels_last)
-        of_x = F.conv2d(padded, weight, stride=2)
-        of_weight = torch.nn.grad.conv2d_weight(padded, weight.shape, x, stride=2)
-        return of_x, of_weight, grad.sum(dim=(0, 2, 3))
+        grad_x = F.conv2d(padded, weight, stride=2)
+        grad_weight = torch.nn.grad.conv2d_weight(padded, weight.shape, x, stride=2)
+        return grad_x, grad_weight, grad.sum(dim=(0, 2, 3))
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
@@ -145,9 +144,10 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 
 class _Normalise(torch.autograd.Function):
-    """x norm^power with norm = beta + gamma x^2, power -1/2 or 1/2, and x (B, C, H, W), in whose dtype it is computed.
+    """x norm^power, norm = beta + gamma x^2, with power -1/2 or 1/2: x (B, C, H, W) -> same shape and dtype.
 
-    Written out because autograd goes over memory more often, which takes longer than the 1x1 convolutions.
+    The gradient is written out because autograd passes over memory more often, which takes longer than the 1x1
+    convolutions.
     """
 
     @staticmethod
@@ -163,13 +163,13 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, square, weight, factor = ctx.saved_tensors
         direct = grad * factor
-        of_norm = (direct * x).mul_(factor).mul_(factor) if ctx.power < 0 else (grad * x).div_(factor)  # / power
+        grad_norm = (direct * x).mul_(factor).mul_(factor) if ctx.power < 0 else (grad * x).div_(factor)  # / power
         dilation, kernel = [idle_dilation(x)] * 2, weight[:, :, None, None]
-        of_square, of_gamma, of_beta = torch.ops.aten.convolution_backward(
-            of_norm, square, kernel, [len(weight)], [1, 1], [0, 0], dilation, False, [0, 0], 1, [True, True, True]
+        grad_square, grad_gamma, grad_beta = torch.ops.aten.convolution_backward(
+            grad_norm, square, kernel, [len(weight)], [1, 1], [0, 0], dilation, False, [0, 0], 1, [True, True, True]
         )
-        of_x = direct.addcmul_(x, of_square, value=2 * ctx.power)
-        return of_x, ctx.power * of_beta, ctx.power * of_gamma[:, :, 0, 0], None
+        grad_x = direct.addcmul_(x, grad_square, value=2 * ctx.power)
+        return grad_x, ctx.power * grad_beta, ctx.power * grad_gamma[:, :, 0, 0], None
 
 
 class GDN(nn.Module):
@@ -199,8 +199,8 @@ class GDN(nn.Module):
 class Block(nn.Module):
     """Depthwise-separable residual unit followed by a feed-forward unit, both identities at step 0.
 
-    1x1 -> 3x3 depthwise -> 1x1, then 1x1 (x2) -> GELU -> 1x1: the division of labour of MobileNet and ConvNeXt, without
-    a norm, since the scale of an activation carries information here.
+    1x1 -> GELU -> 3x3 depthwise -> 1x1, then 1x1 (x2) -> GELU -> 1x1, as in MobileNet and ConvNeXt, but without
+    normalisation: the scale of an activation carries information here. (B, C, H, W) -> the same shape.
     """
 
     def __init__(self, channels: int):
@@ -243,8 +243,8 @@ def lapping(scale: float = 1.2) -> Tensor:
 class Lapped(nn.Module):
     """A linear filter across the borders of 16x16 blocks, 8 samples on each side: (B, C, H, W) -> the same shape.
 
-    H and W are multiples of 16; the outer 8 samples of the image stay as they are. Before a block transform and, with
-    `inverse`, after its inverse, it takes away the edges between blocks, and some of the bits.
+    H and W are multiples of 16; the outer 8 samples of the image stay as they are. Applied before a block transform,
+    and with `inverse` after its inverse, it removes block edges and saves bits.
     """
 
     def __init__(self, inverse: bool):
@@ -266,12 +266,12 @@ class Lapped(nn.Module):
 
 
 class Knots(nn.Module):
-    """Per-channel values that depend on the quality: 9 knots, linear in between, zero at step 0.
+    """Per-channel values that depend on the quality: 9 knots, linear in between, zero before training.
 
     Called with a level (B,) in [0, 1] it returns (B, C, 1, 1) float32.
     """
 
-    COUNT = 9
+    COUNT = 9  # by hand
 
     def __init__(self, channels: int):
         super().__init__()
@@ -282,9 +282,9 @@ class Knots(nn.Module):
 
 
 class Gain(nn.Module):
-    """Per-channel step sizes of a latent: 9 knots over the quality range, log-linear in between, never decreasing.
+    """Per-channel gains of a latent, inverse step sizes: 9 knots over the qualities, log-linear, never decreasing.
 
-    `first` and `last` are the gains at both ends at step 0.
+    `first` and `last` are the gains at levels 0 and 1 before training.
     """
 
     def __init__(self, channels: int, first: float, last: float):
@@ -297,13 +297,13 @@ class Gain(nn.Module):
         """level (B,) in [0, 1] -> gain (B, C, 1, 1)."""
         growth = nn.functional.softplus(self.growth)
         until = torch.ones(len(growth), len(growth), device=growth.device).tril()
-        total = until @ growth  # a cumsum, which on a GPU would not be reproducible
+        total = until @ growth  # torch.cumsum is not reproducible on a GPU
         log_gain = torch.cat((self.first, self.first + total))
         return interpolate(log_gain, level).exp()
 
 
 def step_gain(lmbda: float) -> float:
-    """Gain over the latent (8 x orthonormal DCT) whose unit step is optimal for a DCT coder at high rate.
+    """Gain of the latent (8 x orthonormal DCT) at which steps of 1 are optimal for a DCT coder at high rate.
 
     With distortion step^2/12 per coefficient and rate -log2(step), d/dstep (bpp + lmbda 255^2 mse) = 0 for three
     colours at step^2 = 18 / (ln 2 * lmbda * 255^2).

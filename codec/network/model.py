@@ -1,4 +1,4 @@
-"""READ FIRST. The networks of a codec: one forward pass for training, whose parts are those that coding runs.
+"""READ FIRST. The networks of a codec: one forward pass for training, whose steps coding runs one by one.
 
 The factorized codec, Ballé, Laparra and Simoncelli, "End-to-end optimized image compression" (2017), and section 3.1 of
 Ballé, Minnen, Singh, Hwang and Johnston, "Variational image compression with a scale hyperprior" (2018):
@@ -15,9 +15,9 @@ hierarchical priors for learned image compression" (2018), without its context m
     x_hat <-- g_s <--/ gain-- dequantize(y_q) + mean
 
 One model serves all rates (Cui et al., "Asymmetric gained deep image compression", 2021): quality q in 0..100 means
-lmbda(q) = lmbda_0 * (lmbda_1 / lmbda_0)^(q/100), and the latent is multiplied by a gain per channel that can only grow
-with q. With a single lmbda in the configuration the gain is 1. Latents: y is what g_a gives, v = y times its gain, w =
-z times its own; y_q, z_q are integers; level is quality / 100.
+lmbda(q) = lmbda_0 * (lmbda_1 / lmbda_0)^(q/100), and the latent is multiplied by a gain per channel that never falls
+with q. With a single lmbda in the configuration the gain is 1. Names: y is the output of g_a, v is y times its gain; z
+is the output of h_a, w is z times its gain; y_q and z_q are the integer symbols; level is quality / 100.
 
 The rate-distortion loss
 
@@ -28,7 +28,7 @@ latent is the uniform density of width 1 around v (additive noise; its own entro
 density, so the rate is the KL divergence between the two, and the squared error is the negative log-likelihood of a
 Gaussian with variance 3 / (2 ln 2 * lmbda * 255^2) per colour sample.
 
-Images and bytes are another matter: codec/coding/codec.py runs these parts over tiles and codes the integers.
+Images and bytes are in codec/coding/codec.py, which runs these steps over tiles and codes the integers.
 """
 
 from abc import ABC, abstractmethod
@@ -55,17 +55,17 @@ from entropy.factorized import FactorizedPrior
 from entropy.integer import straight_through
 from entropy.tables import Tables
 
-LIKELIHOOD_FLOOR = 1e-9  # as in compressai and tensorflow-compression: in training a symbol costs at most 30 bits
+LIKELIHOOD_FLOOR = 1e-9  # as in compressai and tensorflow-compression: a symbol costs at most 30 bits in training
 
-Support = tuple[Tensor, Tensor]  # of FactorizedPrior.support(): found by bisection, which takes longer than the tables
+Support = tuple[Tensor, Tensor]  # what FactorizedPrior.support() returns; to find it takes longer than to make tables
 
 
 class Output(NamedTuple):
-    """What one forward pass gives."""
+    """The result of a forward pass."""
 
     x_hat: Tensor  # (B, 3, H, W), not clamped
     bits: Tensor  # (B,), estimated bits of each image
-    bits_z: Tensor  # (B,), those of the hyper-latent among them
+    bits_z: Tensor  # (B,), the hyper-latent's share of them; 0 without a hyperprior
 
 
 def bits_of(likelihood: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ def bits_of(likelihood: Tensor) -> Tensor:
 
 
 class Network(nn.Module, ABC):
-    """Transforms, gain and prior; tensors in, tensors out. Images are (B, 3, H, W) in [0, 1] of any size from 1x1."""
+    """Transforms, gain and prior. Images are tensors (B, 3, H, W) in [0, 1] of any size from 1x1."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -99,11 +99,13 @@ class Network(nn.Module, ABC):
 
     @property
     def precision(self) -> str:
-        """What the trunks of g_a and g_s run in: bf16 or fp32."""
+        """The precision of the trunks of g_a and g_s: bf16 or fp32."""
         return "bf16" if self.bf16 else "fp32"
 
     def use_bf16(self, precision: str = "auto") -> "Network":
-        """Precision of the trunks: `auto` is bf16 where the device has it natively, `fp32` never."""
+        """Set the precision of the trunks: auto, which is bf16 where the device has it natively, or fp32. LicError for
+        another name.
+        """
         check_precision(precision)
         self.bf16 = precision == "auto" and has_native_bf16(self.device)
         return self
@@ -119,7 +121,7 @@ class Network(nn.Module, ABC):
         return quality / 100 if self.config.variable_rate else None
 
     def level_of(self, quality: int | None, count: int = 1) -> Tensor | None:
-        """The level (count,) of a quality that a user gives, None for a fixed lambda; LicError for what is none."""
+        """The level (count,) of a user's quality, None for a fixed lambda; LicError for a quality the model lacks."""
         self.config.check_quality(quality)
         return None if quality is None else self.level(torch.full((count,), float(quality), device=self.device))
 
@@ -128,24 +130,27 @@ class Network(nn.Module, ABC):
         return torch.ones(1, self.config.M, 1, 1, device=self.device) if level is None else self.gain(level)
 
     def shrink_at(self, level: Tensor | None) -> Tensor:
-        """How much nearer to zero symbols are put back (B, M, 1, 1), at a level (B,)."""
+        """Shift of dequantized symbols towards zero, in steps (B, M, 1, 1), at a level (B,)."""
         return self.shrink(level if level is not None else torch.zeros(1, device=self.device))
 
     def analyse(self, x: Tensor, level: Tensor | None) -> Tensor:
-        """x (B, 3, H, W) -> v (B, M, ceil(H/16), ceil(W/16)), the latent times its gain: a step is 1."""
+        """x (B, 3, H, W) -> v (B, M, ceil(H/16), ceil(W/16)), the latent times its gain: quantization steps are 1."""
         with self.autocast(x):
             y = self.g_a(pad(normalise(x)), level)
         return y * self.gain_at(level)
 
     def synthesise(self, v_hat: Tensor, level: Tensor | None, size: tuple[int, int]) -> Tensor:
-        """v_hat (B, M, h, w), dequantized, in steps -> x_hat (B, 3, *size)."""
+        """v_hat (B, M, h, w), dequantized, in steps of 1 -> x_hat (B, 3, *size), not clamped."""
         y_hat = v_hat / self.gain_at(level)
         with self.autocast(y_hat):
             x_hat = denormalise(self.g_s(y_hat, level))
         return crop(x_hat, *size)
 
     def forward(self, x: Tensor, quality: Tensor | None = None, noise: Noise = uniform) -> Output:
-        """Reconstruction and estimated bits; train(): straight-through, noise for the rate; eval(): as coded."""
+        """Reconstruction and estimated bits of x (B, 3, H, W) at quality (B,) in 0..100, None for a fixed lambda.
+
+        train(): straight-through rounding for the reconstruction, `noise` for the rate; eval(): symbols as coded.
+        """
         level = self.level(quality)
         v = self.analyse(x, level)
         w = self.analyse_hyper(v, level)
@@ -157,7 +162,7 @@ class Network(nn.Module, ABC):
         x_hat = self.synthesise(self.dequantize(y_q, index, level) + mean, level, x.shape[-2:])
         return Output(x_hat, bits + bits_z, bits_z)
 
-    # ---- what a prior says ----
+    # ---- what depends on the prior ----
 
     @abstractmethod
     def analyse_hyper(self, v: Tensor, level: Tensor | None) -> Tensor | None:
@@ -165,17 +170,17 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def constants(self, level: Tensor | None) -> Constants | None:
-        """What the exact path needs to know of the level (B,); None without a hyperprior."""
+        """The constants of h_s's exact path at a level (B,); None without a hyperprior."""
 
     def constants_of(self, level: Tensor | None) -> dict[str, NDArray[np.int32]]:
-        """Those of a level (1,) as they are stored: (C,) each, by name."""
+        """The constants at a level (1,) as a model file stores them: int32 (C,) each, by name."""
         return {
             name: constant[0, :, 0, 0].detach().cpu().numpy().astype(np.int32)
             for name, constant in self.constants(level)._asdict().items()
         }
 
     def constants_from(self, stored: Sequence[dict[str, NDArray[np.int32]]]) -> Constants:
-        """Stored ones, of several levels, as `derive` takes them."""
+        """Stored constants of B qualities, stacked into a batch, as `derive` takes them."""
         stacked = (np.stack([constants[name] for constants in stored]) for name in Constants._fields)
         return Constants(*(torch.from_numpy(s).to(self.device).double()[:, :, None, None] for s in stacked))
 
@@ -183,29 +188,30 @@ class Network(nn.Module, ABC):
     def derive(
         self, z_q: Tensor | None, constants: Constants | None, shape: tuple[int, int]
     ) -> tuple[Tensor | None, Tensor | float]:
-        """Table index (B, M, *shape), exact integers, and predicted mean of y's symbols from those of z; None and 0
-        without a hyperprior, where the table is the channel's.
+        """Table index and predicted mean of v, (B, M, *shape) each, from the symbols z_q (B, K, h', w').
+
+        The index is exact. Without a hyperprior it is None, since the table is the channel's, and the mean is 0.
         """
 
     @abstractmethod
-    def bits(self, y: Tensor, index: Tensor | None, level: Tensor | None) -> Tensor:
-        """Estimated bits of each sample of v - mean (B, M, h, w), rounded or with noise."""
+    def bits(self, residual: Tensor, index: Tensor | None, level: Tensor | None) -> Tensor:
+        """Estimated bits of each sample of the residual v - mean (B, M, h, w), rounded or with noise; same shape."""
 
     @abstractmethod
     def rate(self, residual: Tensor, y_q: Tensor, index: Tensor | None, level: Tensor | None, noise: Noise) -> Tensor:
-        """Bits (B, M, h, w) of the symbols y_q of v - mean; in training with the gradients that teach the rate."""
+        """Bits (B, M, h, w) of the symbols y_q of the residual v - mean; in training with gradients for learning."""
 
     @abstractmethod
     def quantize(self, residual: Tensor, index: Tensor | None, level: Tensor | None) -> Tensor:
-        """Symbols of v - mean (B, M, h, w), as floats."""
+        """Symbols of the residual v - mean (B, M, h, w), as floats; rate-distortion optimised (quantize.py)."""
 
     @abstractmethod
     def dequantize(self, y_q: Tensor, index: Tensor | None, level: Tensor | None) -> Tensor:
-        """Symbols (B, M, h, w) as floats -> where v - mean is put back."""
+        """Symbols (B, M, h, w) as floats -> the reconstructed residual v - mean, same shape."""
 
     @abstractmethod
     def y_tables(self, level: Tensor | None, support: Support) -> Tables:
-        """Integer tables of the symbols of y at a level (1,); the support of `prior` is the same at all."""
+        """Integer tables of the symbols of y at a level (1,); `support` is the prior's, the same at all levels."""
 
     @abstractmethod
     def z_tables(self, level: Tensor | None, support: Support) -> Tables | None:
@@ -213,7 +219,7 @@ class Network(nn.Module, ABC):
 
 
 class FactorizedNetwork(Network):
-    """One learned density per channel of y. It stays in the domain before the gain: one for all rates."""
+    """A factorized prior: one learned density per channel of y, before the gain, so that it serves all rates."""
 
     def __init__(self, config: ModelConfig):
         super().__init__(config)
@@ -228,9 +234,9 @@ class FactorizedNetwork(Network):
     def derive(self, z_q: None, constants: None, shape: tuple[int, int]) -> tuple[None, float]:
         return None, 0.0
 
-    def bits(self, y: Tensor, index: None, level: Tensor | None) -> Tensor:
+    def bits(self, residual: Tensor, index: None, level: Tensor | None) -> Tensor:
         gain = self.gain_at(level)
-        return bits_of(self.prior.likelihood(y / gain, 1 / gain))
+        return bits_of(self.prior.likelihood(residual / gain, 1 / gain))
 
     def rate(self, residual: Tensor, y_q: Tensor, index: None, level: Tensor | None, noise: Noise) -> Tensor:
         return self.bits(residual + noise(residual) if self.training else y_q, index, level)
@@ -244,7 +250,7 @@ class FactorizedNetwork(Network):
         return round_from(residual, border(torch.where(residual > 0, above, below)))
 
     def dequantize(self, y_q: Tensor, index: None, level: Tensor | None) -> Tensor:
-        """A little nearer to zero than the centre of the interval, where a peaked density has its mean."""
+        """Symbols go back nearer to zero than the centre of their interval, where a peaked density has its mean."""
         return y_q - self.shrink_at(level) * torch.sign(y_q.detach())
 
     @torch.no_grad()
@@ -256,7 +262,7 @@ class FactorizedNetwork(Network):
 
 
 class HyperpriorNetwork(Network):
-    """A density for each symbol of y - mean, its scale and mean told by z; a learned one for each channel of z."""
+    """A hyperprior: z predicts the mean and the scale of each symbol of y; z itself has a factorized prior."""
 
     def __init__(self, config: ModelConfig):
         super().__init__(config)
@@ -266,11 +272,11 @@ class HyperpriorNetwork(Network):
         self.h_s = h_s(**options)
         self.prior = FactorizedPrior(config.hyper_M)
         self.conditional = LaplaceConditional() if config.density == "laplace" else GaussianConditional()
-        points = torch.arange(3.0)[:, None].expand(-1, self.conditional.levels)
-        bits = self.bits(points, torch.arange(self.conditional.levels))  # (3, levels), of the symbols 0, 1 and 2
+        points = torch.arange(3.0)[:, None].expand(-1, self.conditional.count)
+        bits = self.bits(points, torch.arange(self.conditional.count))  # (3, tables), of the symbols 0, 1 and 2
         self.register_buffer("borders", border(bits.diff(dim=0)).flatten(), persistent=False)
-        self.centroid = nn.Parameter(torch.zeros(self.conditional.levels, 3))
-        self.hyper_gain = Gain(config.hyper_M, 1.0, 2.0) if config.variable_rate else None
+        self.centroid = nn.Parameter(torch.zeros(self.conditional.count, 3))
+        self.hyper_gain = Gain(config.hyper_M, 1.0, 2.0) if config.variable_rate else None  # start by hand
         self.context = ContextModel(config.M, config.context, self.conditional) if config.context else None
 
     def hyper_gain_at(self, level: Tensor | None) -> Tensor:
@@ -287,13 +293,13 @@ class HyperpriorNetwork(Network):
         return self.h_s.constants(_or_zeros(level, gain), gain)
 
     def derive(self, z_q: Tensor, constants: Constants, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        index, mean = (crop(part, *shape) for part in self.h_s(z_q, constants, self.conditional.levels))
+        index, mean = (crop(output, *shape) for output in self.h_s(z_q, constants, self.conditional.count))
         if self.training:
-            index = index.nan_to_num(0)  # a step that is not finite is skipped, but indexing would not survive it
+            index = index.nan_to_num(0)  # a step that is not finite is skipped later; here indexing would fail
         return index, mean
 
-    def bits(self, y: Tensor, index: Tensor, level: Tensor | None = None) -> Tensor:
-        return bits_of(self.conditional.likelihood(y, self.conditional.scale_of(index)))
+    def bits(self, residual: Tensor, index: Tensor, level: Tensor | None = None) -> Tensor:
+        return bits_of(self.conditional.likelihood(residual, self.conditional.scale_of(index)))
 
     def rate(self, residual: Tensor, y_q: Tensor, index: Tensor, level: Tensor | None, noise: Noise) -> Tensor:
         if self.context is not None:
@@ -305,19 +311,19 @@ class HyperpriorNetwork(Network):
         return bits
 
     def hyper_rate(self, w: Tensor, level: Tensor | None, noise: Noise) -> Tensor:
-        """Estimated bits of each sample of z (B, K, h', w') from z times its gain."""
+        """Estimated bits (B, K, h', w') of each symbol of z, from w of the same shape."""
         gain = self.hyper_gain_at(level)
         z_rate = w + noise(w) if self.training else to_reach(torch.round(w))
         return bits_of(self.prior.likelihood(z_rate / gain, 1 / gain))
 
     @torch.no_grad()
     def quantize(self, residual: Tensor, index: Tensor, level: Tensor | None) -> Tensor:
-        entry = torch.add(index.int(), residual.abs() > 1.5, alpha=self.conditional.levels)
+        entry = torch.add(index.int(), residual.abs() > 1.5, alpha=self.conditional.count)
         return round_from(residual, self.borders.index_select(0, entry.flatten()).view(residual.shape))
 
     def dequantize(self, y_q: Tensor, index: Tensor, level: Tensor | None) -> Tensor:
-        """Each at the learned centroid of its interval, which depends on its channel, on its table and on whether it is
-        1, 2 or more.
+        """Symbols go back at learned centroids of their intervals, which depend on channel and level, and on the table
+        and whether the magnitude is 1, 2 or more.
         """
         symbols = y_q.detach()
         entry = torch.add(symbols.abs().int().clamp_(1, 3), index.int(), alpha=3)  # in range if a symbol is NaN, too
@@ -334,12 +340,12 @@ class HyperpriorNetwork(Network):
 
 
 def to_reach(z_q: Tensor) -> Tensor:
-    """Hyper-symbols kept in -REACH..REACH, with a gradient that can lead back."""
+    """Symbols of z clamped to -REACH..REACH; outside, only a gradient that leads back passes."""
     return between(z_q, -REACH, REACH)
 
 
 def _or_zeros(level: Tensor | None, like: Tensor) -> Tensor:
-    """The level (B,), or the first for a fixed lambda."""
+    """The level (B,), or zeros for a fixed lambda; B is the length of `like`."""
     return torch.zeros(len(like), device=like.device) if level is None else level
 
 

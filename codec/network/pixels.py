@@ -1,4 +1,4 @@
-"""How the pixels of images become tensors on the network's grid, and pixels again."""
+"""Conversions between images, tensors of pixels, and the padded, normalised input of the networks."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from codec.network.layers import mirror_pad
 
 
 def to_pixels(image: Image.Image) -> Tensor:
-    """An image in RGB as uint8 (3, H, W)."""
+    """An image of any mode, as RGB: uint8 (3, H, W)."""
     image = image if image.mode == "RGB" else image.convert("RGB")
     return torch.from_numpy(np.stack([np.asarray(plane) for plane in image.split()]))
 
@@ -33,7 +33,7 @@ def to_image(x: Tensor, mode: str) -> Image.Image:
 
 
 def pad(x: Tensor, stride: int = STRIDE) -> Tensor:
-    """Mirror x (B, C, H, W) on the right and at the bottom up to multiples of `stride`."""
+    """Mirror x (B, C, H, W) at the right and at the bottom, up to multiples of `stride`."""
     height, width = x.shape[-2:]
     if height % stride == 0 and width % stride == 0:
         return x

@@ -1,11 +1,11 @@
 """SSIMULACRA 2 as a differentiable loss.
 
-The metric of Jon Sneyers (libjxl, tools/ssimulacra2; constants and border rules as in the Python package `ssimulacra2`,
-which is what evaluation uses, and what tests compare with): both images in XYB, a space of opponent colours with a
-cube root for the eye's response, at six scales; at each the structural dissimilarity and two measures of edges (those
-that were added, and those that were lost), each by its mean and by its fourth-power mean; a weighted sum of these 108
-numbers goes through a curve that was fitted to judgements of people. 100 is equal, 90 not told apart side by side,
-70 high quality, 50 medium, 30 low; far worse images are below zero.
+The metric of Jon Sneyers (libjxl, tools/ssimulacra2). Constants and border rules are those of the Python package
+`ssimulacra2`, which evaluation uses and tests compare with. Both images are taken to XYB, a space of opponent colours
+with a cube root for the eye's response, at six scales. At each scale there are three error maps: structural
+dissimilarity, edges that were added, and edges that were lost; of each the mean and the fourth-power mean. A weighted
+sum of these 108 numbers goes through a curve that was fitted to people's judgements. 100 is equal, 90 not told apart
+side by side, 70 high quality, 50 medium, 30 low; far worse images are below zero.
 """
 
 from functools import cache
@@ -18,8 +18,8 @@ from codec.errors import LicError
 from codec.network.quantize import between
 
 SCALES = 6
-LEAST_SIDE = 113  # of an image with five scales; the sixth has weights that do not count
-SMALLEST = 8  # a scale of a shorter side is left out
+LEAST_SIDE = 113  # pixels, for five scales; the sixth has hardly any weight
+SMALLEST = 8  # pixels; scales with a shorter side are left out
 RADIUS, SIGMA = 5, 1.5  # of the Gaussian window, in pixels
 C2 = 0.0009  # of the structural similarity
 BIAS = 0.0037930732552754493  # of the opsin absorbance
@@ -69,7 +69,7 @@ WEIGHTS = (
 )  # fmt: skip
 FIT = (0.9562382616834844, 2.326765642916932, -0.020884521182843837, 6.248496625763138e-05)  # of the weighted sum
 EXPONENT = 0.6276336467831387
-TINY = 1e-30  # roots have no gradient at 0: a mean of fourth powers below this has none here
+TINY = 1e-30  # roots have no finite gradient at 0: a mean of fourth powers below this gets none
 
 
 def linear(x: Tensor) -> Tensor:
@@ -88,15 +88,16 @@ def xyb(light: Tensor) -> Tensor:
 
 
 def halved(x: Tensor) -> Tensor:
-    """Means of 2x2 samples of x (B, C, H, W); what is left over at the right and below is averaged alone."""
+    """Means of 2x2 samples: (B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2)); odd borders have smaller blocks."""
     return F.avg_pool2d(x, 2, ceil_mode=True)
 
 
 @cache
 @torch.inference_mode(False)  # it may be made while validating, and used in training
 def windows(side: int, mirrored: bool, device: torch.device) -> Tensor:
-    """The Gaussian window around each of `side` samples as the rows of a matrix (side, side). Beyond the ends is zero,
-    or the image `mirrored`, its last sample twice.
+    """The Gaussian blur of `side` samples as a matrix (side, side): row i is the window around sample i.
+
+    Beyond the ends are zeros, or if `mirrored` the samples mirrored, the last one repeated.
     """
     place = torch.arange(side, device=device)
     taps = torch.arange(-RADIUS, RADIUS + 1, device=device)
@@ -112,8 +113,9 @@ def windows(side: int, mirrored: bool, device: torch.device) -> Tensor:
 
 
 def blurred(x: Tensor) -> Tensor:
-    """x (B, C, H, W) under the window: mirrored above and below, zero left and right of it. Products of matrices take a
-    tenth of the time of convolutions with one channel.
+    """x (B, C, H, W) blurred, same shape: mirrored above and below, zeros to the left and right.
+
+    Matrix products take a tenth of the time of convolutions with one channel.
     """
     down, across = windows(x.shape[-2], True, x.device), windows(x.shape[-1], False, x.device)
     return down @ (x @ across.T)
@@ -126,7 +128,7 @@ def norms(error: Tensor) -> Tensor:
 
 
 def distance(x_hat: Tensor, x: Tensor) -> Tensor:
-    """100 - SSIMULACRA 2 of x_hat, compared with x, both (B, 3, H, W) sRGB around [0, 1]: (B,) points.
+    """100 - SSIMULACRA 2 of x_hat compared with x, both (B, 3, H, W) sRGB around [0, 1]: (B,), in points.
 
     LicError below LEAST_SIDE pixels a side.
     """

@@ -3,19 +3,19 @@
     y = g_a(x, level)        x (B, 3, H, W) float32 around 0, H and W multiples of 16  ->  y (B, M, H/16, W/16) float32
     x_hat = g_s(y, level)    the way back; no clamp and no activation at the end
 
-`level` (B,) in [0, 1] is the quality of each sample of an all-rates codec, None in a codec for one lambda. `halo` is
-how far a transform sees: no cell of its output, a sample of y or 16x16 pixels, depends on anything more than that many
-cells away.
+`level` (B,) in [0, 1] is quality / 100 of each image in an all-rates codec, None in a codec for one lambda. `halo` is
+how far a transform sees to each side, in cells (a sample of y, 16x16 pixels): no cell of its output depends on anything
+more than that many cells away.
 
 `bmshj2018`: four 5x5 stride-2 convolutions with GDN between them (Ballé, Minnen, Singh, Hwang and Johnston, 2018,
-figure 4; the factorized codec of section 3.1), mirror-padded. It has published rate-distortion curves and no use for
+figure 4; the factorized codec of section 3.1), mirror-padded. Rate-distortion curves of it are published. It ignores
 the level.
 
 `fast`: most of a classic codec's time goes into its layers at 1/2 and 1/4 resolution. This one has none: it folds 8x8
 pixels into channels, works at 1/8 and 1/16, and adds a linear shortcut, initialised as a block DCT of decorrelated
-colours, so that at step 0 the codec *is* a DCT coder and training only has to improve on it (AuxT, Li, Zhang, Ma and
-Tian, 2025, does this with wavelets). The trunk may run in bfloat16; the shortcut and the sum stay in float32 (in
-training on a GPU with products in TF32, as PyTorch's settings say).
+colours, so that before training the codec *is* a DCT coder (AuxT, Li, Zhang, Ma and Tian, 2025, does this with
+wavelets). The trunk may run in bfloat16; the shortcut and the sum stay in float32 (in training on a GPU with products
+in TF32, as PyTorch's settings say).
 """
 
 import math
@@ -28,7 +28,7 @@ from codec.network.layers import GDN, Block, Conv2d, ConvTranspose2d, FoldConv2d
 
 
 class BalleAnalysis(nn.Module):
-    """g_a of Ballé et al. 2018: N channels inside, M channels out. Weights are laid out as compressai's `g_a`."""
+    """g_a of Ballé et al. 2018: N channels inside, M channels out. Weights have the layout of compressai's `g_a`."""
 
     halo = 2  # four times 2 samples, at 1, 1/2, 1/4 and 1/8 of the resolution: 30 pixels
 
@@ -63,8 +63,8 @@ class BalleSynthesis(nn.Module):
 def dct_basis(M: int) -> Tensor:
     """The M lowest-frequency functions of a 16x16 block DCT of decorrelated colours: (M, 3, 16, 16), orthonormal rows.
 
-    3/4 of the channels, but at most all 256 there are, are luma, the others the two chroma axes in equal parts (Y, B-R
-    and the axis orthogonal to both), each sorted by frequency. M is at most 768, the whole transform.
+    3/4 of them (by hand), but at most 256, are of luma, R + G + B; the others in equal numbers of the two chroma axes,
+    B - R and the axis orthogonal to both. Each axis is sorted by frequency. M is at most 768, the complete transform.
     """
     k = torch.arange(16, dtype=torch.float64)
     dct = torch.cos(math.pi / 16 * (k[None, :] + 0.5) * k[:, None]) * math.sqrt(2 / 16)
@@ -82,7 +82,10 @@ def dct_basis(M: int) -> Tensor:
 
 
 def fast_halo(blocks: list[int]) -> int:
-    """Each block sees one sample to each side, at 1/8 or 1/16 of the resolution; the lapping half a cell."""
+    """The halo for blocks[0] blocks at 1/8 and blocks[1] at 1/16 resolution.
+
+    A block sees one sample to each side, the lapped filter half a cell.
+    """
     return max(1, blocks[1] + -(-blocks[0] // 2))
 
 
@@ -119,7 +122,7 @@ class FastAnalysis(nn.Module):
         if self.shortcut is None:
             return y
         with torch.autocast(x.device.type, enabled=False):
-            # the same as shortcut(x), in half of the time, and in a third with gradients
+            # equals shortcut(x), in half of the time, with gradients in a third
             blocks = fold(x if self.shortcut_lapped is None else self.shortcut_lapped(x), 16)
             return pointwise(blocks, self.shortcut.weight.flatten(1)) + y
 
@@ -157,7 +160,7 @@ class FastSynthesis(nn.Module):
             return x
         with torch.autocast(y.device.type, enabled=False):
             basis = self.shortcut.weight.flatten(1).t()  # (768, M)
-            blocks = unfold(pointwise(y, basis), 16)  # the same as shortcut(y), in a third of the time
+            blocks = unfold(pointwise(y, basis), 16)  # equals shortcut(y), in a third of the time
             return x.add_(blocks if self.shortcut_lapped is None else self.shortcut_lapped(blocks))
 
 

@@ -1,4 +1,4 @@
-"""Training checkpoints on disk, and beginning with the weights of a checkpoint or of an exported model."""
+"""Training checkpoints on disk, and initial weights from a checkpoint or an exported model."""
 
 import io
 from pathlib import Path
@@ -23,8 +23,9 @@ STATE = {"version": int, "config": dict, "step": int, "model": dict, "average": 
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
-    """A training state; only tensors and plain values are read, so a foreign file cannot run code. ModelError for such
-    a file, and for a damaged one.
+    """The training state in a checkpoint; ModelError if the file is damaged or no checkpoint, OSError if unreadable.
+
+    Only tensors and plain values are read, so that a forged file cannot run code.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -38,9 +39,7 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
 
 
 def load_weights(path: Path | str) -> dict[str, torch.Tensor]:
-    """The weights, by name, of an exported model or (the averaged ones) of a training checkpoint; ModelError if the
-    file is neither.
-    """
+    """The weights by name of an exported model, or the averaged ones of a checkpoint; ModelError for other files."""
     if Path(path).suffix == ".safetensors":
         _, tensors = read_model(path)
         return {name: torch.from_numpy(t).float() for name, t in weights_of(tensors).items()}
@@ -48,8 +47,10 @@ def load_weights(path: Path | str) -> dict[str, torch.Tensor]:
 
 
 def take_weights(model: nn.Module, path: Path | str) -> tuple[set[str], str]:
-    """Begin with the weights of a file that have the name and shape of the model's own: which, and a line that says
-    what was taken, what is new and what was left out. LicError if its latent has another unit.
+    """Load the weights of a file that have the names and shapes of the model's.
+
+    Returns the names of those loaded, and a line on what was loaded, what is new and what was left out. LicError if the
+    file is for one lambda and the model for all rates, or the other way round: their latents have other units.
     """
     own, given = model.state_dict(), load_weights(path)
     own_parts, given_parts = ({name.split(".")[0] for name in names} for names in (own, given))

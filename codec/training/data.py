@@ -1,7 +1,7 @@
 """Images for training and validation: folders, tar shards, CIFAR-10, or the photographs inside scikit-image's wheel.
 
-A training patch is a function of (seed, sample number) alone: the same whatever the number of workers and processes,
-after a resume, and with images that cannot be read, which are skipped and listed.
+A training patch depends on (seed, sample number) alone: it is the same for any number of workers and processes, and
+after a resume. Images that cannot be read are skipped and listed.
 """
 
 import hashlib
@@ -28,15 +28,15 @@ from codec.network.layers import mirror_pad
 from codec.network.pixels import to_pixels
 
 TRAINING_SAMPLES = ("astronaut", "chelsea", "motorcycle", "rocket")
-BLOCK = 1000  # samples in which each weighted part of the data has its exact share
+BLOCK = 1000  # samples in which each weighted source has its exact share; by hand
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as 8-bit RGB, the way training sees it.
+    """An image of any mode as 8-bit RGB, for training.
 
-    CMYK, YCbCr, grey and palette are converted by Pillow. Transparency is laid over middle grey, since the colours
-    under it are arbitrary. 16-bit grey is x / 257, rounded (Pillow would clip it at 255). LicError for samples
-    without a defined range: modes I (but from a PPM file, where it is 16 bits) and F.
+    CMYK, YCbCr, grey and palette are converted by Pillow. Transparent images are put over middle grey, since colours
+    under transparency are arbitrary. 16-bit grey becomes x / 257, rounded (Pillow would clip it at 255). LicError for
+    samples without a defined range: modes I (except from a PPM file, where it is 16 bits) and F.
     """
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
@@ -49,26 +49,27 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 class Entry(NamedTuple):
-    """An encoded image: a file, or a member of a tar shard. Its name is relative to the folder."""
+    """An encoded image: a file, or a member of a tar shard; `name` is relative to `folder`."""
 
     folder: Path
     name: str
     shard: str = ""
     offset: int = 0
-    size: int = -1  # to the end of the file
+    size: int = -1  # bytes; -1: to the end of the file
 
     @property
     def path(self) -> Path:
-        """Where to look for it: the file, or SHARD/MEMBER."""
+        """The path for messages: the file, or SHARD/MEMBER."""
         return self.folder / self.name
 
     def read(self) -> bytes:
+        """The bytes of the encoded image."""
         with open(self.folder / (self.shard or self.name), "rb") as file:  # opened each time: safe in any process
             file.seek(self.offset)
             return file.read(self.size)
 
     def length(self) -> int:
-        """Bytes; 0 for a link to nowhere, which is found unreadable in its turn."""
+        """The number of bytes; 0 for a broken link, which reading will report."""
         return self.size if self.shard else os.path.getsize(self.path) if os.path.exists(self.path) else 0
 
 
@@ -83,7 +84,7 @@ def find_members(folder: Path | str) -> list[Entry]:
         shard = str(path.relative_to(folder))
         try:
             with tarfile.open(path, "r:") as tar:
-                members = tar.getmembers()  # ends at a damaged header as at the mark of the end: a block of zeros
+                members = tar.getmembers()  # stops at a damaged header, or at the end mark: a block of zeros
                 tar.fileobj.seek(tar.offset)
                 if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                     raise tarfile.ReadError(f"no header and no end mark at byte {tar.offset}")
@@ -128,23 +129,23 @@ class CIFAR10Images(Sequence):
 
 
 class StoredImages(Sequence):
-    """Encoded images as uint8 (3, H, W) tensors on `device`, where they are then cropped too; decoded when asked for,
-    the first `cache` gigabytes of them kept. In the place of an image that cannot be read stands the next one that can.
+    """Encoded images as uint8 (3, H, W) tensors on `device`, decoded when indexed.
 
-    `parts` are the entries of each folder, `weights` their shares of the samples (empty: every image equally often).
-    Each process that meets an unreadable image appends it to the file `skipped`, once.
+    The first `cache` gigabytes of decoded images are kept. An image that cannot be read is replaced by the next one
+    that can; each process that meets one appends it to the file `skipped`, once. `sources` are the entries of each
+    folder, `weights` their shares of the samples (empty: every image equally often). LicError if none can be read.
     """
 
     def __init__(
         self,
-        parts: list[list[Entry]],
+        sources: list[list[Entry]],
         weights: Sequence[float] = (),
         cache: float = 0.0,
         device: torch.device | str = "cpu",
         skipped: Path | None = None,
     ):
-        self.entries = [entry for part in parts for entry in part]
-        self.sizes, self.weights = ([len(part) for part in parts], weights) if weights else ([len(self)], [1.0])
+        self.entries = [entry for source in sources for entry in source]
+        self.sizes, self.weights = ([len(source) for source in sources], weights) if weights else ([len(self)], [1.0])
         self.device = device
         self.kept: dict[int, Tensor] = {}
         self.room = self.cache = int(cache * 1e9)  # bytes
@@ -167,15 +168,15 @@ class StoredImages(Sequence):
         )
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"kept": {}, "room": self.cache}  # a loader process begins its own
+        return self.__dict__ | {"kept": {}, "room": self.cache}  # a loader process has a cache of its own
 
     def decode(self, index: int) -> Tensor | None:
-        """The pixels of an image; None, and it is listed, if it cannot be read."""
+        """The pixels of an image, uint8 (3, H, W); None if it cannot be read, after listing it."""
         entry = self.entries[index]
         try:
             with Image.open(io.BytesIO(entry.read())) as image:
                 pixels = to_pixels(to_rgb(image))
-        except Exception as error:  # damaged files make Pillow raise almost anything
+        except Exception as error:  # Pillow raises almost anything for damaged files
             reason = "not an image" if isinstance(error, UnidentifiedImageError) else f"{type(error).__name__}: {error}"
             self.unreadable[index] = " ".join(reason.split())
             if self.skipped:
@@ -189,7 +190,7 @@ class StoredImages(Sequence):
 
 
 def read_skipped(path: Path) -> list[tuple[str, str]]:
-    """The unreadable images that a training listed in a file, each once: sorted (path, reason)."""
+    """The unreadable images listed in the file of a training, each once: sorted (path, reason)."""
     if not path.exists():
         return []
     lines = os.fsdecode(path.read_bytes()).split("\n")
@@ -199,9 +200,10 @@ def read_skipped(path: Path) -> list[tuple[str, str]]:
 def training_images(
     config: DataConfig, device: torch.device | str = "cpu", skipped: Path | None = None
 ) -> Sequence[Tensor]:
-    """The images named by `data`: uint8 tensors (3, H, W); those of files on `device` if they are kept at all.
+    """The images of the option `data`: uint8 tensors (3, H, W); those of files are on `device`.
 
-    Files that cannot be read are found when it is their turn, and listed in `skipped` (see `read_skipped`).
+    Files that cannot be read are listed in `skipped` (see `read_skipped`) when their turn comes. FileNotFoundError if a
+    folder has no images.
     """
     if not config.data:
         return [to_pixels(photo) for _, photo in sample_images(TRAINING_SAMPLES)]
@@ -213,8 +215,9 @@ def training_images(
 
 
 def validation_images(config: DataConfig) -> list[Image.Image]:
-    """The images named by `val`, in RGB; the sample photograph `coffee` if there are none. LicError names a file that
-    cannot be read: a validation set never shrinks.
+    """The images of the option `val`, in RGB; without any the sample photograph `coffee`.
+
+    LicError for a file that cannot be read: a validation set never shrinks.
     """
     if not config.val:
         return [photo for _, photo in sample_images(["coffee"])]
@@ -223,14 +226,16 @@ def validation_images(config: DataConfig) -> list[Image.Image]:
         try:
             with Image.open(path) as image:
                 images.append(to_rgb(image))
-        except Exception as error:  # damaged files make Pillow raise almost anything
+        except Exception as error:  # Pillow raises almost anything for damaged files
             raise LicError(f"validation image {path} cannot be read ({error}): repair it or take it out") from error
     return images
 
 
 def describe(images: Sequence[Tensor]) -> dict[str, int | str]:
-    """How many images there are, and a SHA-256 by which other data is noticed: of the sorted names (relative to their
-    folders) and sizes in bytes of files, of the shapes and pixels of images in memory.
+    """The number of images, and a SHA-256 that identifies them.
+
+    It is of the sorted names (relative to their folders) and sizes of files, or of shapes and pixels of images in
+    memory.
     """
     digest = hashlib.sha256()
     if isinstance(images, StoredImages):
@@ -245,8 +250,8 @@ def describe(images: Sequence[Tensor]) -> dict[str, int | str]:
 def cut_patch(pixels: Tensor, rng: np.random.Generator, patch: int, resize: Sequence[int], flip: bool) -> Tensor:
     """A random patch uint8 (3, patch, patch) of an image uint8 (3, H, W) of any size, in memory of its own.
 
-    With `resize` the shorter side of the image is brought to a random size in MIN MAX first (only the window that ends
-    up in the patch is computed). What is still smaller than the patch is mirrored on the right and at the bottom.
+    With `resize` the image is first scaled so that its shorter side has a random size in MIN..MAX (only the window of
+    the patch is computed). An image smaller than the patch is mirrored at the right and at the bottom.
     """
     sides = pixels.shape[-2:]
     scale = rng.integers(resize[0], resize[1] + 1) / min(sides) if resize else 1.0
@@ -263,15 +268,15 @@ def cut_patch(pixels: Tensor, rng: np.random.Generator, patch: int, resize: Sequ
 
 
 def patch_transform(config: DataConfig) -> Callable[[Tensor, np.random.Generator], Tensor]:
-    """What makes an image a training patch: (uint8 (3, H, W), random generator) -> uint8 (3, patch, patch)."""
+    """The function that cuts patches: (uint8 (3, H, W), random generator) -> uint8 (3, patch, patch)."""
     return partial(cut_patch, patch=config.patch, resize=config.resize, flip=config.flip)
 
 
 class Order:
-    """Sample number -> number of the image, where images stand in parts of `sizes` with `weights`.
+    """The order of samples: sample number -> image number. Images come from sources of `sizes` images, with `weights`.
 
-    Every epoch of a part visits each of its images once, in an order of its own. Among any BLOCK samples that begin at
-    a multiple of it, each part has its share, in random places.
+    Every epoch of a source visits each of its images once, in a new order. Of each BLOCK samples every source has its
+    exact share, in random places. LicError for a weight below 1/BLOCK of their sum.
     """
 
     def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int):
@@ -280,27 +285,28 @@ class Order:
         if self.quotas.min() < 1:
             raise LicError(f"weights must each be at least 1/{BLOCK} of their sum, not {weights}")
         self.sizes, self.starts, self.seed = sizes, np.cumsum(sizes) - sizes, seed
-        self.block, self.parts = -1, np.empty(0, dtype=np.int64)  # the part of each sample of the newest block
-        self.orders: dict[int, tuple[int, np.ndarray]] = {}  # part: newest epoch, its order
+        self.block, self.sources = -1, np.empty(0, dtype=np.int64)  # the source of each sample of the latest block
+        self.orders: dict[int, tuple[int, np.ndarray]] = {}  # source -> its latest epoch, and the order in it
 
     def __call__(self, n: int) -> int:
         block, place = divmod(n, BLOCK)
         if block != self.block:
             self.block = block
-            self.parts = self.rng(1, block).permutation(np.repeat(np.arange(len(self.quotas)), self.quotas))
-        part = int(self.parts[place])
-        visit = block * int(self.quotas[part]) + np.count_nonzero(self.parts[:place] == part)
-        epoch, position = divmod(visit, self.sizes[part])
-        if self.orders.get(part, (-1,))[0] != epoch:
-            self.orders[part] = epoch, self.rng(2, part, epoch).permutation(self.sizes[part])
-        return int(self.starts[part] + self.orders[part][1][position])
+            self.sources = self.rng(1, block).permutation(np.repeat(np.arange(len(self.quotas)), self.quotas))
+        source = int(self.sources[place])
+        visit = block * int(self.quotas[source]) + np.count_nonzero(self.sources[:place] == source)
+        epoch, position = divmod(visit, self.sizes[source])
+        if self.orders.get(source, (-1,))[0] != epoch:
+            self.orders[source] = epoch, self.rng(2, source, epoch).permutation(self.sizes[source])
+        return int(self.starts[source] + self.orders[source][1][position])
 
     def rng(self, *key: int) -> np.random.Generator:
-        return np.random.default_rng((self.seed, 2, *key))  # 2: no other stream of this seed
+        """The random generator of a purpose."""
+        return np.random.default_rng((self.seed, 2, *key))  # 2: apart from other uses of this seed
 
 
 class Patches(Dataset):
-    """Sample number n -> uint8 patch (3, patch, patch), whatever was read before."""
+    """The training set: sample number -> uint8 patch (3, patch, patch), independent of earlier reads."""
 
     def __init__(self, images: Sequence[Tensor], transform: Callable, seed: int, samples: int):
         self.images, self.transform, self.seed, self.samples = images, transform, seed, samples
@@ -315,25 +321,25 @@ class Patches(Dataset):
 
 
 def stack(patches: list[Tensor]) -> Tensor:
-    """Patches (3, patch, patch) as a batch (B, 3, patch, patch), channels last in memory like decoded images."""
+    """Patches (3, patch, patch) as a batch (B, 3, patch, patch), channels last in memory."""
     return torch.stack([patch.permute(1, 2, 0) for patch in patches]).permute(0, 3, 1, 2)
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device, which is not waited for: copies to a GPU from memory that is not page-locked would."""
+    """The tensor on the device, without waiting for the copy, for which a GPU needs page-locked memory."""
     from_cpu = device.type == "cuda" and tensor.device.type == "cpu"
     return (tensor.pin_memory() if from_cpu else tensor).to(device, non_blocking=True)
 
 
 def ignore_signals(_: int) -> None:
-    """In a loader process: it ends when the training does, which a signal to all may tell to save first."""
+    """For loader processes: they end with the training, which a signal to all processes may have save first."""
     signals.ignore("SIGTERM", "SIGINT", "SIGHUP")
 
 
 def loader(
     patches: Patches, batches: Iterable[Sequence[int]], config: DataConfig, device: torch.device
 ) -> DataLoader[Tensor]:
-    """Batches uint8 (B, 3, patch, patch) of the sample numbers in `batches`, in that order."""
+    """Batches uint8 (B, 3, patch, patch) of the sample numbers in `batches`, in order."""
     several = config.workers > 0
     return DataLoader(
         patches,

@@ -1,9 +1,9 @@
-"""Training in several processes, as `torchrun` starts them: one per GPU, or per share of a CPU.
+"""Training in several processes started by `torchrun`: one per GPU, or several on a CPU.
 
     torchrun --nproc_per_node 8 train.py codec/configs/high.toml --data DIR --val DIR --out runs/high
 
-torch.distributed and DistributedDataParallel do the work; here is only who does which part of it. A process that was
-started by hand is a world of its own.
+torch.distributed and DistributedDataParallel do the work; this module divides it. A process without torchrun is a world
+of one.
 """
 
 import gc
@@ -20,56 +20,56 @@ from torch.nn.parallel import DistributedDataParallel
 
 @dataclass(frozen=True)
 class World:
-    """This process among those of a training."""
+    """The processes of a training, and the rank of this one."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes files and speaks."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def share(self, count: int) -> slice:
-        """The part of a global batch of `count` samples, a multiple of `size`, that this process computes."""
-        part = count // self.size
-        return slice(self.rank * part, (self.rank + 1) * part)
+        """The samples that this process computes of a global batch of `count`, a multiple of `size`."""
+        own = count // self.size
+        return slice(self.rank * own, (self.rank + 1) * own)
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum over all processes."""
+        """The sum of a tensor over all processes, in place."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def agreed(self, flag: bool, device: torch.device) -> bool:
-        """Whether the flag is set in any process: the same answer in all."""
+        """Whether the flag is set in any process."""
         return flag if self.size == 1 else bool(self.total(torch.tensor(float(flag), device=device)))
 
     def spread(self, model: nn.Module) -> None:
-        """Give all processes the parameters and buffers of the first."""
+        """Copy the parameters and buffers of the first process to all."""
         if self.size > 1:
             for tensor in [*model.parameters(), *model.buffers()]:
                 dist.broadcast(tensor.data, src=0)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model, its gradients averaged over all processes."""
+        """The model, wrapped so that gradients are averaged over all processes."""
         if self.size == 1:
             return model
-        warnings.filterwarnings("ignore", "Grad strides do not match")  # those of 1x1 weights, where any stride will do
+        warnings.filterwarnings("ignore", "Grad strides do not match")  # of 1x1 weights; harmless
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # its successor is of PyTorch 2.15
         return DistributedDataParallel(model, broadcast_buffers=False)
 
     def leave(self) -> None:
-        """Take leave of the others, when nothing refers to a wrapped model any more."""
+        """Leave the process group, after the last reference to a wrapped model is gone."""
         if self.size > 1:
-            gc.collect()  # what still held the group would keep its threads running into the interpreter's end: SIGABRT
+            gc.collect()  # a remaining reference to the group would keep its threads alive at exit: SIGABRT
             dist.destroy_process_group()
 
 
 def join(device: str) -> tuple[World, torch.device]:
-    """Take the place that torchrun gives in the environment, on `device`, what `codec.pick_device` gave."""
+    """Join the process group that torchrun describes in the environment; `device` is from `codec.pick_device`."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return World(), torch.device(device)
-    importlib.import_module("torch.distributed.nn")  # later, its default values would hold on to the group for ever
+    importlib.import_module("torch.distributed.nn")  # imported later, its default arguments would keep the group alive
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     return World(dist.get_rank(), dist.get_world_size()), torch.device(device)

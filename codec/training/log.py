@@ -1,7 +1,7 @@
-"""Where the figures of a training go: log.jsonl, TensorBoard, and the terminal.
+"""The log of a training: log.jsonl, TensorBoard, and the terminal.
 
-The board has two runs, train and val, whose loss, bpp, mse and PSNR lie on the same axes: of an all-rates model over
-all rates, as `journal.summary` has them; each quality on its own is below `bpp_by_quality` and the like.
+TensorBoard has two runs, train and val, with loss, bpp, mse and PSNR on common axes, for an all-rates model averaged
+over the rates by `journal.summary`. Single qualities are below `bpp_by_quality` and the like.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ SHOWN = {
 
 
 def meta(config: Config, data: dict[str, Any]) -> dict[str, Any]:
-    """The facts of a training that begins now, ready for JSON; `data` (number of images, hash) is taken in as it is."""
+    """A record of a training that begins now, ready for JSON: versions, machine, seed, and `data` (images, hash)."""
     gpu = torch.cuda.is_available()
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -79,7 +79,7 @@ def _tell_thread(args: threading.ExceptHookArgs, otherwise: Callable = threading
 
 
 class Board:
-    """TensorBoard files of one kind of figures; where they cannot be written, nothing. `broken` tells why."""
+    """TensorBoard files of one kind of figures. If they cannot be written, `broken` has the reason."""
 
     def __init__(self, folder: Path, first: int):
         self.broken, self.writer = "", None
@@ -92,7 +92,7 @@ class Board:
             self.broken = " ".join(f"{type(error).__name__}: {error}".split())
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        """A method of the writer. What a full disk refuses is the end of the files, and not of the training."""
+        """A method of the writer; an OSError, of a full disk say, ends the files and not the training."""
 
         def call(*arguments, **options) -> None:
             if self.writer is None:
@@ -107,7 +107,7 @@ class Board:
 
 
 class SilentLog:
-    """Writes and shows nothing: of the processes of a training that are not the first. Its methods are those of Log."""
+    """A log that does nothing, for all processes of a training but the first, with the methods of Log."""
 
     def __init__(self):
         self.bar = tqdm(disable=True)
@@ -118,7 +118,7 @@ class SilentLog:
 
 
 class Log:
-    """The figures of a run that goes on after `step` of `steps`; what its log holds beyond that is dropped first."""
+    """The log of a run that continues after `step` of `steps`; later entries in its file are dropped first."""
 
     def __init__(self, folder: Path, step: int, steps: int):
         self.steps = steps
@@ -133,7 +133,7 @@ class Log:
             self.say(f"no TensorBoard files: {broken}")
 
     def numbers(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """Write figures of one kind (train, val): all to the file, to the board by topic, the main ones in one line."""
+        """Log figures of a kind (train, val): all to the file and to TensorBoard, the main ones in a line."""
         try:
             self.file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         except OSError as error:  # a full disk, which does not end a training
@@ -151,9 +151,9 @@ class Log:
         self.say(f"{kind:5} {step:{len(str(self.steps))}}/{self.steps}  {figures}")
 
     def picture(self, network: Network, step: int, image: Image.Image) -> None:
-        """Input and reconstruction of an image, at quality 50, and histograms of weights and latent."""
+        """To TensorBoard: an image and its reconstruction at quality 50, and histograms of weights and latents."""
         pixels, quality = planes(image)[..., :512, :512], 50 if network.config.variable_rate else None
-        model = Codec(TorchBackend(network), CodecTables.of(network, [quality]))
+        model = Codec(TorchBackend(network), CodecTables.from_network(network, [quality]))
         latent = model.latent(pixels, quality)
         decoded = model.reconstruct(latent, pixels.shape[-2:], quality)
         self.boards["val"].add_images("input_and_reconstruction", np.concatenate((pixels, decoded)), step)
@@ -161,11 +161,11 @@ class Log:
         self._histograms("val", "weights", dict(network.named_parameters()), step)
 
     def gradients(self, model: torch.nn.Module, step: int) -> None:
-        """Histograms of the gradients that the parameters hold."""
+        """To TensorBoard: histograms of the current gradients."""
         self._histograms("train", "gradients", {name: p.grad for name, p in model.named_parameters()}, step)
 
     def _histograms(self, kind: str, group: str, tensors: dict, step: int) -> None:
-        """Of what is finite in the tensors or arrays that are there."""
+        """Histograms of the finite values of tensors or arrays; None is left out."""
         for name, values in tensors.items():
             if values is None:
                 continue
@@ -175,7 +175,7 @@ class Log:
                 self.boards[kind].add_histogram(f"{group}/{name}", values, step)
 
     def graph(self, model: Network) -> None:
-        """The operations of a model in evaluation mode, traced on an image of 64x64; a line says so if that fails."""
+        """To TensorBoard: the graph of a model in evaluation mode, traced on a 64x64 image; a line if that fails."""
         x = torch.full((1, 3, 64, 64), 0.5, device=model.device)
         inputs: tuple[Tensor, ...] = (x, torch.full((1,), 50.0, device=model.device))[: 1 + model.config.variable_rate]
         modes = {module: module.training for module in model.modules()}
@@ -191,6 +191,7 @@ class Log:
                 module.training = training
 
     def say(self, text: str) -> None:
+        """Print a line."""
         tqdm.write(text)
 
     def close(self) -> None:
@@ -204,11 +205,11 @@ class Log:
 
 
 class Diverged(LicError):
-    """A training that makes no sense any more."""
+    """A training has diverged."""
 
 
 class Meter:
-    """Means of figures since the last line of the log, over steps and processes; steps that were skipped left out."""
+    """Means of figures since the last line of the log, over steps and processes, without skipped steps."""
 
     def __init__(self, step: int, c: TrainConfig, world: World):
         self.c, self.world = c, world
@@ -216,17 +217,21 @@ class Meter:
         self.restart(step)
 
     def restart(self, step: int) -> None:
+        """Begin new means after `step`."""
         self.sums: dict[str, Tensor] = {}
         self.good: Tensor | float = 0.0
         self.since, self.step = time.monotonic(), step
 
     def add(self, means: dict[str, Tensor]) -> None:
+        """Add the figures of a step; they do not count if its gradient is not finite."""
         good = torch.isfinite(means["grad_norm"])
         self.good = self.good + good
         self.sums = {name: self.sums.get(name, 0.0) + torch.where(good, m, 0.0) for name, m in means.items()}
 
     def read(self, step: int, patch: int) -> dict[str, float]:
-        """The figures, and a new start; Diverged if the loss has gone to where no training comes back from."""
+        """The means up to `step`, then restart; Diverged if no gradient was finite, or the loss is DIVERGED times the
+        first.
+        """
         c = self.c
         count = step - self.step  # fewer than log_every after a resume
         totals = self.world.total(torch.stack([*self.sums.values(), self.good.to(self.sums["loss"].dtype)])).tolist()

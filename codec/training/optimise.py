@@ -1,4 +1,4 @@
-"""How weights move: the optimiser and its groups of parameters, the schedule, the averaged weights.
+"""Optimisation: the optimiser and its groups of parameters, the learning rate schedule, averaged weights.
 
 A part of a model is one or several successive components of a parameter's name: `g_a`, `prior`, `h_s.mean`, or
 `shortcut`, which is g_a.shortcut and g_s.shortcut.
@@ -18,8 +18,9 @@ LAST = 0.01  # of the peak rate, at the end of the schedule
 
 
 def learning_rate(step: int, c: TrainConfig) -> float:
-    """Linear warm-up, constant, then over the last `decay` of the steps down to a hundredth: along a line, along half a
-    cosine, or in two steps of a tenth, the second halfway.
+    """The learning rate of a step: linear warm-up, constant, then over the last fraction `decay` down to LAST.
+
+    It falls linearly, along half a cosine, or in two steps of a tenth, the second halfway.
     """
     warm = min(1.0, (step + 1) / max(1, c.warmup))
     left = min(1.0, (c.steps - step) / max(1, c.decay * c.steps))  # of the decay
@@ -31,12 +32,12 @@ def learning_rate(step: int, c: TrainConfig) -> float:
 
 
 def belongs(name: str, part: str) -> bool:
-    """Whether the parameter `name` is in the part."""
+    """Whether the parameter `name` belongs to the part."""
     return f".{part}." in f".{name}."
 
 
 def split(entries: list[str]) -> dict[str, float]:
-    """PART=FACTOR entries as a dictionary; LicError for what is not one."""
+    """Entries PART=FACTOR as a dictionary; LicError for other entries."""
     found = {}
     for entry in entries:
         part, _, factor = entry.partition("=")
@@ -50,10 +51,10 @@ def split(entries: list[str]) -> dict[str, float]:
 
 
 def factors(names: list[str], c: TrainConfig) -> dict[float, list[str]]:
-    """The parameters that are trained, by their factor of the learning rate, in the order of the optimiser's groups.
+    """The names of the trained parameters by their factor of the learning rate, in the order of the optimiser's groups.
 
-    Of several parts that a parameter belongs to, the last in `lr_of` counts. LicError for a part that does not exist;
-    the default list names the parts of every family.
+    If a parameter belongs to several parts, the last in `lr_of` counts. LicError for a part that does not exist, except
+    in the default list, which has the parts of all families; and if nothing is left to train.
     """
     of_part = split(c.lr_of)
     for part in [*(of_part if c.lr_of != TrainConfig().lr_of else []), *c.freeze]:
@@ -71,7 +72,7 @@ def factors(names: list[str], c: TrainConfig) -> dict[float, list[str]]:
 
 
 def groups(model: nn.Module, c: TrainConfig) -> list[dict]:
-    """Parameter groups with their factor of the learning rate; what is frozen is left out, of autograd too."""
+    """Parameter groups with their factors of the learning rate; frozen parameters stop requiring gradients."""
     parameters = dict(model.named_parameters())
     of_factor = factors(list(parameters), c)
     for name in parameters.keys() - {name for names in of_factor.values() for name in names}:
@@ -80,27 +81,30 @@ def groups(model: nn.Module, c: TrainConfig) -> list[dict]:
 
 
 def optimizer(model: nn.Module, c: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW, Adam or SGD over `groups`, in one fused kernel per step; or SOAP (codec/training/soap.py)."""
+    """AdamW, Adam or SGD over `groups`, with fused kernels; or SOAP (codec/training/soap.py)."""
     if c.optimizer == "soap":
         return SOAP(groups(model, c), c.lr, c.weight_decay)
     options = dict(lr=c.lr, weight_decay=c.weight_decay, fused=True)
     if c.optimizer == "sgd":
         sgd = torch.optim.SGD(groups(model, c), momentum=c.momentum, **options)
         for p in (p for group in sgd.param_groups for p in group["params"] if c.momentum):
-            sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)  # PyTorch leaves it unset by a skipped first step
+            sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)  # which a skipped first step would leave unset
         return sgd
     return {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[c.optimizer](groups(model, c), **options)
 
 
 @torch.no_grad()
 def follow(average: nn.Module, model: nn.Module, step: int, ema: float) -> None:
-    """Move the averaged weights towards those of the model; at the beginning they are the mean of few steps."""
+    """Update the exponential moving average of the weights, with a shorter memory at the beginning.
+
+    The decay is min(ema, (1 + step) / (10 + step)), as in TensorFlow's tf.train.ExponentialMovingAverage.
+    """
     weight = 1 - min(ema, (1 + step) / (10 + step))
     lerp_all(list(average.parameters()), list(model.parameters()), weight)
 
 
 def restore(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Take over the state of a checkpoint; the options, learning rates and all, stay those of the optimiser."""
+    """Load the state of a checkpoint, but keep the optimiser's own options, such as learning rates."""
     options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, own in zip(optimizer.param_groups, options, strict=True):

@@ -1,4 +1,4 @@
-"""Where a training may begin, and what one that goes on may change of its configuration."""
+"""Rules for beginning and resuming a training: what a run folder may contain, and which options may change."""
 
 import hashlib
 import os
@@ -14,16 +14,16 @@ from codec.config import Config, TrainConfig
 from codec.errors import LicError
 from codec.training.optimise import factors
 
-BEGUN = {"config.toml", "meta.json", "log.jsonl", "skipped.txt", "tb"}  # what a start that failed leaves
+BEGUN = {"config.toml", "meta.json", "log.jsonl", "skipped.txt", "tb"}  # what a failed start leaves
 
 
 def is_new(folder: Path) -> bool:
-    """Whether nothing is in a run folder but what a start leaves that failed before anything was saved."""
+    """Whether a run folder has no checkpoint: it does not exist, or has what a failed start leaves."""
     return not folder.exists() or {path.name for path in folder.iterdir()} <= BEGUN
 
 
 def check_batch(c: TrainConfig, processes: int) -> None:
-    """LicError if a step's batch has no equal parts."""
+    """LicError unless a batch can be divided equally among processes and accumulation steps."""
     if c.batch % (processes * c.accumulate):
         raise LicError(
             f"--batch counts the patches of a step over all processes: {c.batch} cannot be shared by {processes} "
@@ -32,7 +32,7 @@ def check_batch(c: TrainConfig, processes: int) -> None:
 
 
 def check(model: nn.Module, saved: Config, config: Config, step: int) -> None:
-    """LicError if a run that is at `step` cannot go on with `config` instead of `saved`."""
+    """LicError if a run at `step` with the configuration `saved` cannot continue with `config`."""
     if config.model != saved.model:
         raise LicError("--resume continues with the model of the run: [model] cannot change")
     if config.train.init != saved.train.init:
@@ -49,13 +49,13 @@ def check(model: nn.Module, saved: Config, config: Config, step: int) -> None:
 
 
 def absolute(names: list[str]) -> list[str]:
-    """Entries of `data` or `val` that mean the same in any working folder."""
+    """Entries of `data` or `val` with absolute paths."""
     split = [re.fullmatch(r"(tar:|cifar10:)?(.*)", name, re.DOTALL).groups("") for name in names]
     return [kind + os.path.abspath(folder) for kind, folder in split]
 
 
 def describe_photos(photos: Sequence[Image.Image]) -> dict[str, int | str]:
-    """How many validation images there are, and a SHA-256 of their sizes and pixels."""
+    """The number of validation images, and a SHA-256 of their sizes and pixels."""
     digest = hashlib.sha256()
     for photo in photos:
         digest.update(repr(photo.size).encode() + photo.tobytes())
@@ -63,8 +63,10 @@ def describe_photos(photos: Sequence[Image.Image]) -> dict[str, int | str]:
 
 
 def changed_images(starts: list[dict[str, Any]], record: dict[str, Any], anew: Set[str]) -> str:
-    """A line about what is not the same in `record`, the start of a run that goes on, as in the last of its `starts`
-    before: its training images (data) or validation images (val). LicError unless `anew` says that it may.
+    """Lines on training images (data) and validation images (val) that differ from those of the last start of a run.
+
+    record: the present start; starts: the earlier ones; anew: the names, data or val, that may differ. LicError if
+    another one does.
     """
     lines = []
     for name, kind in (("data", "training"), ("val", "validation")):
@@ -78,6 +80,6 @@ def changed_images(starts: list[dict[str, Any]], record: dict[str, Any], anew: S
 
 
 def best_before(saved: Config, config: Config, best: float | None) -> float | None:
-    """The best figure so far; None if it was measured on other images or in another way."""
+    """The best validation loss so far; None if it was measured on other images or in another way."""
     before, now = ((c.data.val, c.train.val_qualities, c.train.distortion, c.train.mix) for c in (saved, config))
     return best if before == now else None

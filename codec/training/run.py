@@ -1,4 +1,4 @@
-"""The state of a training and one step of it: what is drawn for each sample, the loss, the update of the weights."""
+"""The state of a training, and a training step: qualities and noise of the samples, loss, update of the weights."""
 
 import contextlib
 import copy
@@ -23,12 +23,12 @@ VERSION = 3  # of training checkpoints
 
 
 def seed_of(*key: int) -> int:
-    """A seed of 32 bits for whatever the key names."""
+    """A seed of 32 bits derived from the numbers of `key`."""
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
 def draw(step: int, config: Config) -> tuple[Tensor | None, Tensor]:
-    """Quality (B,) or None, and lambda (B,), of the samples of a step, over all processes."""
+    """Random quality (B,), None for a fixed lambda, and lambda (B,) of a step's samples, over all processes."""
     if not config.model.variable_rate:
         return None, torch.full((config.train.batch,), config.model.lmbda[0])
     generator = torch.Generator().manual_seed(seed_of(config.train.seed, 1, step))
@@ -41,8 +41,8 @@ def draw(step: int, config: Config) -> tuple[Tensor | None, Tensor]:
 def losses(
     net: nn.Module, x: Tensor, quality: Tensor | None, lmbda: Tensor, compare: Distortion, **options
 ) -> dict[str, Tensor]:
-    """Rate-distortion terms of a batch, each (B,): bpp, that of z alone, mse in [0, 1] units, PSNR in dB, loss = bpp +
-    what `compare` of codec/network/distortion.py gives, lmbda * 255^2 * mse by default. `net` is a codec, or wraps it.
+    """Rate-distortion terms of a batch x (B, 3, H, W) in [0, 1], each (B,): bpp, bpp_z (that of z), mse, psnr in dB,
+    and loss = bpp + distortion by `compare`, which is lmbda * 255^2 * mse by default. `net` is a network, or wraps one.
     """
     x_hat, bits, bits_z = net(x, quality, **options)
     pixels = x.shape[-1] * x.shape[-2]
@@ -54,7 +54,7 @@ def losses(
 
 
 class Run:
-    """The state of a training: what a checkpoint holds, and nothing else."""
+    """The state of a training, which a checkpoint holds, and its step."""
 
     def __init__(self, config: Config, device: torch.device, world: World = World()):  # noqa: B008 (immutable)
         torch.manual_seed(config.train.seed)
@@ -72,6 +72,7 @@ class Run:
         self.best: float | None = None  # lowest validation RD loss so far, by today's measure
 
     def state(self) -> dict:
+        """The state as a checkpoint has it."""
         return {
             "version": VERSION, "config": configuration.to_dict(self.config), "step": self.step,
             "skipped": int(self.skipped), "first": self.first, "best": self.best, "model": self.model.state_dict(),
@@ -79,6 +80,7 @@ class Run:
         }  # fmt: skip
 
     def load(self, state: dict) -> None:
+        """Restore the state of a checkpoint; LicError for one of another version."""
         if state["version"] != VERSION:
             raise LicError(
                 f"a checkpoint of version {state['version']}; this program continues version {VERSION}. Begin a new "
@@ -92,17 +94,22 @@ class Run:
 
     @torch.no_grad()
     def begin(self, x: Tensor) -> str:
-        """Before step 0, with a batch (B, 3, H, W) in [0, 1]: take over weights where `init` names some, fit the
-        densities that are new. Returns what was taken.
+        """Before step 0: load the weights of the option `init`, and fit new densities to x (B, 3, H, W) in [0, 1].
+
+        Returns a line on the weights loaded, or "".
         """
         kept, taken = take_weights(self.model, self.config.train.init) if self.config.train.init else (set(), "")
         fit(self.model, x, kept)
-        self.world.spread(self.model)  # what was fitted may differ in the last bit from GPU to GPU
+        self.world.spread(self.model)  # fitted densities may differ in the last bit between GPUs
         self.average.load_state_dict(self.model.state_dict())
         return taken
 
     def update(self, x: Tensor) -> dict[str, Tensor]:
-        """One optimiser step on this process's patches of it (B, 3, H, W) in [0, 1]; nothing waits for the device."""
+        """A training step on this process's patches x (B, 3, H, W) in [0, 1], without waiting for the device.
+
+        Returns means over the patches: the terms of `losses`, the weighted rd_loss, and grad_norm. A step whose
+        gradient is not finite leaves the weights as they are.
+        """
         c = self.config.train
         self.optimizer.zero_grad()
         for group in self.optimizer.param_groups:
@@ -113,20 +120,20 @@ class Run:
         numbers = torch.stack([lmbda, *([] if quality is None else [quality])])[:, own]
         lmbda, *quality = data.send(numbers, x.device)
         sums: dict[str, Tensor] = {}
-        for part in np.array_split(np.arange(len(x)), c.accumulate):
-            part = slice(part[0], part[-1] + 1)
-            last = part.stop == len(x)
-            noise = SampleNoise(seeds[own][part], x.device)
+        for places in np.array_split(np.arange(len(x)), c.accumulate):
+            some = slice(places[0], places[-1] + 1)
+            last = some.stop == len(x)
+            noise = SampleNoise(seeds[own][some], x.device)
             with contextlib.nullcontext() if last or self.world.size == 1 else self.net.no_sync():
-                q = quality[0][part] if quality else None
-                terms = losses(self.net, x[part], q, lmbda[part], self.compare, noise=noise)
-                terms["rd_loss"] = terms["loss"] * self.compare.weights(lmbda[part], terms["bpp"])
+                q = quality[0][some] if quality else None
+                terms = losses(self.net, x[some], q, lmbda[some], self.compare, noise=noise)
+                terms["rd_loss"] = terms["loss"] * self.compare.weights(lmbda[some], terms["bpp"])
                 terms["rd_loss"].sum().div(len(x)).backward()
             sums = {name: sums.get(name, 0.0) + term.detach().sum() for name, term in terms.items()}
         means = {name: total / len(x) for name, total in sums.items()}
         means["grad_norm"] = torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)
         bad = (~torch.isfinite(means["grad_norm"])).float()
-        self.optimizer.found_inf = bad  # the fused kernels leave everything as it is where this is 1
+        self.optimizer.found_inf = bad  # fused kernels change nothing where this is 1
         self.optimizer.step()
         follow(self.average, self.model, self.step, c.ema)
         self.skipped += bad

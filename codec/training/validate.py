@@ -1,4 +1,4 @@
-"""What the validation images say of a network while it is trained."""
+"""Validation of a network during training."""
 
 import math
 
@@ -20,12 +20,14 @@ from codec.training.distributed import World
 def validate(
     network: Network, images: list[Image.Image], config: Config, compare: Distortion, world: World
 ) -> dict[str, float]:
-    """Code the validation images (RGB) to real bytes and back, always through the network: mean bpp, psnr, mse and the
-    RD loss, per quality and in all; beside them the score that is trained for. Every process takes its part of the
-    images; all get the figures of the whole.
+    """Code the validation images (RGB) to real bytes and back, never losslessly: figures by name.
+
+    bpp, psnr in dB, mse in [0, 1] units, loss and the scores that are trained for are means over the images, per
+    quality (bpp_q10, ...) in an all-rates model; rd_loss is over all. Every process codes its share of the images, and
+    all get the same figures.
     """
     qualities = config.train.val_qualities if config.model.variable_rate else [None]
-    model = Codec(TorchBackend(network), CodecTables.of(network, qualities))
+    model = Codec(TorchBackend(network), CodecTables.from_network(network, qualities))
     result, losses = {}, []
     for quality in qualities:
         sums = torch.zeros(3 + len(compare.measures), dtype=torch.float64)  # bpp, psnr, mse, distances

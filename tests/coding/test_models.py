@@ -29,7 +29,7 @@ def test_the_loaded_model_is_the_exported_one(photo, tmp_path, lmbda, quality, p
     id = export(model, tmp_path / "a.safetensors", {"command": "python train.py"})
     loaded = load_model(tmp_path / "a.safetensors", precision="fp32")
     assert loaded.id == id and loaded.config == model.config
-    codec = Codec(TorchBackend(model), CodecTables.of(model), id)
+    codec = Codec(TorchBackend(model), CodecTables.from_network(model), id)
     assert loaded.compress(photo, quality) == codec.compress(photo, quality)
     assert checkpoint.about(tmp_path / "a.safetensors")["command"] == "python train.py"
     assert export(loaded.backend.network, tmp_path / "b.safetensors") == id  # rounding what is rounded changes nothing

@@ -29,12 +29,12 @@ def test_tiles_cover_an_area_once_and_joined_gives_what_the_whole_does():
     area = Box(3, 5, 60, 71)
     seen = np.zeros((60, 71), int)
     for tile in tiles.tiles(area, 10):
-        tile.of(seen)[...] += 1
-    assert (area.of(seen) == 1).all() and seen.sum() == 57 * 66
+        tile.cut(seen)[...] += 1
+    assert (area.cut(seen) == 1).all() and seen.sum() == 57 * 66
     x = np.random.default_rng(0).random((1, 2, 57, 66))
     area = tiles.full((57, 66))
     called = []
-    assert np.array_equal(tiles.joined(lambda box: called.append(box) or box.of(x), area, 16, 3, area), x)
+    assert np.array_equal(tiles.joined(lambda box: called.append(box) or box.cut(x), area, 16, 3, area), x)
     assert len(called) == 8 and all(box == box.within(area) for box in called)
 
 

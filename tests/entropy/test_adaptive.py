@@ -8,7 +8,7 @@ from entropy.adaptive import ContextModel
 from entropy.conditional import LaplaceConditional
 from entropy.substream import adapted
 
-CONDITIONAL = LaplaceConditional(levels=24, most=16.0)
+CONDITIONAL = LaplaceConditional(count=24, most=16.0)
 CHANNELS = 6
 
 

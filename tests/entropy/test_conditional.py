@@ -49,12 +49,12 @@ def test_scales_fall_into_the_bins_of_compressai(theirs):
     np.testing.assert_allclose(PRIOR.scales, theirs.scale_table.numpy(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("levels, dtype", [(2, torch.uint8), (256, torch.uint8), (257, torch.uint16)])
-def test_a_scale_of_the_table_has_its_own_row_and_what_is_beyond_has_the_ends(levels, dtype):
-    prior = GaussianConditional(levels, 0.05, 1000)
+@pytest.mark.parametrize("count, dtype", [(2, torch.uint8), (256, torch.uint8), (257, torch.uint16)])
+def test_a_scale_of_the_table_has_its_own_row_and_what_is_beyond_has_the_ends(count, dtype):
+    prior = GaussianConditional(count, 0.05, 1000)
     index = prior.index(torch.tensor(prior.scales, dtype=torch.float32))
-    assert index.dtype == dtype and index.int().tolist() == list(range(levels))
-    assert prior.index(torch.tensor([-1.0, 0.0, 1e9, torch.inf])).int().tolist() == [0, 0, levels - 1, levels - 1]
+    assert index.dtype == dtype and index.int().tolist() == list(range(count))
+    assert prior.index(torch.tensor([-1.0, 0.0, 1e9, torch.inf])).int().tolist() == [0, 0, count - 1, count - 1]
 
 
 def test_pmfs_are_the_training_likelihood_at_the_integers_and_sum_to_one_but_for_the_tails(prior):
@@ -108,7 +108,7 @@ def test_a_scale_is_the_standard_deviation(prior):
 
 
 def test_scale_of_inverts_index_and_has_a_gradient_between(prior):
-    index = torch.arange(prior.levels)
+    index = torch.arange(prior.count)
     np.testing.assert_allclose(prior.scale_of(index).numpy(), prior.scales, rtol=1e-5)
     between = torch.tensor([3.5], requires_grad=True)
     prior.scale_of(between).backward()

@@ -58,7 +58,7 @@ def test_what_a_rival_says_of_itself_makes_the_same_file_with_pillow_alone(name)
     said = dict(part.rsplit(" ", 1) for part in rival.settings.split(", ")[1:])
     options = {key: ast.literal_eval(value) if value.isdigit() or value in ("True", "False") else value
                for key, value in said.items()}  # fmt: skip
-    image.save(file, rival.format, **rival.level(40), **options)
+    image.save(file, rival.format, **rival.quality_options(40), **options)
     data = rival.encode(image, 40)
     assert data == file.getvalue()
     assert np.array_equal(np.asarray(rival.decode(data)), np.asarray(Image.open(file)))

@@ -88,7 +88,7 @@ def tiny_network(photo: Image.Image, lmbda: list[float], prior: str = FACTORIZED
 
 def codec_of(network: Network) -> Codec:
     """The codec of a network, with its tables."""
-    return Codec(TorchBackend(network), CodecTables.of(network))
+    return Codec(TorchBackend(network), CodecTables.from_network(network))
 
 
 def tiny_codec(photo: Image.Image, lmbda: list[float], prior: str = FACTORIZED, **options) -> Codec:
