@@ -13,6 +13,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from itertools import zip_longest
 from multiprocessing.connection import Connection, wait
 from typing import NamedTuple, Protocol
 
@@ -34,6 +35,9 @@ class Work(Protocol):
 
     announce: bool
     """Whether to print what concerns all workers; True in the first worker only."""
+
+    def expect(self, job: Job) -> None:
+        """Maybe begin with the job that comes next, in a thread."""
 
     def __call__(self, job: Job) -> str | None:
         """Do a job; returns lines for the user, the last one on the result; None if the target was complete before."""
@@ -74,7 +78,7 @@ def run(jobs: list[Job], work: Work, workers: int, debug: bool, share: tuple[int
             raise LicError("stdin and stdout cannot be shared by several processes: leave --jobs out, or - ")
         results = work_in_processes(jobs, work, min(workers, len(jobs)), debug)
     else:
-        results = ((job, attempt(work, job, debug)) for job in jobs)
+        results = work_here(jobs, work, debug)
     bar = tqdm(total=len(jobs), unit="file", disable=not many or rank > 0 or not sys.stderr.isatty())
     with bar, handled(_stop, "SIGTERM", "SIGHUP"), contextlib.closing(results):
         for job, (outcome, text) in results:
@@ -94,6 +98,14 @@ def run(jobs: list[Job], work: Work, workers: int, debug: bool, share: tuple[int
 def _stop(*_) -> None:
     """Handler of SIGTERM and SIGHUP: like Ctrl-C, so that every `finally` runs."""
     raise KeyboardInterrupt
+
+
+def work_here(jobs: list[Job], work: Work, debug: bool) -> Iterator[tuple[Job, Result]]:
+    """Each job with its result, one after the other in this process."""
+    for job, following in zip_longest(jobs, jobs[1:]):
+        if following:
+            work.expect(following)
+        yield job, attempt(work, job, debug)
 
 
 def attempt(work: Work, job: Job, debug: bool) -> Result:

@@ -7,7 +7,6 @@ A Compressor or Decompressor is made in the process that reads the command line,
 import contextlib
 import io
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -19,6 +18,7 @@ from codec import machine
 from codec.batch.jobs import FatalError, complaint, say
 from codec.batch.plan import Job
 from codec.batch.progress import Progress
+from codec.batch.reading import BEGINNINGS, Ahead, open_image
 from codec.container import bitstream
 from codec.errors import MENDABLE, LicError, explain
 from codec.files import is_stream, read_bytes, write_bytes
@@ -28,11 +28,6 @@ if TYPE_CHECKING:
 
     from codec.coding.codec import Codec, Witness
     from codec.container.modes import Corners
-
-BEGINNINGS = {  # first bytes of files, by Pillow's names of formats
-    "PNG": (b"\x89PNG\r\n\x1a\n",), "JPEG": (b"\xff\xd8\xff",), "WEBP": (b"RIFF",), "TIFF": (b"II*\0", b"MM\0*"),
-    "BMP": (b"BM",), "GIF": (b"GIF8",), "AVIF": (b"\0\0\0",),
-}  # fmt: skip
 
 
 def announce_kernels(encode: bool = True, decode: bool = True) -> None:
@@ -98,50 +93,6 @@ def made_again(job: Job, why: str | None) -> str:
     return f"{complaint(job.target, f'made again: {why}')}\n" if why else ""
 
 
-def open_image(source: str, max_pixels: int, strict: bool) -> tuple["Image.Image", list[str]]:
-    """A loaded PIL image that can be coded, and sentences on what will be lost: further frames or pages, metadata.
-
-    LicError if the file cannot be coded, or if `strict` and something would be lost; OSError if it cannot be read.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    from codec.container import found, modes, original
-
-    Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow refuses twice that, also of an image inside an icon
-    data = read_bytes(source)
-    if not data:
-        raise LicError("the file is empty")
-    damaged = []
-    if data.startswith(BEGINNINGS["PNG"]):
-        if original.has_damaged_pixels(data):
-            raise LicError("damaged image: the checksum of its pixels is wrong")
-        data, damaged = original.without_damaged_chunks(data)
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of damage that does not matter
-            image = Image.open(io.BytesIO(data))
-            if excess := bitstream.beyond(*image.size, max_pixels):
-                raise LicError(excess)
-            modes.check(image)
-            has_more = modes.has_more(image)
-            lost = damaged + modes.load(image)
-    except UnidentifiedImageError:
-        if data.startswith(BEGINNINGS["JPEG"]) and (original.bits_of_jpeg(data) or 8) > 8:
-            raise LicError(modes.DEEP) from None
-        raise LicError("not an image that Pillow can read") from None
-    except Image.DecompressionBombError:
-        raise LicError(f"its pixels are more than the limit of {max_pixels}") from None
-    except (LicError, modes.UnsupportedImage):
-        raise
-    except Exception as error:  # each decoder of Pillow raises classes of its own
-        raise LicError(f"damaged image: {error}") from error
-    if has_more and strict:
-        raise LicError("it has more than one frame or page, which --strict refuses; without it the first is coded")
-    if strict and (strictly := [name for name in lost if name not in found.ASIDE]):
-        raise LicError(f"{modes.not_kept(strictly)}, which --strict refuses; without it the image is coded")
-    notes = ["it has more than one frame or page, only the first is coded"] if has_more else []
-    return image, notes + ([modes.not_kept(lost)] if lost else [])
-
-
 @dataclass
 class Compressor:
     """Makes a .lic file of an image file. One of `quality`, `bpp`, `size` and `ssimulacra2` may be given."""
@@ -171,6 +122,15 @@ class Compressor:
     """Whether to keep intact targets that would be made the same."""
     announce: bool = True
 
+    def expect(self, job: Job) -> None:
+        if not self.resume:
+            self._ahead.expect(job.source)
+
+    @cached_property
+    def _ahead(self) -> Ahead:
+        """Opens images for this process."""
+        return Ahead(partial(open_image, max_pixels=bitstream.MAX_PIXELS, strict=self.strict))
+
     @cached_property
     def codec(self) -> "Codec":
         """The model, loaded when first used; FatalError if it cannot be."""
@@ -192,7 +152,7 @@ class Compressor:
         if why is None:
             return None
         moment = changed(job.source)
-        image, notes = open_image(job.source, bitstream.MAX_PIXELS, self.strict)
+        image, notes = self._ahead.take(job.source)
         witness = check = None
         if self.verify:
             from codec.coding.verify import Witness
@@ -297,6 +257,9 @@ class Decompressor:
     region: tuple[int, int, int, int] | None
     """The rectangle to decode: left, top, width, height in pixels; None for all."""
     announce: bool = True
+
+    def expect(self, job: Job) -> None:
+        """A .lic file is read in no time."""
 
     def __call__(self, job: Job) -> str | None:
         from codec.container import metadata, modes

@@ -11,7 +11,7 @@ from files_with import SMALL
 from PIL import Image, features
 from shared import saved
 
-from codec.batch.work import open_image
+from codec.batch.reading import open_image
 from codec.container import metadata
 from codec.container.modes import UnsupportedImage, prepare
 from codec.errors import LicError
