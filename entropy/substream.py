@@ -81,9 +81,8 @@ class Substream:
 
 
 def _seen(index: NDArray[np.uint8], tables: Tables) -> tuple[NDArray, ...]:
-    """The inputs of the context kernels: indices, the expectation of each table, and memory that is filled row by row
-    with magnitudes, their expectations, and flags of whether either is above 0. A row of it has one zero before it, and
-    zeros after it up to a multiple of VECTOR.
+    """Inputs of the context kernels: indices, the expectation of each table, and memory to be filled row by row with
+    magnitudes, their expectations, and flags of what is above 0; rows have zeros at both ends, up to whole VECTORs.
     """
     C, h, w = index.shape
     magnitudes, means = np.empty((2, C, h, -(-w // VECTOR) * VECTOR + 2), np.int32)

@@ -206,6 +206,15 @@ def lic(capsys, shell):
 
 
 @pytest.fixture
+def small(tiny, photo, shell) -> bytes:
+    """A small file, also stored as a.lic."""
+    data = tiny.compress(photo.crop((30, 20, 60, 40)), 20)
+    assert len(data) < 400
+    (shell / "a.lic").write_bytes(data)
+    return data
+
+
+@pytest.fixture
 def threads(monkeypatch):
     """Threads instead of processes, which take seconds to begin; tests/evaluation/test_evaluate_again.py has those."""
     monkeypatch.setattr(evaluate, "_processes", ThreadPoolExecutor)

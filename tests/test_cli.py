@@ -1,7 +1,6 @@
 """The command line: round trips, refusals, and one line instead of a traceback for everything that goes wrong."""
 
 import io
-import json
 import os
 import random
 
@@ -10,11 +9,8 @@ import pytest
 from PIL import Image, features
 from shared import LIC, in_process
 
-import codec
-import entropy
 from codec.cli import main
 from codec.coding import models as checkpoint
-from codec.coding.models import export, load_model
 from codec.container import bitstream
 
 
@@ -162,15 +158,6 @@ def test_two_inputs_for_one_output_are_refused_before_any_work(fails, photo):
     assert "stdout" in fails("compress", "a.png", "deep/a.png", "-o", "-", "-m", "tiny")
 
 
-@pytest.fixture
-def small(tiny, photo, here) -> bytes:
-    """A small file, also stored as a.lic."""
-    data = tiny.compress(photo.crop((30, 20, 60, 40)), 20)
-    assert len(data) < 400
-    (here / "a.lic").write_bytes(data)
-    return data
-
-
 def test_every_truncation_is_an_error_of_one_line(fails, here, small):
     for length in range(len(small)):
         (here / "a.lic").write_bytes(small[:length])
@@ -292,86 +279,6 @@ def test_a_command_line_that_makes_no_sense_exits_with_2(line, capsys):
 def test_debug_shows_the_traceback():
     with pytest.raises(FileNotFoundError):
         main(["decompress", "missing.lic", "--debug"])
-
-
-def test_the_version_is_that_of_the_program_its_backends_and_its_models(models, shell, capsys):
-    with pytest.raises(SystemExit, match="0"):
-        main(["--version"])
-    first, backends, *ids = capsys.readouterr().out.splitlines()
-    assert first == f"lic {codec.__version__}" and "onnx (onnxruntime " in backends
-    assert f"tiny: id {load_model(models / 'tiny.safetensors').id}" in ids and len(ids) >= 7
-
-
-def test_help_tells_what_is_kept_and_fits_the_screen(capsys):
-    for command in ("compress", "decompress"):
-        with pytest.raises(SystemExit, match="0"):
-            main([command, "--help"])
-        told = capsys.readouterr().out
-        assert "--resume\n  skips" in told and max(map(len, told.splitlines())) <= 120
-
-
-def test_info_tells_what_the_header_says(lic, small, tiny):
-    code, out, err = lic("info", "a.lic", "--json")
-    (row,) = json.loads(out)
-    assert (code, err) == (0, [])
-    expected = {
-        "file": "a.lic", "bytes": len(small), "width": 30, "height": 20, "mode": "RGB", "quality": 20, "model": tiny.id,
-        "version": 1, "bpp": 8 * len(small) / 600,
-    }  # fmt: skip
-    assert expected.items() <= row.items()
-    assert "30x20 RGB, quality 20" in lic("info", "a.lic")[1]
-
-
-def test_info_reports_the_intact_files_and_fails_for_a_damaged_one(lic, here, small):
-    (here / "b.lic").write_bytes(small[:-1])
-    code, out, err = lic("info", "a.lic", "b.lic", "missing.lic", "--json")
-    assert code == 1 and [row["file"] for row in json.loads(out)] == ["a.lic"]
-    assert len(err) == 2 and "b.lic" in err[0] and "missing.lic" in err[1]
-
-
-def test_compiling_is_announced_of_what_will_be_used(lic, photo, monkeypatch):
-    photo.save("a.png")
-    monkeypatch.setattr(entropy, "kernels_cached", lambda encode=True, decode=True: not decode)
-    for command, announced in (
-        ("compress a.png -m tiny", False), ("compress a.png -m tiny -f --verify", True), ("decompress a.lic -f", True)
-    ):  # fmt: skip
-        code, _, err = lic(*command.split())
-        assert code == 0 and len(err) == 1 + announced and ("compiling" in err[0]) == announced
-
-
-def test_compiling_is_not_said_to_be_once_where_no_cache_can_be_kept(lic, photo, monkeypatch):
-    photo.save("a.png")
-    monkeypatch.setattr(entropy, "kernels_cached", lambda *_, **__: False)
-    for kept, told in ((True, "once"), (False, "at each start: no folder in NUMBA_CACHE_DIR")):
-        monkeypatch.setattr(entropy, "kernels_kept", lambda kept=kept: kept)
-        assert told in lic("compress", "a.png", "-m", "tiny", "-f")[2][0]
-
-
-def test_models_lists_each_model_with_its_id_and_rates(lic, models):
-    code, out, _ = lic("models")
-    assert code == 0
-    for name, prior in (("tiny", "factorized"), ("hyper", "mean-scale-hyperprior"), ("fixed", "factorized")):
-        model = load_model(models / f"{name}.safetensors")
-        (line,) = (line for line in out.splitlines() if line.startswith(f"{name}: id {model.id}, "))
-        assert f", {prior}, " in line
-        assert line.endswith("lambda 0.013" if name == "fixed" else "quality 0..100, lambda 0.0009 to 0.18")
-
-
-def test_models_tells_the_rates_that_the_export_was_told(lic, here, tiny, monkeypatch):
-    export(tiny.backend.network, here / "told.safetensors", {"rates": "0.11 to 2.3 bpp on Kodak"})
-    monkeypatch.setenv("LIC_MODELS", str(here))
-    assert "quality 0..100, 0.11 to 2.3 bpp on Kodak\n" in lic("models")[1]
-
-
-def test_a_foreign_file_among_the_models_does_not_hide_them(lic, here, models, small, monkeypatch):
-    folder = here / "models"
-    folder.mkdir()
-    (folder / "a-foreign.safetensors").write_bytes(b"not a model of ours")
-    (folder / "tiny.safetensors").write_bytes((models / "tiny.safetensors").read_bytes())
-    monkeypatch.setenv("LIC_MODELS", str(folder))
-    assert lic("decompress", "a.lic")[0] == 0
-    code, out, err = lic("models")
-    assert code == 1 and "a-foreign" in err[0] and "\ntiny: id" in out
 
 
 def test_compress_to_a_score_prints_it_and_says_what_cannot_be_reached(lic, fails, photo, shell):

@@ -103,9 +103,7 @@ class Network(nn.Module, ABC):
         return "bf16" if self.bf16 else "fp32"
 
     def use_bf16(self, precision: str = "auto") -> "Network":
-        """Set the precision of the trunks: auto, which is bf16 where the device has it natively, or fp32. LicError for
-        another name.
-        """
+        """Set the trunks' precision: auto is bf16 where the device has it natively; or fp32. LicError for others."""
         check_precision(precision)
         self.bf16 = precision == "auto" and has_native_bf16(self.device)
         return self
@@ -322,9 +320,7 @@ class HyperpriorNetwork(Network):
         return round_from(residual, self.borders.index_select(0, entry.flatten()).view(residual.shape))
 
     def dequantize(self, y_q: Tensor, index: Tensor, level: Tensor | None) -> Tensor:
-        """Symbols go back at learned centroids of their intervals, which depend on channel and level, and on the table
-        and whether the magnitude is 1, 2 or more.
-        """
+        """Symbols go back at learned centroids: by channel and level, by table, and by magnitude (1, 2, more)."""
         symbols = y_q.detach()
         entry = torch.add(symbols.abs().int().clamp_(1, 3), index.int(), alpha=3)  # in range if a symbol is NaN, too
         centroid = F.pad(self.centroid.flatten(), (1, 0))  # 1, 2, 3, not 0, 1, 2

@@ -215,9 +215,8 @@ def training_images(
 
 
 def validation_images(config: DataConfig) -> list[Image.Image]:
-    """The images of the option `val`, in RGB; without any the sample photograph `coffee`.
-
-    LicError for a file that cannot be read: a validation set never shrinks.
+    """The images of the option `val`, in RGB; by default the sample photograph `coffee`. LicError for a file that
+    cannot be read: a validation set never shrinks.
     """
     if not config.val:
         return [photo for _, photo in sample_images(["coffee"])]
@@ -232,10 +231,8 @@ def validation_images(config: DataConfig) -> list[Image.Image]:
 
 
 def describe(images: Sequence[Tensor]) -> dict[str, int | str]:
-    """The number of images, and a SHA-256 that identifies them.
-
-    It is of the sorted names (relative to their folders) and sizes of files, or of shapes and pixels of images in
-    memory.
+    """The number of images, and a SHA-256 that identifies them: of sorted names (relative to their folders) and sizes
+    of files, or of shapes and pixels of images in memory.
     """
     digest = hashlib.sha256()
     if isinstance(images, StoredImages):
@@ -301,7 +298,6 @@ class Order:
         return int(self.starts[source] + self.orders[source][1][position])
 
     def rng(self, *key: int) -> np.random.Generator:
-        """The random generator of a purpose."""
         return np.random.default_rng((self.seed, 2, *key))  # 2: apart from other uses of this seed
 
 

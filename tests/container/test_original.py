@@ -1,4 +1,4 @@
-"""What Pillow does not tell: colours said without a profile come back, the rest comes back or is told by name."""
+"""What Pillow does not tell: metadata come back, or are told by name."""
 
 import io
 import struct
@@ -8,160 +8,14 @@ import warnings
 import files_with
 import numpy as np
 import pytest
-from files_with import P3, SMALL, XMP_UUID, chromaticities, gamma, hexadecimal
-from PIL import Image, ImageCms, TiffImagePlugin, features
+from files_with import PLAIN, SMALL, SRGB, XMP_UUID, hexadecimal, info_of, opened
+from PIL import Image, TiffImagePlugin, features
 from shared import saved
 
-from codec.container import bitstream, colour, metadata, modes, original
-from codec.container.bitstream import FormatError, Section
+from codec.container import metadata, modes, original
 from codec.files import IMAGES
 
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 PACKET, EXIF = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'>sea</x:xmpmeta>", b"II*\0\x08\0\0\0\0\0\0\0\0\0"
-PQ, DISPLAY_P3 = (9, 16, 0, 1), (12, 13, 0, 1)
-TO_SRGB = np.array(((1.2249, -0.2247, 0), (-0.0420, 1.0419, 0), (-0.0197, -0.0786, 1.0979)))  # of linear P3
-
-
-def opened(data: bytes) -> tuple[Image.Image, list[str]]:
-    """A loaded image, and what is lost of its file."""
-    image = Image.open(io.BytesIO(data))
-    return image, modes.load(image)
-
-
-def info_of(data: bytes) -> dict:
-    return modes.prepare(opened(data)[0]).info
-
-
-def in_srgb(pixel: tuple[int, ...], profile: bytes, mode: str = "RGB") -> np.ndarray:
-    """What a colour of a profile is in sRGB."""
-    given, to = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
-    image = Image.new(mode, (1, 1), pixel)
-    return np.array(ImageCms.profileToProfile(image, given, to, outputMode="RGB").getpixel((0, 0)))
-
-
-def encoded(light: np.ndarray) -> np.ndarray:
-    """Light in sRGB's own code, 0 to 255."""
-    return 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light.clip(0) ** (1 / 2.4) - 0.055)
-
-
-# ---- colours ----
-
-
-@pytest.mark.parametrize("power", [1.0, 1.8, 2.2])
-def test_primaries_and_gamma_of_a_png_become_a_profile_that_means_them(power):
-    profile = info_of(files_with.png(gamma(1 / power), chromaticities()))["icc_profile"]
-    for pixel in ((200, 100, 50), (90, 160, 120), (30, 30, 30), (255, 255, 255)):
-        expected = encoded(np.minimum(TO_SRGB @ (np.array(pixel) / 255) ** power, 1))
-        assert np.abs(in_srgb(pixel, profile) - expected).max() <= 1.5
-
-
-def test_the_gamma_of_a_gray_png_becomes_a_gray_profile():
-    profile = info_of(files_with.png(gamma(1.0), image=SMALL.convert("L")))["icc_profile"]
-    assert profile[16:20] == b"GRAY"
-    assert np.abs(in_srgb(100, profile, "L") - encoded(np.full(3, 100 / 255))).max() <= 1
-    assert info_of(files_with.png(gamma(1.0), image=SMALL.quantize(8)))["icc_profile"][16:20] == b"RGB "
-
-
-@pytest.mark.parametrize("cicp", [(12, 13, 0, 1), (9, 1, 0, 1), (12, 8, 0, 1), (6, 6, 0, 1), (11, 4, 0, 1)])
-def test_a_profile_made_for_code_points_shows_white_as_white_and_lcms_takes_it(cicp):
-    profile = colour.of_cicp(cicp, gray=False)
-    assert np.abs(in_srgb((255, 255, 255), profile) - 255).max() <= 1
-    assert in_srgb((0, 0, 0), profile).tolist() == [0, 0, 0]
-    gray = in_srgb((128, 128, 128), profile)
-    assert np.ptp(gray) <= 1 and np.abs(in_srgb(128, colour.of_cicp(cicp, gray=True), "L") - gray).max() <= 1
-
-
-@pytest.mark.parametrize(
-    "data, cicp",
-    [
-        (files_with.png((b"cICP", bytes(PQ))), PQ),
-        (files_with.png((b"cICP", bytes((9, 18, 0, 0)))), (9, 18, 0, 0)),
-        (files_with.png((b"cICP", bytes(DISPLAY_P3))), DISPLAY_P3),
-        (files_with.jp2(colr=b"\5\0\0" + struct.pack(">HHHB", 9, 16, 0, 0x80)), PQ),
-        *([(files_with.avif(9, 16), PQ), (files_with.avif(12, 13), DISPLAY_P3)] if features.check("avif") else []),
-    ],
-)
-def test_code_points_come_back_in_what_holds_them(tiny, data, cicp):
-    image, lost = opened(data)
-    file = tiny.compress(image, 50)
-    assert lost == [] and metadata.unpack(bitstream.read(file)[1], gray=False)["cicp"] == cicp
-    decoded = tiny.decompress(file)
-    for form in ("PNG", *(["AVIF"] if features.check("avif") else [])):
-        packed, lost = metadata.save(decoded, form)
-        held = form == "PNG" or cicp[3] == 1
-        assert lost == ([] if held else ["CICP"])
-        assert info_of(packed).get("cicp") == (cicp if held else None)
-    packed, lost = metadata.save(decoded, "JPEG")
-    assert lost == ([] if cicp == DISPLAY_P3 else ["CICP"])
-    assert ("icc_profile" in Image.open(io.BytesIO(packed)).info) == (cicp == DISPLAY_P3)
-
-
-def test_the_profile_beside_code_points_is_made_and_not_stored(tiny):
-    image, _ = opened(files_with.png((b"cICP", bytes(DISPLAY_P3))))
-    file = tiny.compress(image, 50)
-    assert [tag for tag, _ in bitstream.read(file)[1] if tag >= 128] == [bitstream.CICP]
-    decoded = tiny.decompress(file)
-    assert decoded.info == {"icc_profile": colour.of_cicp(DISPLAY_P3, gray=False), "cicp": DISPLAY_P3}
-    assert [tag for tag, _ in bitstream.read(tiny.compress(decoded, 50))[1] if tag >= 128] == [bitstream.CICP]
-
-
-ADOBE = (0.3127, 0.3290, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
-TAGS = {318: ADOBE[:2], 319: ADOBE[2:]}
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        files_with.jp2(colr=b"\2\0\0" + SRGB), files_with.bmp(b"DEBM", profile=SRGB),
-        files_with.png(hexadecimal(b"icc", SRGB)),
-        files_with.gif(files_with.extension(0xFF, b"ICCRGBG1012", SRGB[:200], SRGB[200:400], SRGB[400:])),
-    ],
-)  # fmt: skip
-def test_a_profile_in_a_place_that_pillow_does_not_look_at_is_kept(data):
-    image, lost = opened(data)
-    assert lost == [] and modes.prepare(image).info["icc_profile"] == SRGB
-
-
-def test_the_primaries_of_a_tiff_and_romm_of_jpeg2000_become_a_profile():
-    profile = info_of(saved(SMALL, "TIFF", tiffinfo=TAGS))["icc_profile"]
-    assert in_srgb((0, 255, 0), profile).tolist() == [0, 255, 0] and in_srgb((100, 200, 100), profile)[0] < 80
-    profile = info_of(files_with.jp2(colr=b"\1\0\0" + struct.pack(">I", 21)))["icc_profile"]
-    assert np.abs(in_srgb((255, 255, 255), profile) - 255).max() <= 1
-
-
-SRGB_POINTS = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
-PLAIN = {
-    "nothing": files_with.png(), "gAMA": files_with.png(gamma()), "cHRM": files_with.png(chromaticities(SRGB_POINTS)),
-    "both": files_with.png(gamma(), chromaticities(SRGB_POINTS)),
-    "cICP": files_with.png((b"cICP", bytes((1, 13, 0, 1)))),
-    "sRGB": files_with.png((b"sRGB", b"\0"), gamma(0.5), chromaticities(P3)), "JP2": files_with.jp2(),
-    "gray JP2": files_with.jp2(colr=b"\1\0\0" + struct.pack(">I", 17), image=SMALL.convert("L")),
-    "BMP": files_with.bmp(b"BGRs", bytes(range(48))), "BMP, Windows": files_with.bmp(b" niW"),
-    "BMP, zeros": files_with.bmp(bytes(4)),
-    **({"AVIF": saved(SMALL, "AVIF"), "AVIF, unspecified": files_with.avif(2, 2)} if features.check("avif") else {}),
-    "TIFF": saved(SMALL, "TIFF", tiffinfo={318: SRGB_POINTS[:2], 319: SRGB_POINTS[2:]}),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", PLAIN)
-def test_srgb_however_it_is_said_stays_silent(name):
-    image, lost = opened(PLAIN[name])
-    info = modes.prepare(image).info
-    info.pop("dpi", None)
-    assert (info, lost) == ({}, [])
-
-
-@pytest.mark.parametrize("raw", [b"", b"\x09\x10\0", b"\x09\x10\0\1\0", b"\x09\x10\x09\1", b"\x09\x10\0\2"])
-def test_code_points_that_rgb_cannot_have_are_not_decoded(raw):
-    with pytest.raises(FormatError, match="CICP"):
-        metadata.unpack([Section(bitstream.CICP, b"\0" + raw)], gray=False)
-
-
-@pytest.mark.parametrize(
-    "points", [(0.3, 0, *P3[2:]), (0.3127, 0.329) + (0.3, 0.3) * 3, (9.0,) * 8, (float("nan"),) * 8]
-)
-def test_primaries_that_there_cannot_be_make_no_profile(points):
-    assert colour.profile(points, (2.2,), gray=False) is None
 
 
 # ---- metadata ----

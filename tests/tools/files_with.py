@@ -1,15 +1,20 @@
 """Image files that say more than Pillow writes or reads, put together from bytes."""
 
+import io
 import struct
 import zlib
 
-from PIL import Image
+from PIL import Image, ImageCms, features
 from shared import saved
+
+from codec.container import modes
 
 SMALL = Image.linear_gradient("L").resize((40, 24)).convert("RGB")
 IPTC = b"\x1c\x02\x78\x00\x03sea"
 UNIFORM = 0.3127, 0.3290
 P3 = (0.3127, 0.3290, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060)  # white, red, green, blue
+SRGB_POINTS = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 XMP_UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 
 
@@ -118,3 +123,27 @@ def tga(**texts: bytes) -> bytes:
         struct.pack("<H", 495) + texts.get("author", b"").ljust(41, b"\0") + texts.get("comment", b"").ljust(324, b"\0")
     )
     return data + area.ljust(495, b"\0") + struct.pack("<II", len(data), 0) + b"TRUEVISION-XFILE.\0"
+
+
+PLAIN = {  # files in sRGB, however they say it
+    "nothing": png(), "gAMA": png(gamma()), "cHRM": png(chromaticities(SRGB_POINTS)),
+    "both": png(gamma(), chromaticities(SRGB_POINTS)),
+    "cICP": png((b"cICP", bytes((1, 13, 0, 1)))),
+    "sRGB": png((b"sRGB", b"\0"), gamma(0.5), chromaticities(P3)), "JP2": jp2(),
+    "gray JP2": jp2(colr=b"\1\0\0" + struct.pack(">I", 17), image=SMALL.convert("L")),
+    "BMP": bmp(b"BGRs", bytes(range(48))), "BMP, Windows": bmp(b" niW"),
+    "BMP, zeros": bmp(bytes(4)),
+    **({"AVIF": saved(SMALL, "AVIF"), "AVIF, unspecified": avif(2, 2)} if features.check("avif") else {}),
+    "TIFF": saved(SMALL, "TIFF", tiffinfo={318: SRGB_POINTS[:2], 319: SRGB_POINTS[2:]}),
+}  # fmt: skip
+
+
+def opened(data: bytes) -> tuple[Image.Image, list[str]]:
+    """A loaded image, and what is lost of its file."""
+    image = Image.open(io.BytesIO(data))
+    return image, modes.load(image)
+
+
+def info_of(data: bytes) -> dict:
+    """The metadata that are kept of a file."""
+    return modes.prepare(opened(data)[0]).info

@@ -128,6 +128,18 @@ def saved(image: Image.Image, form: str, **options) -> bytes:
     return packed.getvalue()
 
 
+# ---- many files ----
+
+COUNT = 20
+NAMES = [f"{'ab'[i % 2]}/{'deep/' * (i % 3 == 0)}{i:02}" for i in range(COUNT)]  # images in `in`
+COMPRESS = ("compress", "in", "-o", "out", "-m", "tiny", "--device", "cpu", "--precision", "fp32")
+
+
+def listing(folder: Path | str) -> dict[str, bytes]:
+    """All files of a folder, hidden ones too, with their content."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+
+
 # ---- equality ----
 
 
