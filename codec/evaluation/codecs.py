@@ -136,7 +136,7 @@ def lic_codec(model, qualities: Iterable[int] = (), name: str = "lic", effort: i
 def compressai_codec(architecture: str, path: Path, device: str = "cpu", bridge: bool = False) -> FileCodec:
     """A checkpoint of CompressAI with its own coder, or with ours (`bridge`): one rate, one point.
 
-    Raises what compressai_models.load does, and ValueError for a model that cannot be bridged.
+    Raises what compressai_models.load does, and LicError for a model that cannot be bridged.
     """
     from codec.evaluation import compressai_models as theirs
     from codec.evaluation.cost import kmac_per_pixel

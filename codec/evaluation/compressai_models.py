@@ -81,10 +81,13 @@ def coder(net: nn.Module, bf16: bool = False) -> tuple[Callable[[Image.Image], b
 
 
 def bridged(net: nn.Module) -> tuple[Callable[[Image.Image], bytes], Callable[[bytes], Image.Image]]:
-    """Encoder and decoder of `net` with our coder; ValueError if it is autoregressive."""
+    """Encoder and decoder of `net` with our coder; LicError if it is autoregressive."""
     from entropy.bridge import Bridge
 
-    bridge, device = Bridge(net), next(net.parameters()).device
+    try:
+        bridge, device = Bridge(net), next(net.parameters()).device
+    except ValueError as error:  # what a programmer sees of entropy.bridge
+        raise LicError(str(error)) from error
 
     def encode(image: Image.Image) -> bytes:
         return _size(image) + bridge.compress(pad(to_tensor(image), STRIDE).to(device))

@@ -227,6 +227,22 @@ def test_the_clock_counts_nested_calls_once_and_leaves_no_trace(hyper, photo):
     assert 0 < seconds.encoding_entropy < seconds.encoding and 0 < seconds.decoding_entropy < seconds.decoding
 
 
+def test_the_clock_counts_coding_with_a_context(hyper, photo, monkeypatch):
+    import entropy
+
+    def later(function):
+        def slow(*args):
+            time.sleep(0.03)
+            return function(*args)
+
+        return slow
+
+    monkeypatch.setattr(entropy, "encode_adapted", later(entropy.encode_adapted))
+    monkeypatch.setattr(entropy.Decoder, "decode_adapted", later(entropy.Decoder.decode_adapted))
+    seconds = time_coding(hyper.compress, hyper.decompress, photo, 50)
+    assert min(seconds.encoding_entropy, seconds.decoding_entropy) >= 0.03
+
+
 def test_the_numbers_are_those_of_the_files(tmp_path, photos):
     codec = rival_codec("avif", [40, 60])
     (result,) = run([codec], [("a", photos[0])], tmp_path)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import eval as program
+from codec.errors import LicError
 from codec.evaluation import compressai_models, evaluate, kodak
 from codec.evaluation.codecs import make_codec, rival_codec
 from codec.evaluation.cost import time_coding
@@ -82,7 +83,7 @@ def test_an_autoregressive_model_codes_with_its_own_coder_only(checkpoints, phot
     seconds = time_coding(lambda image, _: encode(image), decode, image, None)
     assert decode(encode(image)).size == (50, 60)
     assert 0 < seconds.encoding_entropy < seconds.encoding and 0 < seconds.decoding_entropy < seconds.decoding
-    with pytest.raises(ValueError, match="cannot be bridged"):
+    with pytest.raises(LicError, match="cannot be bridged"):
         compressai_models.bridged(net)
 
 
