@@ -13,6 +13,7 @@ from shared import saved
 
 from codec.batch.reading import open_image
 from codec.container import metadata
+from codec.container.bitstream import MAX_PIXELS
 from codec.container.modes import UnsupportedImage, prepare
 from codec.errors import LicError
 
@@ -93,6 +94,6 @@ def test_pixels_whose_checksum_is_wrong_are_refused_where_pillow_shows_them(tmp_
     path.write_bytes(data)
     assert Image.open(path).convert("RGB").tobytes() != Image.open(file).convert("RGB").tobytes()
     with pytest.raises(LicError, match="the checksum of its pixels is wrong"):
-        open_image(str(path), 1000, strict=False)
+        open_image(str(path), MAX_PIXELS, strict=False)
     path.write_bytes(file.getvalue())
-    assert open_image(str(path), 1000, strict=True)[1] == []
+    assert open_image(str(path), MAX_PIXELS, strict=True)[1] == []
