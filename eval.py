@@ -305,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError:
         parser.error("--range needs LOW and HIGH, LOW below HIGH, or full")
     if args.metric not in measurable():
-        parser.error(f"--metric {args.metric} needs a package that is not installed: pip install 'lic[perceptual]'")
+        parser.error(f"--metric {args.metric} needs a package that is not installed: pip install -e '.[perceptual]'")
     if args.jobs < 1:
         parser.error(f"--jobs needs at least 1, not {args.jobs}")
     try:

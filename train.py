@@ -60,6 +60,7 @@ from codec import config as configuration
 from codec.errors import MENDABLE, LicError, explain
 from codec.files import free_folder, write_atomically
 from codec.machine import compiler_errors, keep_freed_memory, prepare_process
+from codec.network import graphs as graphs  # of use at the end: a mistake in it is seen at the beginning
 from codec.signals import ending, handled
 from codec.training import data, resume
 from codec.training.checkpoints import load_checkpoint, save_checkpoint
@@ -95,6 +96,8 @@ def train(run: Run, out: Path, minutes: float, stop: threading.Event, anew: Set[
         + (f", {world.size} processes" if world.size > 1 else "")
         + f"\nwatch it: tensorboard --logdir {out / 'tb'}"
     )
+    if not config.data.data:
+        log.say("no --data: the sample photographs, enough to try it out, not to train")
     if changed:
         log.say(changed)
 
@@ -247,7 +250,10 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"use it: lic compress photo.png -m {out / 'model.safetensors'}")
             elif world.first:
                 steps = run.config.train.steps
-                print(f"stopped at step {run.step} of {steps}; go on with: python train.py --out {out} --resume")
+                reason = " by a signal" if stop.is_set() else ""
+                print(
+                    f"stopped{reason} at step {run.step} of {steps}; go on with: python train.py --out {out} --resume"
+                )
     except MENDABLE as error:
         if args.debug:
             raise

@@ -49,7 +49,7 @@ Exit code 0: done, 1: something failed (a line each on stderr), 2: the command l
 replaced with -f alone, an input never. /dev/stdout and the like are -.
 
 folders
-  photos/a/x.png becomes small/a/x.lic; of several inputs each folder has one of its own name in OUT, as with cp -r.
+  IN/a/x.png becomes OUT/a/x.lic, and back; of several inputs each folder has one of its own name in OUT, as with cp -r.
   Links to folders are followed. Files of other kinds are left out, which is told at the end.
 --resume
   skips every target that is there, intact and what would be made. One that is damaged, older than its input, or of
@@ -205,12 +205,12 @@ def parser() -> argparse.ArgumentParser:
     goal.add_argument(
         "--ssimulacra2", type=score, metavar="S",
         help="the smallest file whose image scores at least S in SSIMULACRA 2: 90 is visually lossless, 70 high "
-        "quality, 50 medium, 30 low; takes several seconds an image",
+        "quality, 50 medium, 30 low; codes and scores an image seven times, some 20 seconds a megapixel on one core",
     )  # fmt: skip
     sub.add_argument(
         "--effort", type=int, choices=range(10), default=0, metavar="0..9",
-        help="how often to look for symbols that give a better image in fewer bits, which takes about twice as long "
-        "as decoding, each time (default: 0)",
+        help="how often to look for symbols that are better: fewer bits for the same image, or a better image in as "
+        "many; each time takes about twice as long as decoding (default: 0)",
     )  # fmt: skip
     sub.add_argument(
         "--precision",

@@ -27,6 +27,8 @@ def convert(
     args: argparse.Namespace, extensions: set[str], suffix: str, work: Work, others: Counter | None = None
 ) -> int:
     """Do the work for every input; returns the exit code. `others` counts files in folders that were left out."""
+    if args.output is None and "-" in args.inputs and sys.stdout is not None and sys.stdout.isatty():
+        raise LicError("stdout is a terminal: give -o FILE, or -o - if that is what you want")
     jobs = plan(args.inputs, extensions, args.output, suffix, args.force or args.resume, others)
     if args.resume:
         remove_temporaries(jobs)
@@ -39,6 +41,8 @@ def compress(args: argparse.Namespace) -> int:
 
     options = ("model", "device", "backend", "precision", "quality", "bpp", "size", "ssimulacra2", "effort")
     given = {name: getattr(args, name) for name in (*options, "strict", "verify", "resume")}
+    if args.output and Path(args.output).suffix.lower() in IMAGES and not os.path.isdir(args.output):
+        raise LicError(f"{args.output}: what is written is a .lic file, whatever its name: choose a name in .lic")
     work = Compressor(**given, replace=args.force)
     others: Counter = Counter()
     code = convert(args, IMAGES, ".lic", work, others)
@@ -52,6 +56,9 @@ def decompress(args: argparse.Namespace) -> int:
     """.lic files to images."""
     from codec.batch.work import Decompressor
 
+    for name in args.inputs:
+        if Path(name).suffix.lower() in IMAGES and not os.path.isdir(name):
+            raise LicError(f"{name}: an image, not a .lic file")
     work = Decompressor(args.model, args.device, args.backend, args.force, args.resume, args.region)
     return convert(args, LIC, ".png", work)
 
@@ -182,6 +189,11 @@ def export(args: argparse.Namespace) -> int:
     return 0
 
 
+def many(args: argparse.Namespace) -> bool:
+    """Whether a command works on several files, of which some may be done."""
+    return hasattr(args, "resume") and (len(args.inputs) > 1 or any(os.path.isdir(name) for name in args.inputs))
+
+
 COMMANDS = {
     "compress": compress, "decompress": decompress, "info": info, "models": models, "export": export, "plot": plot,
     "demo": demo,
@@ -208,7 +220,7 @@ def main(argv: list[str] | None = None) -> int:
         say(f"lic: {explain(error)}")
         return 1
     except KeyboardInterrupt:
-        say("lic: interrupted")
+        say("lic: interrupted; --resume goes on with what is not done" if many(args) else "lic: interrupted")
         return 1
 
 

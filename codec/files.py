@@ -196,6 +196,8 @@ def write_atomically(
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+        except FileNotFoundError:
+            raise LicError(f"{path}: there is no folder {path.parent}") from None
         except OSError as error:  # with no file name, or the temporary one
             raise type(error)(error.errno, error.strerror, str(path)) from None
         if check is not None:

@@ -85,7 +85,7 @@ def require(package: str, extra: str, what: str) -> None:
     except ModuleNotFoundError as error:
         if error.name != package:
             raise
-        remedy = f"pip install 'lic[{extra}]'"
+        remedy = f"pip install -e '.[{extra}]'"
         raise LicError(f"{what} needs the package {package}, which is not installed: {remedy}") from None
 
 

@@ -1,5 +1,6 @@
 """What the command line tells: versions, help, what files and models are, and that it compiles."""
 
+import io
 import json
 
 import pytest
@@ -88,3 +89,34 @@ def test_a_foreign_file_among_the_models_does_not_hide_them(lic, shell, models, 
     assert lic("decompress", "a.lic")[0] == 0
     code, out, err = lic("models")
     assert code == 1 and "a-foreign" in err[0] and "\ntiny: id" in out
+
+
+@pytest.mark.parametrize(
+    "command, message",
+    [
+        ("compress a.png -o b.jpg", "b.jpg: what is written is a .lic file"),
+        ("compress a.png b.png -o c.lic", "c.lic: the name of a file"),
+        ("compress folder -o file", "file is a file, and a folder is wanted"),
+        ("compress a.png -o no/deep/b.lic", "no/deep/b.lic: there is no folder no/deep"),
+        ("decompress a.png", "a.png: an image, not a .lic file"),
+    ],
+)
+def test_a_mistake_in_names_is_told_as_that(fails, here, photo, command, message):
+    (here / "folder").mkdir()
+    for name in ("a.png", "b.png", "folder/c.png"):
+        photo.save(here / name)
+    (here / "file").touch()
+    assert message in fails(*command.split(), "-m", "tiny")
+
+
+def test_a_terminal_gets_no_bytes_of_a_file_unless_it_is_asked_for(fails, here, photo, monkeypatch):
+    class Terminal(io.TextIOWrapper):
+        def isatty(self):
+            return True
+
+    photo.save(here / "a.png")
+    stdin = open(here / "a.png")
+    monkeypatch.setattr("sys.stdin", stdin)
+    monkeypatch.setattr("sys.stdout", terminal := Terminal(io.BytesIO(), encoding="utf-8"))
+    assert "stdout is a terminal" in fails("compress", "-", "-m", "tiny") and not terminal.buffer.getvalue()
+    stdin.close()

@@ -35,10 +35,11 @@ def test_out_with_a_slash_is_a_folder(lic, here, photo):
     assert sorted(os.listdir("small")) == ["a.lic", "b.lic"]
 
 
-@pytest.mark.parametrize("out", ["a.png", "./a.png", "link/a.png"])
+@pytest.mark.parametrize("out", ["a.lic", "./a.lic", "link/a.lic"])
 def test_an_input_is_never_written_over(fails, out):
     os.symlink(".", "link")
-    assert "would be written over" in fails("compress", "a.png", "-o", out, "-f", *TINY)
+    os.rename("a.png", "a.lic")  # the image
+    assert "would be written over" in fails("compress", "a.lic", "-o", out, "-f", *TINY)
 
 
 def test_what_an_input_is_a_link_to_is_never_written_over(lic, fails):

@@ -5,7 +5,9 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
+from codec.network import graphs, transforms
 from entropy import rans
 
 ROOT = Path(__file__).parent.parent
@@ -32,3 +34,17 @@ def test_every_file_that_it_names_exists(path):
 
 def test_the_first_one_is_read_in_five_minutes():
     assert len((ROOT / "README.md").read_bytes()) <= 10_000
+
+
+def test_its_experiment_fits_where_it_says(monkeypatch):
+    monkeypatch.setattr(graphs, "LAYERS", dict(graphs.LAYERS))
+    wide, line = re.findall(r"```python\n((?:class Wide|LAYERS).*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    exec(wide, names := dict(vars(transforms)))
+    monkeypatch.setattr(transforms, "Wide", names["Wide"], raising=False)
+    exec(line, vars(graphs))
+    assert graphs.LAYERS[transforms.Wide] and transforms.Wide(4)(torch.zeros(1, 4, 9, 9)).shape == (1, 4, 9, 9)
+    source = Path(transforms.__file__).read_text()
+    assert (
+        re.search(r"self.sixteenth = nn.Sequential\(\*\(.*for _ in range\(blocks\[1\]\)", source)
+        and "self.halo = " in source
+    )

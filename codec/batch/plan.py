@@ -66,6 +66,10 @@ def plan(
         or out.endswith((os.sep, os.altsep or os.sep))
         or any(name not in streams and os.path.isdir(name) for name in inputs)
     )
+    if into_folder and os.path.exists(out) and not os.path.isdir(out):
+        raise LicError(f"{out} is a file, and a folder is wanted")
+    if into_folder and not os.path.isdir(out) and out.lower().endswith(suffix):
+        raise LicError(f"{out}: the name of a file, and of several inputs OUT is a folder")
     jobs = []
     for source, place in expand(inputs, extensions, others):
         if (nameless := source in streams) and into_folder:

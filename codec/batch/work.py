@@ -139,6 +139,8 @@ class Compressor:
         machine.keep_freed_memory()  # only now: what reading an image freed goes back to the system
         try:
             backend = "torch" if self.effort and self.backend == "auto" else self.backend
+            if self.effort and backend == "torch":
+                machine.require("torch", "train", "--effort")
             model = codec.load(self.model, self.device, self.precision, backend)
         except MENDABLE as error:  # the same for every file
             raise FatalError(explain(error)) from error

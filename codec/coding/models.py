@@ -250,7 +250,7 @@ def find_model(name: str | None = None, id: str | None = None) -> Path:
     raise ModelError(
         f"no model {wanted} in {', '.join(map(str, _folders()))}; there are: "
         f"{', '.join(path.stem for path in known) or 'none'}. "
-        "Give its .safetensors file with -m, or put its folder into LIC_MODELS"
+        "Give the path of its .safetensors file, or put its folder into LIC_MODELS"
     )
 
 

@@ -105,7 +105,9 @@ class OnnxBackend:
         return np.where(residual > 0, above, np.where(residual < -1.5, minus_two, minus_one))
 
     def search(self, *asked: object) -> NoReturn:
-        raise LicError("effort above 0 takes gradients, and with them PyTorch: load the model with backend='torch'")
+        raise LicError(
+            "effort above 0 takes gradients, and with them PyTorch: --backend torch, in Python backend='torch'"
+        )
 
     def dequantize(self, symbols: NDArray[np.int32], step: Step, quality: int | None) -> NDArray[np.float32]:
         self.config.check_quality(quality)

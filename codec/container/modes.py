@@ -57,7 +57,11 @@ REASONS = {
 }
 CMYK = "its colours depend on the inks: "
 CMYK_WITH_PROFILE = CMYK + "convert by the embedded profile, " + TO_SRGB.format("io.BytesIO(image.info['icc_profile'])")
-CMYK_WITHOUT = CMYK + "no profile is embedded, so convert by that of the printer, or roughly by image.convert('RGB')"
+CMYK_WITHOUT = (
+    CMYK
+    + "no profile is embedded, so convert by that of the printer, or roughly: `magick IN -colorspace sRGB OUT.png`, "
+    "image.convert('RGB')"
+)
 DEEP_RAW_MODE = re.compile(r";(16|32)[LBN]$")  # Pillow's names for samples of that many bits; RGB;16 is 5 + 6 + 5
 SIGNED = "samples from -128 to 127, which Pillow reads as others: add 128, and write them without a sign"
 BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339  # tags of TIFF

@@ -71,7 +71,7 @@ class Rival:
             try:
                 importlib.import_module(self.plugin[0])
             except ImportError as error:
-                raise OSError(f"{self.name}: {error}; pip install 'lic[perceptual]', or {self.plugin[1]}") from None
+                raise OSError(f"{self.name}: {error}; pip install -e '.[perceptual]', or {self.plugin[1]}") from None
         elif not features.check(self.feature):
             raise OSError(
                 f"{self.name}: this Pillow ({PILLOW}) was built without {self.format}; "

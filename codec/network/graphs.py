@@ -11,7 +11,7 @@ In an all-rates model each has one more input, `quality`, float32 (1,) in 0..100
 and h_s; with a scale hyperprior there is no mean. Graphs are built node by node and depend on the configuration alone.
 The index of h_s is computed in float64, in which its sums are exact (entropy/integer.py): the same integers as in
 PyTorch. Other layers and transforms raise Unknown; to have files of a new one read without PyTorch, add its nodes to
-LAYERS (codec/network/graph.py) or TRANSFORMS.
+LAYERS (those of codec/network/graph.py) or TRANSFORMS.
 """
 
 from collections.abc import Callable
@@ -24,6 +24,7 @@ from torch import nn
 
 from codec.config import CELL, REACH, STRIDE
 from codec.network import hyper, layers, transforms
+from codec.network.graph import LAYERS as LAYERS  # where the graph of a new layer is added, here
 from codec.network.graph import Graph, Unknown, Value, folded, integer_conv
 from codec.network.model import Network
 from codec.network.quantize import border

@@ -201,7 +201,7 @@ codec.load(sys.argv[2]).decompress(codec.load(sys.argv[2], "auto").compress(Imag
 def test_where_pytorch_is_missing_is_said_in_a_line(old, models):
     done = in_fresh_python(WITHOUT_TORCH, old, models / "hyper.safetensors", NUMBA_DISABLE_JIT=1)
     lines = done.stdout.splitlines()
-    assert len(lines) == 3 and all(line.endswith("pip install 'lic[train]'") for line in lines)
+    assert len(lines) == 3 and all(line.endswith("pip install -e '.[train]'") for line in lines)
     assert "a model without graphs for ONNX Runtime needs the package torch" in lines[0]
     assert "the backend torch needs" in lines[1] and "--device cuda needs" in lines[2]
 

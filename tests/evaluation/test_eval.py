@@ -231,7 +231,7 @@ def test_a_metric_whose_package_is_missing_says_what_to_install(monkeypatch, cap
     monkeypatch.setattr(program, "measurable", lambda: ("psnr",))
     with pytest.raises(SystemExit):
         program.main(["--metric", "cvvdp"])
-    assert "pip install 'lic[perceptual]'" in capsys.readouterr().err
+    assert "pip install -e '.[perceptual]'" in capsys.readouterr().err
 
 
 def test_a_wrong_command_line_is_exit_code_2():
