@@ -21,7 +21,7 @@ class Progress:
         self.witness, self.tried = witness, []
         hidden = not sys.stderr.isatty() or multiprocessing.parent_process() is not None
         shape = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-        self.bar = tqdm(total=1.0, desc=name, leave=False, position=1, bar_format=shape, disable=hidden)
+        self.bar = tqdm(total=1.0, desc=name, leave=False, bar_format=shape, disable=hidden)
 
     def __call__(self, quality: int | None, share: float | None = None, **symbols: NDArray | None) -> None:
         if self.witness:
@@ -31,7 +31,8 @@ class Progress:
         if quality not in self.tried:
             self.tried.append(quality)
             self.bar.reset()
-        self.bar.update(share - self.bar.n)
+        self.bar.n = share
+        self.bar.refresh()
 
     def __enter__(self) -> "Progress":
         return self

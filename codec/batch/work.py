@@ -161,7 +161,7 @@ class Compressor:
 
             witness = Witness()
             check = partial(witness.check, self.codec, image=image)
-        if self.effort:
+        if self.effort or self.ssimulacra2 is not None:
             with Progress(os.path.basename(job.source), witness) as witness:
                 data, quality, score = self._compress(image, witness)
         else:
