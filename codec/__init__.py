@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 DEFAULT_QUALITY = 50
-__all__ = ["FormatError", "decompress", "load"]
+__all__ = ["FormatError", "LicError", "decompress", "load"]
 
 
 def load(model: str | None = None, device: str = "auto", precision: str = "auto", backend: str = "auto") -> Codec:
@@ -35,8 +35,7 @@ def load(model: str | None = None, device: str = "auto", precision: str = "auto"
     same network, is trained for squared error (PSNR). `device` is auto (the GPU if PyTorch has one), cpu or cuda.
     `backend` is onnx (ONNX Runtime, CPU only), torch, or auto, which is onnx on a CPU. `precision` auto has PyTorch run
     the transforms' trunks in bfloat16 where the device has it natively, fp32 never; ONNX Runtime always uses fp32.
-    Raises ModelError if there is no such model or its file is damaged, LicError for a device or backend that is not
-    available.
+    Raises LicError if there is no such model or its file is damaged, or for a device or backend that is not available.
     """
     from codec.coding import models as checkpoint
 

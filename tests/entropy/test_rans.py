@@ -201,7 +201,7 @@ def damaged(draw):
 
 
 @given(damaged())
-@settings(patient, max_examples=400)
+@settings(patient, max_examples=200)
 def test_a_stream_is_refused_or_is_the_stream_of_what_it_decodes_to(example):
     data, steps = example
     decoded = verdict(data, steps)
@@ -213,7 +213,7 @@ def test_a_stream_is_refused_or_is_the_stream_of_what_it_decodes_to(example):
 
 
 @given(st.binary(max_size=300), st.integers(0, 2000), st.integers(0, 2**32))
-@settings(patient, max_examples=400)
+@settings(patient, max_examples=200)
 def test_random_bytes_are_refused_or_decoded(data, symbols, seed):
     rng = np.random.default_rng(seed)
     step = random_step(rng, (symbols,), random_tables(rng, 3, most=50))
