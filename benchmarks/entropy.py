@@ -288,7 +288,7 @@ def gain_row(cell: dict[str, Any]) -> list[str]:
 def run(data: Path | None, model: str, rounds: int) -> Report:
     """Measure everything; OSError if there are no photographs."""
     about, cells, absent = machine(), [], {}
-    makers = [factorized_case, gaussian_case, partial(trained_case, model=model, folder=data)]
+    makers = [factorized_case, gaussian_case, partial(trained_case, name=model, folder=data)]
     for size, count in ((KODAK, KODAK_COUNT), (LARGE, 1)):
         for make in makers:
             try:
