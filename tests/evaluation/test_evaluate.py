@@ -81,7 +81,7 @@ def test_rivals_refuse_other_files_and_missing_libraries(name, monkeypatch):
 
 def test_a_rival_whose_plugin_is_missing_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_jxl", None)
-    with pytest.raises(OSError, match=r"jxl: .*pip install 'lic\[perceptual\]', or pillow-jxl-plugin"):
+    with pytest.raises(OSError, match=r"jxl: .*pip install -e '\.\[perceptual\]', or pillow-jxl-plugin"):
         rival_codec("jxl")
 
 
