@@ -149,6 +149,7 @@ class Version(argparse.Action):
                 print(f"{path.stem}: id {checkpoint.about(path)['id']}")
             except LicError as error:
                 print(f"lic: {error}", file=sys.stderr)
+        sys.stdout.flush()
         top.exit()
 
 

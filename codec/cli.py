@@ -208,7 +208,11 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         anything = "surrogateescape" if sys.stdout.encoding.lower() == "utf-8" else "backslashreplace"
         sys.stdout.reconfigure(errors=anything)  # file names may be any bytes
-    args = parser().parse_args(argv)
+    try:
+        args = parser().parse_args(argv)
+    except BrokenPipeError:  # the reader of --version or --help has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where what is left goes
+        return 1
     args.inputs = [standard(name, 0) for name in getattr(args, "inputs", ())]
     if getattr(args, "output", None):
         args.output = standard(args.output, 1)

@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -17,6 +20,14 @@ def test_the_version_is_that_of_the_program_its_backends_and_its_models(models, 
     first, backends, *ids = capsys.readouterr().out.splitlines()
     assert first == f"lic {codec.__version__}" and "onnx (onnxruntime " in backends
     assert f"tiny: id {load_model(models / 'tiny.safetensors').id}" in ids and len(ids) >= 7
+
+
+def test_a_reader_of_the_version_may_have_seen_enough():
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = subprocess.run([sys.executable, "-m", "codec.cli", "--version"], stdout=theirs, stderr=subprocess.PIPE)
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_help_tells_what_is_kept_and_fits_the_screen(capsys):
