@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 import codec
 from benchmarks.measure import Report, Spread, Turn, machine, machine_line, photographs, ratios, table, take_turns
 from codec.coding.codec import Codec
+from codec.machine import keep_freed_memory
 
 ROUNDS = 3
 SIZE = (11520, 8704)  # width and height: 100.3 megapixels
@@ -90,6 +91,7 @@ def run(data: Path | None, model: str, rounds: int) -> Report:
     """Measure all of it; OSError or ValueError says what is missing."""
     about, image = machine(), large_image(photographs(data))
     memory = command_line(model, image)
+    keep_freed_memory()  # as the command line does
     name, net = f"{image.width}x{image.height}", codec.load(model, "cpu")
     contenders = {f"{SMALL}x{SMALL}": pieces(image), name: [image]}
     turns = take_turns({key: partial(turn, net, images) for key, images in contenders.items()}, rounds)
