@@ -54,7 +54,7 @@ def compare_crops(codecs: list[FileCodec], images: list[tuple[str, Image.Image]]
 def run_demo(out: Path, device: str) -> int:
     """Write files, table and plots to `out`, which must be new or empty; returns the exit code."""
     if out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"{out} is not empty: choose another folder with --out")
+        raise FileExistsError(f"{out} is not empty, perhaps from an earlier demo: choose another folder with --out")
     model = codec.load(device=device)
     images = sample_images()
     codecs = [lic_codec(model, QUALITIES["lic"])]
