@@ -2,6 +2,7 @@
 
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from codec.evaluation.curves import Curve
 from codec.evaluation.results import Result, Row
 
 pytestmark = pytest.mark.usefixtures("threads")
+
+OF_COMPRESSAI = pytest.mark.skipif(find_spec("compressai") is None, reason="needs compressai (Python 3.11 or 3.12)")
 
 
 @pytest.fixture
@@ -208,8 +211,8 @@ def test_published_anchors_are_compared_on_kodak_only(monkeypatch):
         (["--codec", "lic:missing.safetensors"], "missing.safetensors"),
         (["--codec", "jpeg", "--data", "missing"], "missing"),
         (["--codec", "jpeg", "--anchor", "vvc"], "neither a codec of this run (jpeg), published (compressai-jpeg, "),
-        (["--codec", "compressai:elic:x.pth"], "no architecture 'elic'"),
-        (["--codec", "compressai:mbt2018-mean:missing.pth"], "missing.pth"),
+        pytest.param(["--codec", "compressai:elic:x.pth"], "no architecture 'elic'", marks=OF_COMPRESSAI),
+        pytest.param(["--codec", "compressai:mbt2018-mean:missing.pth"], "missing.pth", marks=OF_COMPRESSAI),
         (["--codec", "bridge:mbt2018-mean:x.pth@50"], "takes no qualities"),
         (["--codec", "jpeg@20", "--anchor", "jpeg"], "1 points; a BD-rate needs at least 8"),
         (["--codec", "jpeg", "--anchor", "vtm", "--metric", "ms-ssim"], "has no MS-SSIM, but PSNR"),

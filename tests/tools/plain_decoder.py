@@ -289,6 +289,7 @@ def decode_adapted(data: bytes, tables: list[Table], index: np.ndarray, context:
 
 def decode_strip(part: Substream, tables: list[Table], index: np.ndarray, context: Context) -> np.ndarray:
     order, parents, weights, constants = context
+    index = index.astype(np.int64)
     energy = np.array([table.energy() for table in tables])[index]
     symbols, magnitude = np.zeros(index.shape, np.int64), np.zeros(index.shape, np.int64)
     _, h, w = index.shape
