@@ -56,7 +56,7 @@ def open_image(source: str, max_pixels: int, strict: bool) -> tuple["Image.Image
         raise LicError("not an image that Pillow can read") from None
     except Image.DecompressionBombError:
         raise LicError(f"its pixels are more than the limit of {max_pixels}") from None
-    except (LicError, modes.UnsupportedImage):
+    except LicError:
         raise
     except Exception as error:  # each decoder of Pillow raises classes of its own
         raise LicError(f"damaged image: {error}") from error
@@ -73,14 +73,19 @@ class Ahead(Generic[Opened]):
 
     def __init__(self, open: Callable[[str], Opened]):
         self.open, self.reader = open, ThreadPoolExecutor(1)
-        self.begun: dict[str, Future[Opened]] = {}
+        self.begun: tuple[str, int, Future[Opened]] | None = None  # name, and when it was changed, before it was opened
 
     def expect(self, source: str) -> None:
         """Begin with a file, unless it is a stream or large."""
-        if not self.begun and os.path.isfile(source) and not is_stream(source) and os.path.getsize(source) <= LARGEST:
-            self.begun[source] = self.reader.submit(self.open, source)
+        if self.begun or is_stream(source) or not os.path.isfile(source):
+            return
+        about = os.stat(source)
+        if about.st_size <= LARGEST:
+            self.begun = source, about.st_mtime_ns, self.reader.submit(self.open, source)
 
     def take(self, source: str) -> Opened:
-        """What opening the file gives; raises what it raises."""
-        begun = self.begun.pop(source, None)
-        return begun.result() if begun else self.open(source)
+        """What opening the file gives, as it is now; raises what it raises."""
+        if not self.begun or self.begun[0] != source:
+            return self.open(source)
+        (_, changed, begun), self.begun = self.begun, None
+        return begun.result() if os.stat(source).st_mtime_ns == changed else self.open(source)

@@ -61,8 +61,8 @@ class SOAP(torch.optim.Optimizer):
                 "first": torch.zeros_like(G),
                 "second": torch.zeros_like(G),
             }
-            state |= {f"moment_{side}": moment for side, moment in moments(G).items()}
-            state |= {f"basis_{side}": basis(moment) for side, moment in moments(G).items()}
+            for side, moment in moments(G).items():
+                state |= {f"moment_{side}": moment, f"basis_{side}": basis(moment)}
         state["steps"] += good
         fresh = (1 - BETA) * good
         state["first"].lerp_(G, fresh)

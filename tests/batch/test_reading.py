@@ -1,5 +1,6 @@
 """The next file is opened while one is at work: once, and what is wrong with it is told in its turn."""
 
+import os
 import threading
 from pathlib import Path
 
@@ -37,6 +38,17 @@ def test_a_file_is_opened_once_in_a_thread_and_its_error_comes_when_it_is_taken(
         assert ahead.take(names.get(name, name)) == names.get(name, name).upper()
     threads = {Path(name).name: not main for name, main in opened}
     assert threads == {"bad": True, "a": True, "large": False, "missing": False, "-": False} and len(opened) == 5
+
+
+def test_a_file_that_was_changed_since_it_was_opened_is_opened_again(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("old")
+    ahead = Ahead(lambda name: Path(name).read_text())
+    ahead.expect(str(path))
+    ahead.begun[2].result()
+    path.write_text("new")
+    os.utime(path, ns=(1, 1))
+    assert ahead.take(str(path)) == "new" and ahead.begun is None
 
 
 def test_in_one_process_all_but_the_first_file_are_expected(tmp_path, monkeypatch, capsys):
