@@ -11,6 +11,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import IO
 
 from codec.container import boxes
@@ -70,35 +71,39 @@ def _png(data: Bytes, found: Found) -> None:
             return
 
 
+def _chunks(png: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """The kind of each chunk of a PNG, where it begins and where it ends, up to one that is not all there."""
+    place = 8
+    while (end := place + 12 + int.from_bytes(png[place : place + 4], "big")) <= len(png):
+        yield png[place + 4 : place + 8], place, end
+        place = end
+
+
+def _is_intact(png: bytes, place: int, end: int) -> bool:
+    """Whether the checksum of a chunk is right."""
+    return zlib.crc32(memoryview(png)[place + 4 : end - 4]) == int.from_bytes(png[end - 4 : end], "big")
+
+
 def without_damaged_chunks(png: bytes) -> tuple[bytes, list[str]]:
     """A PNG without the ancillary chunks whose checksum is wrong, and the names of these.
 
     Pillow would refuse the image for them, though no pixel depends on them.
     """
-    kept, place, names = [png[:8]], 8, []
-    for _ in range(MOST):
-        length, kind = int.from_bytes(png[place : place + 4], "big"), png[place + 4 : place + 8]
-        end = place + 12 + length
-        if end > len(png) or kind == b"IDAT":  # Pillow does not look at checksums behind the pixels
+    kept, rest, names = [png[:8]], 8, []
+    for kind, place, end in islice(_chunks(png), MOST):
+        if kind == b"IDAT":  # Pillow does not look at checksums behind the pixels
             break
-        ancillary = kind[:1].islower() and kind.isalpha()
-        if ancillary and zlib.crc32(png[place + 4 : end - 4]) != int.from_bytes(png[end - 4 : end], "big"):
+        if kind[:1].islower() and kind.isalpha() and not _is_intact(png, place, end):  # ancillary
             names.append(f"{kind.decode('latin-1')}, which is damaged")
         else:
             kept.append(png[place:end])
-        place = end
-    return (b"".join(kept) + png[place:], names) if names else (png, names)
+        rest = end
+    return (b"".join(kept) + png[rest:], names) if names else (png, names)
 
 
 def has_damaged_pixels(png: bytes) -> bool:
     """Whether the checksum of a chunk of pixels is wrong, which Pillow does not look at."""
-    place = 8
-    while (end := place + 12 + int.from_bytes(png[place : place + 4], "big")) <= len(png):
-        if png[place + 4 : place + 8] == b"IDAT":
-            if zlib.crc32(memoryview(png)[place + 4 : end - 4]) != int.from_bytes(png[end - 4 : end], "big"):
-                return True
-        place = end
-    return False
+    return any(kind == b"IDAT" and not _is_intact(png, place, end) for kind, place, end in _chunks(png))
 
 
 def _text(kind: bytes, body: bytes, found: Found) -> None:
