@@ -81,7 +81,7 @@ class Codec:
     ) -> tuple[bytes, int]:
         """The file of the best quality in at most `max_bytes` bytes, and that quality; LicError if there is none.
 
-        It takes up to seven compressions, each with its own run of g_a, whose output depends on the quality.
+        It takes some four compressions, each with its own run of g_a, whose output depends on the quality.
         """
         if not self.config.variable_rate:
             raise LicError("this model was trained for one lambda: it cannot aim at a size")
@@ -97,7 +97,7 @@ class Codec:
     ) -> tuple[bytes, int, float]:
         """The file of the lowest quality whose image scores at least `least` in SSIMULACRA 2 (codec/coding/target.py).
 
-        Returns the file, its quality and its score, after up to seven trials. LicError if quality 100 scores less.
+        Returns the file, its quality and its score, after some four trials. LicError if quality 100 scores less.
         """
         if not self.config.variable_rate:
             raise LicError("this model was trained for one lambda: it cannot aim at a score")

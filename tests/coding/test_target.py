@@ -1,10 +1,33 @@
 """A file made to a size is never above it, and the closest below it."""
 
+import math
+from bisect import bisect_left
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from codec.coding.models import load_model
-from codec.coding.target import BACKGROUNDS, ssimulacra2
+from codec.coding.target import BACKGROUNDS, lowest, ssimulacra2
+
+
+@given(st.lists(st.floats(-50, 100), min_size=101, max_size=101), st.floats(-60, 110))
+def test_the_lowest_quality_is_found_whatever_the_curve_looks_like(values, target):
+    values.sort()
+    tried = []
+    found = lowest(lambda quality: tried.append(quality) or values[quality], target, lambda value: value, 0.5)
+    assert found == bisect_left(values, target) and {found - 1, found} & set(range(101)) <= set(tried)
+    assert len(tried) == len(set(tried)) <= 15
+
+
+def test_a_curve_that_is_nearly_what_was_expected_takes_few_trials():
+    for target in range(15, 88):
+        tried = []
+        scores = [100 - 88 * 2 ** (-0.028 * (quality + 2 * math.sin(quality / 9))) for quality in range(101)]
+        linear = lambda score: -math.log2(100 - score)  # noqa: E731
+        lowest(lambda quality: tried.append(quality) or scores[quality], target, linear, 0.028)  # noqa: B023
+        assert len(tried) <= 5
 
 
 @pytest.mark.parametrize("name", ["tiny", "hyper"])
