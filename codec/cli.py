@@ -132,10 +132,10 @@ def models(args: argparse.Namespace) -> int:
             say(f"lic: {error}")
             code = 1
             continue
-        kmac = kmac_of(model)
+        kmac = kmac_of(model) if model.backend.encodes else None
         work = f"{kmac[0]:.1f} / {kmac[1]:.1f} kMAC/pixel (encoder / decoder), " if kmac else ""
         rates = checkpoint.about(path).get("rates", "lambda " + " to ".join(f"{v:g}" for v in model.config.lmbda))
-        default = " (default)" if path == chosen else ""
+        default = " (default)" if path == chosen else "" if model.backend.encodes else " (only decodes)"
         print(
             f"{path.stem}{default}: id {model.id}, {path.stat().st_size / 1e6:.1f} MB, {model.config.prior}, "
             f"{model.backend.parameters / 1e6:.2f} M parameters, {work}"

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from codec.coding.tiles import Box
 from codec.config import ModelConfig
+from codec.errors import LicError
 
 Constants = dict[str, NDArray[np.int32]]  # of h_s at a quality, (C,) each, by name (codec/coding/tables.py)
 
@@ -60,9 +61,13 @@ class Backend(Protocol):
     device: str  # cpu or cuda
     precision: str  # of the trunks: bf16 or fp32
     parameters: int  # their number
+    encodes: bool  # whether it has the networks of the encoder; a model that was replaced may be without
 
     def analyse(self, pixels: NDArray[np.uint8], quality: int | None) -> NDArray[np.float32]:
-        """Pixels (B, 3, H, W) -> v (B, M, ceil(H/16), ceil(W/16)), to be quantized with steps of 1."""
+        """Pixels (B, 3, H, W) -> v (B, M, ceil(H/16), ceil(W/16)), to be quantized with steps of 1.
+
+        LicError if the backend does not encode.
+        """
 
     def hyper_analyse(self, v: NDArray[np.float32], quality: int | None) -> NDArray[np.int32] | None:
         """v (B, M, h, w) -> symbols of z (B, K, ceil(h/4), ceil(w/4)); None without a hyperprior."""
@@ -106,6 +111,12 @@ class Backend(Protocol):
         self, v_hat: NDArray[np.float32], quality: int | None, size: tuple[int, int], gray: bool = False
     ) -> NDArray[np.uint8]:
         """v_hat (B, M, h, w) -> pixels (B, 3, *size), or with `gray` their mean over the colours (B, 1, *size)."""
+
+
+def check_encodes(backend: Backend) -> None:
+    """LicError if the backend does not encode."""
+    if not backend.encodes:
+        raise LicError("this model only decodes: it is kept for the files that it wrote")
 
 
 def answered(steps: Steps, answer: Callable[[Step], NDArray[np.int32]]) -> Iterator[tuple[Step, NDArray[np.int32]]]:

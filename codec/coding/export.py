@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.coding.backend import Backend
-from codec.coding.models import read_model, replaced, write_model
+from codec.coding.models import is_of_encoder, read_model, replaced, write_model
 from codec.coding.onnx_backend import OnnxBackend, graph_weights
 from codec.coding.tiles import full
 from codec.config import CELL
@@ -56,8 +56,22 @@ def add_graphs(path: Path | str) -> str:
     metadata, tensors = read_model(path)
     network = load_model(path, precision="fp32").backend.network
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("graph.")}
-    about = metadata | {"replaces": ",".join([metadata["id"], *replaced(metadata)])}
-    return write_model(path, metadata["config"], tensors | graphs_of(network, tensors), about)
+    return write_model(path, metadata["config"], tensors | graphs_of(network, tensors), _successor(metadata))
+
+
+def write_decoder(path: Path | str, to: Path | str) -> str:
+    """Write what a model file has for decoding alone, some 60 % of it, as a model file `to`; returns its id.
+
+    It decodes the files of the whole model, whose id is in its entry `replaces`.
+    """
+    metadata, tensors = read_model(path)
+    kept = {name: tensor for name, tensor in tensors.items() if not is_of_encoder(name)}
+    return write_model(to, metadata["config"], kept, _successor(metadata))
+
+
+def _successor(metadata: dict[str, str]) -> dict[str, str]:
+    """The metadata of a model that decodes the files of the one with this metadata."""
+    return metadata | {"replaces": ",".join([metadata["id"], *replaced(metadata)])}
 
 
 def write_graphs(path: Path | str, folder: Path, replace: bool = False) -> list[Path]:

@@ -3,11 +3,13 @@
 An exported model is one file with all that decoding needs: weights, the configuration, the integer tables, which are
 made once here and never rebuilt, and the networks as ONNX graphs (codec/network/graphs.py), so that it is read without
 PyTorch. Its id is the SHA-256 of all of that, cut to 8 bytes; every .lic file carries the id of its model. Where graphs
-were added to a model later, its entry `replaces` has the ids that it had before: it decodes their files, too.
+were added to a model later, or networks left out, its entry `replaces` has the ids that it had before: it decodes
+their files, too.
 Its text (`__metadata__`): `id`, 16 hexadecimal digits; `replaces`, if it is there, such ids with commas between;
 `config`, ModelConfig (codec/config.py) as JSON: `M` and `hyper_M` are the channels M of y and K of z, `transform` is
 the family, `lmbda` two numbers if there are qualities. Its tensors: codec/coding/tables.py, and <layer>.weight and
 <layer>.bias, in float32 those of h_s that decide an index.
+A model that a better one replaces stays as its decoder alone (codec.coding.export.write_decoder), without g_a and h_a.
 A model is given as a file, or searched by name or id in the package, then in the folders of the environment variable
 LIC_MODELS.
 """
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 FORMAT = "lic-model-1"
 WEIGHTS = Path(__file__).parents[1] / "weights"
 DEFAULT = "photo"  # for the eye; `fast` is the same network for squared error
+ENCODER = "g_a", "h_a"  # the networks that decoding does without
 OLDEST = {"prior": "factorized", "lapped": False}  # of models from before these fields, which do not have them
 
 
@@ -127,9 +130,9 @@ def load_model(
     """
     metadata, tensors = read_model(path)
     if backend == "auto":
-        backend = "onnx" if str(device) == "cpu" and "graph.g_a" in tensors else "torch"
+        backend = "onnx" if str(device) == "cpu" and "graph.g_s" in tensors else "torch"
     if backend == "torch":
-        what = "the backend torch" if "graph.g_a" in tensors else "a model without graphs for ONNX Runtime"
+        what = "the backend torch" if "graph.g_s" in tensors else "a model without graphs for ONNX Runtime"
         require("torch", "train", what)
     try:  # the id shows that nothing changed, not that the file was sound when it was made
         config = configuration(metadata["config"])
@@ -163,10 +166,15 @@ def weights_of(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return weights
 
 
+def is_of_encoder(name: str) -> bool:
+    """Whether a tensor of a model file is of a network, or of its graph, that decoding does without."""
+    return name.removeprefix("graph.").split(".")[0] in ENCODER
+
+
 def _onnx(config: ModelConfig, tensors: dict[str, np.ndarray], precision: str) -> OnnxBackend:
     """The backend of a model file in ONNX Runtime; LicError if it has no graphs."""
     check_precision(precision)
-    if "graph.g_a" not in tensors:
+    if "graph.g_s" not in tensors:
         raise LicError("it has no graphs for ONNX Runtime: take the backend torch")
     weights_of(tensors)
     return OnnxBackend(config, tensors)
@@ -191,10 +199,15 @@ def _torch(
     weights = weights_of(tensors)
     needed = shapes_of(config)
     given = {name: tuple(t.shape) for name, t in weights.items()}
+    decoder = not any(is_of_encoder(name) for name in given)
+    if decoder:
+        needed = {name: shape for name, shape in needed.items() if not is_of_encoder(name)}
     if needed != given:
         name = min(name for name in needed | given if needed.get(name) != given.get(name))
         raise LicError(f"{name} is {given.get(name, 'missing')}; its configuration wants {needed.get(name, 'none')}")
     network = build(config)
+    for name in ENCODER if decoder else ():
+        network._modules.pop(name, None)
     network.load_state_dict({name: torch.from_numpy(t.astype(np.float32)) for name, t in weights.items()})
     return TorchBackend(network.eval().to(device).use_bf16(precision), *aim)
 

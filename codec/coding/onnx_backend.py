@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from codec import machine
 from codec.coding import tiles
-from codec.coding.backend import Constants, Halos, Step, Steps
+from codec.coding.backend import Constants, Halos, Step, Steps, check_encodes
 from codec.coding.tables import channels
 from codec.coding.tiles import Box, full
 from codec.config import CELL, ModelConfig
@@ -33,6 +33,7 @@ class OnnxBackend:
         self.config, self.tensors = config, tensors
         self.halos = Halos(*map(int, tensors["graph.halos"]))
         self.borders = tensors["graph.borders"]
+        self.encodes = "graph.g_a" in tensors
         self._sessions: dict[str, InferenceSession] = {}
 
     @property
@@ -56,6 +57,7 @@ class OnnxBackend:
             raise LicError(f"the graph of {name} cannot be run: {' '.join(str(error).split())}") from error
 
     def analyse(self, pixels: NDArray[np.uint8], quality: int | None) -> NDArray[np.float32]:
+        check_encodes(self)
         return self._run("g_a", ["v"], quality, image=pixels)[0]
 
     def hyper_analyse(self, v: NDArray[np.float32], quality: int | None) -> NDArray[np.int32] | None:

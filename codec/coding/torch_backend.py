@@ -11,7 +11,7 @@ from torch import Tensor
 
 from codec import machine
 from codec.coding import tiles
-from codec.coding.backend import Constants, Halos, Step, Steps
+from codec.coding.backend import Constants, Halos, Step, Steps, check_encodes
 from codec.coding.tables import channels
 from codec.coding.tiles import Box, full
 from codec.config import CELL
@@ -30,6 +30,7 @@ class TorchBackend:
         names = ("g_a", "g_s", "h_a", "h_s")
         self.halos = Halos(*(getattr(getattr(network, name, None), "halo", 0) for name in names))
         self.parameters = network.parameter_count()
+        self.encodes = hasattr(network, "g_a")
 
     @property
     def device(self) -> str:
@@ -75,6 +76,7 @@ class TorchBackend:
         return self.tensor(image).float().div_(torch.full((), 255.0, device=self.network.device))
 
     def analyse(self, image: NDArray[np.uint8], quality: int | None) -> NDArray[np.float32]:
+        check_encodes(self)
         with self.coding():
             x = self._image(image)
             return self.network.analyse(x, self.network.level_of(quality, len(x))).cpu().numpy()
@@ -153,6 +155,7 @@ class TorchBackend:
 
     def bits(self, image: NDArray[np.uint8], quality: int | None) -> float:
         """Estimated bits of one image (1, 3, H, W): -log2 of the float densities, in evaluation mode."""
+        check_encodes(self)
         with self.coding():
             x = self._image(image)
             level = self.network.level_of(quality, len(x))

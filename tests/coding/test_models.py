@@ -17,6 +17,7 @@ from shared import ALL_RATES, FACTORIZED, HYPER, ONE_LAMBDA, SCALE, tiny_network
 from codec import FormatError, load
 from codec.coding import models as checkpoint
 from codec.coding.codec import Codec
+from codec.coding.export import write_decoder
 from codec.coding.models import WEIGHTS, ModelError, export, find_model, load_model
 from codec.coding.tables import CodecTables
 from codec.coding.torch_backend import TorchBackend
@@ -175,3 +176,29 @@ def test_models_are_found_by_name_and_by_id_in_the_folders_of_LIC_MODELS(models,
         find_model(id=tiny.id)
     with pytest.raises(ModelError, match="'fixed'.*LIC_MODELS"):
         load("fixed")
+
+
+@pytest.mark.parametrize("backend", ["onnx", "torch"])
+@pytest.mark.parametrize("name", ["tiny", "hyper", "hyper_fixed"])
+def test_the_decoder_of_a_replaced_model_reads_its_files_and_writes_none(name, backend, models, photo, tmp_path):
+    whole = load_model(models / f"{name}.safetensors", precision="fp32", backend=backend)
+    quality = whole.qualities[len(whole.qualities) // 2]
+    data = whole.compress(photo, quality)
+    path = tmp_path / "former.safetensors"
+    assert write_decoder(models / f"{name}.safetensors", path) == checkpoint.about(path)["id"] != whole.id
+    assert path.stat().st_size < 0.9 * (models / f"{name}.safetensors").stat().st_size
+    former = load_model(path, precision="fp32", backend=backend)
+    assert former.decompress(data).tobytes() == whole.decompress(data).tobytes()
+    assert former.backend.parameters < whole.backend.parameters
+    for encode in (former.compress, former.estimate):
+        with pytest.raises(ValueError, match="only decodes" if encode != former.estimate else "only decodes|PyTorch"):
+            encode(photo, quality)
+    with pytest.raises(ValueError, match="only decodes"):
+        former.latent(np.zeros((1, 3, 32, 32), np.uint8), quality)
+
+
+def test_the_decoder_of_a_replaced_model_is_found_by_its_former_id(models, lic, tmp_path, monkeypatch):
+    write_decoder(models / "hyper.safetensors", tmp_path / "former.safetensors")
+    monkeypatch.setenv("LIC_MODELS", str(tmp_path))
+    assert find_model(id=checkpoint.about(models / "hyper.safetensors")["id"]) == tmp_path / "former.safetensors"
+    assert "former (only decodes): id" in lic("models")[1]
