@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from codec.coding.codec import Codec
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 DEFAULT_QUALITY = 50
 __all__ = ["FormatError", "LicError", "decompress", "load"]
 

@@ -146,7 +146,9 @@ class Version(argparse.Action):
         print(f"lic {codec.__version__}\nbackends: {', '.join(backends) or 'none'}")
         for path in checkpoint.shipped():
             try:
-                print(f"{path.stem}: id {checkpoint.about(path)['id']}")
+                about = checkpoint.about(path)
+                former = ", ".join(checkpoint.replaced(about))
+                print(f"{path.stem}: id {about['id']}" + (f", decodes files of {former}, too" if former else ""))
             except LicError as error:
                 print(f"lic: {error}", file=sys.stderr)
         sys.stdout.flush()
@@ -206,7 +208,7 @@ def parser() -> argparse.ArgumentParser:
     goal.add_argument(
         "--ssimulacra2", type=score, metavar="S",
         help="the smallest file whose image scores at least S in SSIMULACRA 2: 90 is visually lossless, 70 high "
-        "quality, 50 medium, 30 low; codes and scores an image some four times, ten seconds a megapixel on one core",
+        "quality, 50 medium, 30 low; codes and scores an image some four times, six seconds a megapixel on one core",
     )  # fmt: skip
     sub.add_argument(
         "--effort", type=int, choices=range(10), default=0, metavar="0..9",

@@ -19,7 +19,8 @@ def test_the_version_is_that_of_the_program_its_backends_and_its_models(models, 
         main(["--version"])
     first, backends, *ids = capsys.readouterr().out.splitlines()
     assert first == f"lic {codec.__version__}" and "onnx (onnxruntime " in backends
-    assert f"tiny: id {load_model(models / 'tiny.safetensors').id}" in ids and len(ids) >= 7
+    assert f"tiny: id {load_model(models / 'tiny.safetensors').id}" in ids and len(ids) >= 8
+    assert "decodes files of 9c2199511d07c064, too" in " ".join(ids)  # photo-0.1 of the weights of `photo` of 0.1.0
 
 
 def test_a_reader_of_the_version_may_have_seen_enough():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.coding.backend import Backend
+from codec.coding.backend import Backend, check_encodes
 from codec.coding.models import is_of_encoder, read_model, replaced, write_model
 from codec.coding.onnx_backend import OnnxBackend, graph_weights
 from codec.coding.tiles import full
@@ -50,13 +50,15 @@ def add_graphs(path: Path | str) -> str:
     """Make the graphs of a model file anew, in place; returns its new id.
 
     Weights and tables stay as they are. The old id is added to `replaces`, so that files with it still decode.
+    LicError for a model that only decodes.
     """
     from codec.coding.models import load_model
 
     metadata, tensors = read_model(path)
-    network = load_model(path, precision="fp32").backend.network
+    backend = load_model(path, precision="fp32").backend
+    check_encodes(backend)
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("graph.")}
-    return write_model(path, metadata["config"], tensors | graphs_of(network, tensors), _successor(metadata))
+    return write_model(path, metadata["config"], tensors | graphs_of(backend.network, tensors), _successor(metadata))
 
 
 def write_decoder(path: Path | str, to: Path | str) -> str:

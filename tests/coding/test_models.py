@@ -17,7 +17,7 @@ from shared import ALL_RATES, FACTORIZED, HYPER, ONE_LAMBDA, SCALE, tiny_network
 from codec import FormatError, load
 from codec.coding import models as checkpoint
 from codec.coding.codec import Codec
-from codec.coding.export import write_decoder
+from codec.coding.export import add_graphs, write_decoder
 from codec.coding.models import WEIGHTS, ModelError, export, find_model, load_model
 from codec.coding.tables import CodecTables
 from codec.coding.torch_backend import TorchBackend
@@ -193,6 +193,8 @@ def test_the_decoder_of_a_replaced_model_reads_its_files_and_writes_none(name, b
     for encode in (former.compress, former.estimate):
         with pytest.raises(ValueError, match="only decodes" if encode != former.estimate else "only decodes|PyTorch"):
             encode(photo, quality)
+    with pytest.raises(ValueError, match="only decodes"):
+        add_graphs(path)
     with pytest.raises(ValueError, match="only decodes"):
         former.latent(np.zeros((1, 3, 32, 32), np.uint8), quality)
 

@@ -179,7 +179,8 @@ def test_golden_files_decode_for_ever(name, bf16, device):
 @pytest.mark.parametrize("name", GOLDEN_HASHES)
 def test_golden_files_decode_in_onnx_runtime(name, tmp_path):
     path = shutil.copy(GOLDEN_MODELS[name], tmp_path)
-    add_graphs(path)
+    if name != "photo-0.1":  # which only decodes
+        add_graphs(path)
     model, data = load_model(path, backend="onnx"), (GOLDEN / f"{name}.lic").read_bytes()
     assert digest(model.decode(*bitstream.read(data))) == GOLDEN_HASHES[name]
     expected = np.asarray(Image.open(GOLDEN / f"{name}.png"), np.int16)

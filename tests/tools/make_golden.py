@@ -1,5 +1,6 @@
 """Write tests/golden/ anew and print the hashes for tests/coding/test_portability.py: right only after a deliberate
-change of the format or the weights. `fast` is a file of version 1, from when that model had no context: it stays.
+change of the format or the weights. `fast`, a file of version 1, from when that model had no context, and `photo-0.1`,
+whose model only decodes, stay.
 
     python tests/tools/make_golden.py
 """

@@ -46,12 +46,13 @@ GOLDEN = ROOT / "tests/golden"
 GOLDEN_MODELS = (
     {"hyper": GOLDEN / "hyper.safetensors"}
     | {name: WEIGHTS / f"{name}.safetensors" for name in ("fast-factorized", "fast", "photo")}
-    | {"fast-context": WEIGHTS / "fast.safetensors"}
+    | {"fast-context": WEIGHTS / "fast.safetensors", "photo-0.1": WEIGHTS / "photo-0.1.safetensors"}
 )
 GOLDEN_HASHES = {  # of the symbols that the golden files hold
     "hyper": "a86b42ca4d22867072ccc32c73acaad205b6106b7c071816c4dadc7982c01eeb",
     "fast-factorized": "f42e75e7f96568b4bc7c68c09c1503db530f0e4126db0a4e4708e608d835da4f",
-    "photo": "59576defb2eceaa2544e26d920915b3e77a260894892dafec02e741ebef0a4dc",
+    "photo": "c532866678e5f716c223e7c95d2a2df6441dcfc110688629ce56d8132fd596df",
+    "photo-0.1": "59576defb2eceaa2544e26d920915b3e77a260894892dafec02e741ebef0a4dc",
     "fast-context": "4509a47352fcc84cc175db310cff53b185b9a12f72677c92ed4544d3da8aaae2",
     "fast": "4509a47352fcc84cc175db310cff53b185b9a12f72677c92ed4544d3da8aaae2",
 }
