@@ -208,7 +208,7 @@ def parser() -> argparse.ArgumentParser:
     goal.add_argument(
         "--ssimulacra2", type=score, metavar="S",
         help="the smallest file whose image scores at least S in SSIMULACRA 2: 90 is visually lossless, 70 high "
-        "quality, 50 medium, 30 low; codes and scores an image some four times, six seconds a megapixel on one core",
+        "quality, 50 medium, 30 low; codes and scores an image some four times, five seconds a megapixel on one core",
     )  # fmt: skip
     sub.add_argument(
         "--effort", type=int, choices=range(10), default=0, metavar="0..9",
