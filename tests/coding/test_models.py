@@ -190,9 +190,10 @@ def test_the_decoder_of_a_replaced_model_reads_its_files_and_writes_none(name, b
     former = load_model(path, precision="fp32", backend=backend)
     assert former.decompress(data).tobytes() == whole.decompress(data).tobytes()
     assert former.backend.parameters < whole.backend.parameters
-    for encode in (former.compress, former.estimate):
-        with pytest.raises(ValueError, match="only decodes" if encode != former.estimate else "only decodes|PyTorch"):
-            encode(photo, quality)
+    with pytest.raises(ValueError, match="only decodes"):
+        former.compress(photo, quality)
+    with pytest.raises(ValueError, match="only decodes" if backend == "torch" else "PyTorch"):
+        former.estimate(photo, quality)
     with pytest.raises(ValueError, match="only decodes"):
         add_graphs(path)
     with pytest.raises(ValueError, match="only decodes"):
