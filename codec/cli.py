@@ -23,6 +23,11 @@ from codec.machine import prepare_process
 LIC = {".lic"}
 
 
+def names_image(path: str) -> bool:
+    """Whether a path that is no folder has the extension of an image."""
+    return Path(path).suffix.lower() in IMAGES and not os.path.isdir(path)
+
+
 def convert(
     args: argparse.Namespace, extensions: set[str], suffix: str, work: Work, others: Counter | None = None
 ) -> int:
@@ -41,7 +46,7 @@ def compress(args: argparse.Namespace) -> int:
 
     options = ("model", "device", "backend", "precision", "quality", "bpp", "size", "ssimulacra2", "effort")
     given = {name: getattr(args, name) for name in (*options, "strict", "verify", "resume")}
-    if args.output and Path(args.output).suffix.lower() in IMAGES and not os.path.isdir(args.output):
+    if args.output and names_image(args.output):
         raise LicError(f"{args.output}: what is written is a .lic file, whatever its name: choose a name in .lic")
     work = Compressor(**given, replace=args.force)
     others: Counter = Counter()
@@ -57,7 +62,7 @@ def decompress(args: argparse.Namespace) -> int:
     from codec.batch.work import Decompressor
 
     for name in args.inputs:
-        if Path(name).suffix.lower() in IMAGES and not os.path.isdir(name):
+        if names_image(name):
             raise LicError(f"{name}: an image, not a .lic file")
     work = Decompressor(args.model, args.device, args.backend, args.force, args.resume, args.region)
     return convert(args, LIC, ".png", work)

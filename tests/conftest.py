@@ -26,9 +26,8 @@ torch.set_num_threads(1)  # the networks here are too small for more
 for number in {"SIGINT", "SIGHUP"} & set(signal.Signals.__members__):  # which a test behind nohup or & would ignore
     if signal.getsignal(signal.Signals[number]) == signal.SIG_IGN:
         signal.signal(signal.Signals[number], signal.default_int_handler if number == "SIGINT" else signal.SIG_DFL)
-settings.register_profile(
-    "lic", deadline=None, max_examples=50
-)  # a first example may wait for a compiler, any for a busy machine
+# no deadline: a first example may wait for a compiler, any for a busy machine
+settings.register_profile("lic", deadline=None, max_examples=50)
 settings.load_profile("lic")
 
 

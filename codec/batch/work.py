@@ -134,6 +134,8 @@ class Compressor:
     @cached_property
     def codec(self) -> "Codec":
         """The model, loaded when first used; FatalError if it cannot be."""
+        from codec.coding.backend import check_encodes
+
         if self.announce:
             announce_kernels(decode=self.verify)
         machine.keep_freed_memory()  # only now: what reading an image freed goes back to the system
@@ -142,6 +144,7 @@ class Compressor:
             if self.effort and backend == "torch":
                 machine.require("torch", "train", "--effort")
             model = codec.load(self.model, self.device, self.precision, backend)
+            check_encodes(model.backend)
         except MENDABLE as error:  # the same for every file
             raise FatalError(explain(error)) from error
         asked = [name for name in ("quality", "bpp", "size", "ssimulacra2") if getattr(self, name) is not None]

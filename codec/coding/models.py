@@ -206,8 +206,8 @@ def _torch(
         name = min(name for name in needed | given if needed.get(name) != given.get(name))
         raise LicError(f"{name} is {given.get(name, 'missing')}; its configuration wants {needed.get(name, 'none')}")
     network = build(config)
-    for name in ENCODER if decoder else ():
-        network._modules.pop(name, None)
+    for name in [name for name, _ in network.named_children() if decoder and name in ENCODER]:
+        delattr(network, name)
     network.load_state_dict({name: torch.from_numpy(t.astype(np.float32)) for name, t in weights.items()})
     return TorchBackend(network.eval().to(device).use_bf16(precision), *aim)
 

@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Callable
+from functools import cache, partial
 from typing import TypeVar
 
 import numpy as np
@@ -43,16 +44,11 @@ def fit_size(encode: Callable[[Input, int], bytes], image: Input, max_bytes: flo
 
     The next higher quality, if there is one, was encoded and took more.
     """
-    files: dict[int, bytes] = {}
-
-    def size(quality: int) -> int:
-        files[quality] = encode(image, quality)
-        return len(files[quality])
-
+    file = cache(partial(encode, image))
     most = max_bytes if max_bytes > 0 else 0  # also where that is NaN
-    above = lowest(size, math.nextafter(most, math.inf), lambda size: math.log2(max(size, 1)), 0.04)
+    above = lowest(lambda q: len(file(q)), math.nextafter(most, math.inf), lambda size: math.log2(max(size, 1)), 0.04)
     quality = max(above - 1, 0)
-    return files[quality], quality
+    return file(quality), quality
 
 
 def fit_score(
@@ -63,16 +59,10 @@ def fit_score(
 
     The next lower quality, if there is one, was scored and had less.
     """
-    files: dict[int, tuple[bytes, float]] = {}
-
-    def scored(quality: int) -> float:
-        data = encode(quality)
-        files[quality] = data, score(data)
-        return files[quality][1]
-
-    quality = min(lowest(scored, least, lambda score: -math.log2(max(100 - score, 1e-6)), 0.028), 100)
-    data, reached = files[quality]
-    return data, quality, reached
+    file = cache(encode)
+    reached = cache(lambda quality: score(file(quality)))
+    quality = min(lowest(reached, least, lambda score: -math.log2(max(100 - score, 1e-6)), 0.028), 100)
+    return file(quality), quality, reached(quality)
 
 
 def ssimulacra2(original: Image.Image, decoded: Image.Image) -> float:

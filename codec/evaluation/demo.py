@@ -44,11 +44,7 @@ def compare_crops(codecs: list[FileCodec], images: list[tuple[str, Image.Image]]
             text = f"{METRICS['psnr'].text(scores[0])}, SSIMULACRA 2: {METRICS['ssimulacra2'].text(scores[1])}"
             row.append((f"{contender.name}\n{len(data)} bytes\n{text}", decoded.crop(box)))
         rows.append(row)
-    plot.crops(
-        rows,
-        path,
-        "Crops at about equal file size, ours the largest; scores are of the whole image",
-    )
+    plot.crops(rows, path, "Crops at about equal file size, ours the largest; scores are of the whole image")
 
 
 def run_demo(out: Path, device: str) -> int:

@@ -200,8 +200,12 @@ def test_the_decoder_of_a_replaced_model_reads_its_files_and_writes_none(name, b
         former.latent(np.zeros((1, 3, 32, 32), np.uint8), quality)
 
 
-def test_the_decoder_of_a_replaced_model_is_found_by_its_former_id(models, lic, tmp_path, monkeypatch):
+def test_the_decoder_of_a_replaced_model_is_found_by_its_former_id(models, lic, photo, tmp_path, monkeypatch):
     write_decoder(models / "hyper.safetensors", tmp_path / "former.safetensors")
     monkeypatch.setenv("LIC_MODELS", str(tmp_path))
     assert find_model(id=checkpoint.about(models / "hyper.safetensors")["id"]) == tmp_path / "former.safetensors"
     assert "former (only decodes): id" in lic("models")[1]
+    for name in "ab":
+        photo.save(tmp_path / f"{name}.png")
+    code, _, err = lic("compress", tmp_path / "a.png", tmp_path / "b.png", "-o", tmp_path / "out", "-m", "former")
+    assert (code, err) == (1, ["lic: this model only decodes: it is kept for the files that it wrote"])  # told once
