@@ -2,7 +2,7 @@
 
 A file that fails is reported in one line and does not stop the others. A worker process gets one file at a time. If it
 dies, only that file is lost: it is reported, and a new worker goes on with the rest. When the parent stops, also by
-Ctrl-C or SIGTERM, it stops the workers, which remove their temporary files.
+Ctrl-C or SIGTERM, it kills the workers, and removes their temporary files.
 """
 
 import contextlib
@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -23,7 +22,6 @@ from codec.files import is_stream
 from codec.signals import handled, ignore
 
 DONE, KEPT, FAILED = "done", "kept", "failed"
-PATIENCE = 10.0  # seconds for a worker to end after SIGTERM; writing the largest file takes two
 
 
 class FatalError(LicError):
@@ -194,32 +192,21 @@ def work_in_processes(jobs: list[Job], work: Work, count: int, debug: bool) -> I
                 yield job, result
     finally:
         for worker in started:
-            worker.process.terminate()
+            worker.process.kill()  # an exception would be raised in it anywhere, also where libraries expect none
             worker.pipe.close()
         for worker in started:
-            worker.process.join(PATIENCE)
-            if worker.process.is_alive():  # it is stuck where no signal is handled: in a driver, or on a lost disk
-                worker.process.kill()
-                worker.process.join()
-                remove_temporaries([worker.job])
+            worker.process.join()
+        remove_temporaries([worker.job for worker in started])
 
 
 def _serve(pipe: Connection, work: Work, debug: bool) -> None:
     """The main function of a worker: it ends with the parent, or when there are no more jobs."""
-    ended = threading.Event()  # SIGTERM has come; Python drops an exception raised inside a `__del__`
-
-    def end(*_) -> None:
-        ended.set()
-        sys.exit(1)  # through every `finally`
-
-    signal.signal(signal.SIGTERM, end)
-    ignore("SIGHUP")  # as with Ctrl-C, the parent ends its workers
+    ignore("SIGTERM", "SIGHUP")  # as with Ctrl-C, the parent ends its workers
     os.environ["OMP_NUM_THREADS"] = "1"  # of torch, which is not imported yet, and of the entropy coder
-    while not ended.is_set():
+    while True:
         try:
             job = pipe.recv()
         except EOFError:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left to clean up, and Python is about to end
             return
         try:
             answer = attempt(work, job, debug)

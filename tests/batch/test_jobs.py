@@ -69,10 +69,8 @@ def test_a_programming_error_is_told_whole_and_does_not_stop_the_others(capsys, 
     assert "1 of 2 files done, 1 failed" in told
 
 
-@pytest.mark.parametrize("kind", ["deaf", "stuck"])
-def test_a_worker_that_did_not_hear_that_it_should_end_is_not_awaited_for_ever(here, monkeypatch, kind):
-    monkeypatch.setattr("codec.batch.jobs.PATIENCE", 0.5)
-    results = work_in_processes(told_to(["fine", kind]), Deadly(), 2, debug=False)
+def test_a_worker_is_not_awaited_and_what_it_began_is_removed(here):
+    results = work_in_processes(told_to(["fine", "busy"]), Deadly(), 2, debug=False)
     next(results)
     while not Path("1.out").exists():
         time.sleep(0.01)
@@ -108,7 +106,12 @@ def test_a_model_that_is_not_there_is_told_once(lic):
 
 @pytest.mark.parametrize(
     "jobs, send, number",
-    [(1, os.kill, signal.SIGTERM), (2, os.killpg, signal.SIGINT), (2, os.killpg, signal.SIGHUP)],
+    [
+        (1, os.kill, signal.SIGTERM),
+        (2, os.killpg, signal.SIGINT),
+        (2, os.killpg, signal.SIGHUP),
+        (2, os.killpg, signal.SIGTERM),
+    ],
 )
 def test_kill_ctrl_c_and_a_closed_terminal_leave_no_partial_and_no_temporary_file(photo, jobs, send, number):
     big = saved(photo.resize((1000, 800)), "BMP")
