@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import stat
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -24,6 +25,30 @@ def handled(handler: Callable, *names: str) -> Iterator[None]:
     finally:
         for number, own in before.items():
             signal.signal(number, own)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """Within this context SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does, so that every `finally` runs.
+
+    They also set the event, to be looked at now and then: Python drops an exception raised in a destructor or in a
+    callback from C, where the compilation of the entropy coder spends its time. From then on such exceptions, and those
+    in destructors of half-made objects, are not printed: the program ends.
+    """
+    stopped = threading.Event()
+    hook = sys.unraisablehook
+
+    def stop(*_) -> None:
+        stopped.set()
+        raise KeyboardInterrupt
+
+    sys.unraisablehook = lambda dropped: None if stopped.is_set() else hook(dropped)
+    try:
+        with handled(stop, "SIGINT", "SIGTERM", "SIGHUP"):
+            yield stopped
+    finally:
+        if not stopped.is_set():
+            sys.unraisablehook = hook
 
 
 def ignore(*names: str) -> None:

@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 from codec.batch.plan import Job, remove_temporaries
 from codec.errors import MENDABLE, LicError, explain
 from codec.files import is_stream
-from codec.signals import handled, ignore
+from codec.signals import handled, ignore, interruptible
 
 DONE, KEPT, FAILED = "done", "kept", "failed"
 
@@ -78,7 +78,7 @@ def run(jobs: list[Job], work: Work, workers: int, debug: bool, share: tuple[int
     else:
         results = work_here(jobs, work, debug)
     bar = tqdm(total=len(jobs), unit="file", disable=not many or rank > 0 or not sys.stderr.isatty())
-    with bar, handled(_stop, "SIGTERM", "SIGHUP"), contextlib.closing(results):
+    with bar, interruptible() as stopped, contextlib.closing(results):
         for job, (outcome, text) in results:
             count[outcome] += 1
             if outcome == FAILED:
@@ -86,16 +86,13 @@ def run(jobs: list[Job], work: Work, workers: int, debug: bool, share: tuple[int
             elif outcome == DONE:
                 tqdm.write(text, file=sys.stderr)
             bar.update()
+            if stopped.is_set():
+                raise KeyboardInterrupt
     if many:
         kept = f", {count[KEPT]} were complete before" if count[KEPT] else ""
         failed = f", {count[FAILED]} failed" if count[FAILED] else ""
         say(f"{count[DONE]} of {len(jobs)} files done{kept}{failed}")
     return 1 if count[FAILED] else 0
-
-
-def _stop(*_) -> None:
-    """Handler of SIGTERM and SIGHUP: like Ctrl-C, so that every `finally` runs."""
-    raise KeyboardInterrupt
 
 
 def work_here(jobs: list[Job], work: Work, debug: bool) -> Iterator[tuple[Job, Result]]:

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -78,6 +79,14 @@ def test_a_worker_is_not_awaited_and_what_it_began_is_removed(here):
     closing.start()
     closing.join(30)
     assert not closing.is_alive() and not list(here.glob(".*.part"))
+
+
+def test_an_interrupt_that_python_drops_is_not_lost(capfd, here, monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with pytest.raises(KeyboardInterrupt):
+        run(told_to(["fine", "told", "fine"]), Deadly(), 1, debug=False)
+    assert [line[:5] for line in capfd.readouterr().err.splitlines()] == ["0.txt", "1.txt"]
 
 
 def test_more_workers_than_files_are_not_started(capsys):

@@ -12,6 +12,14 @@ from codec.batch.plan import Job
 from codec.errors import LicError
 
 
+class TellsItself:
+    """Has the process ended where Python drops the exception."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+
+
 class Deadly:
     """Does what is written in the source."""
 
@@ -31,6 +39,8 @@ class Deadly:
                 Path(f".{job.target}.0123abcd.part").write_text("half")
                 Path(job.target).touch()
                 time.sleep(60)
+            case "told":
+                TellsItself()
             case "fail":
                 raise LicError("as it\nwas told")
             case "hopeless":
