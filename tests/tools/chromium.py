@@ -51,6 +51,7 @@ class Chromium:
         for end in (commands, answers, *ends):
             os.close(end)
         self._pending, self._number, self._session = b"", 0, None
+        self._held = False  # the mouse's button
         self.messages: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -118,9 +119,11 @@ class Chromium:
                 self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
     def mouse(self, kind: str, x: float, y: float) -> None:
-        """mouseMoved, mousePressed or mouseReleased at a place of the window."""
-        button = {"button": "left", "buttons": 1, "clickCount": 1} if kind != "mouseMoved" else {}
-        self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
+        """mouseMoved, mousePressed or mouseReleased at a place of the window, with the left button."""
+        self._held = kind == "mousePressed" or (kind == "mouseMoved" and self._held)
+        button = {"button": "left"} if self._held or kind == "mouseReleased" else {}
+        button |= {"clickCount": 1} if kind != "mouseMoved" else {}
+        self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, buttons=int(self._held), **button)
 
     def size(self, width: int, height: int) -> None:
         """The size of the window in CSS pixels."""
