@@ -189,7 +189,7 @@ def work_in_processes(jobs: list[Job], work: Work, count: int, debug: bool) -> I
                 yield job, result
     finally:
         for worker in started:
-            worker.process.kill()  # an exception would be raised in it anywhere, also where libraries expect none
+            worker.process.kill()  # an exception at any moment is more than the libraries in it can take
             worker.pipe.close()
         for worker in started:
             worker.process.join()
